@@ -1,0 +1,1 @@
+"""From CIFAR-10 to a bundle: `python -m training all`."""

@@ -1,0 +1,49 @@
+"""Batched augmentation: pure functions from uint8 images [N, H, W, C] to the same shape, seeded by a generator."""
+
+import torch
+from torch import Tensor
+
+
+def flip(images: Tensor, mirrored: Tensor) -> Tensor:
+    """Mirror left and right the images where `mirrored` (bool [N]) is true."""
+    return torch.where(mirrored[:, None, None, None], images.flip(2), images)
+
+
+def alternating_flips(count: int, epoch: int, seed: int) -> Tensor:
+    """Which of `count` images are mirrored in `epoch`: by lot in epoch 0, then each the other way than before.
+
+    After two epochs every image was seen both ways (Jordan 2024, arXiv:2404.00498). bool [count].
+    """
+    lot = torch.randint(2, (count,), generator=torch.Generator().manual_seed(seed))
+    return (lot + epoch) % 2 == 1
+
+
+def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """Move each image by up to `pixels` in each direction; what comes in at the border is its reflection."""
+    if pixels == 0:
+        return images
+    count, height, width, _ = images.shape
+    rows, columns = torch.randint(2 * pixels + 1, (2, count), generator=generator)
+    padded = _reflect(_reflect(images, pixels, 1), pixels, 2)
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view: [N, 2p+1, 2p+1, C, H, W]
+    return windows[torch.arange(count), rows, columns].permute(0, 2, 3, 1).contiguous()
+
+
+def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """Hide a square of `side` pixels around a random centre behind mid-grey (DeVries & Taylor 2017, arXiv:1708.04552)."""
+    if side == 0:
+        return images
+    count, height, width, _ = images.shape
+    row = torch.randint(height, (count, 1), generator=generator) - side // 2
+    column = torch.randint(width, (count, 1), generator=generator) - side // 2
+    y, x = torch.arange(height), torch.arange(width)
+    hidden_rows = (y >= row) & (y < row + side)
+    hidden_columns = (x >= column) & (x < column + side)
+    hidden = hidden_rows[:, :, None] & hidden_columns[:, None, :]
+    return images.masked_fill(hidden[..., None], 128)
+
+
+def _reflect(images: Tensor, pixels: int, dim: int) -> Tensor:
+    size = images.shape[dim]
+    index = torch.arange(-pixels, size + pixels).abs()
+    return images.index_select(dim, torch.where(index >= size, 2 * (size - 1) - index, index))

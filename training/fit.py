@@ -1,0 +1,302 @@
+"""The training loop: AdamW, a cosine, averaged weights; it can be killed at any moment and resumed, bit for bit.
+
+A run lives in a folder:
+
+    run.json            what was asked for, on what data, from which weights
+    state.safetensors   everything needed to go on; replaced as a whole every few minutes
+    history.csv         a row an epoch
+    weights.safetensors the averaged weights, when the run has finished
+
+All randomness is a function of (seed, epoch, step), so there is no generator to save. The bits are the same
+for the same number of threads.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from app.bundle import Epoch
+from app.network import Preprocessed
+from training import augment
+from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
+from training.data import LabelledImages
+from training.evaluate import predict_logits
+from training.initialise import initialise
+from training.problems import TrainingError
+from training.schedule import learning_rate
+from training.storage import write_atomically
+
+STATE, HISTORY, WEIGHTS, RUN = "state.safetensors", "history.csv", "weights.safetensors", "run.json"
+SAVE_EVERY_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, saved beside its tensors. Sums are over the images of the current epoch."""
+
+    epoch: int = 0  # epochs finished
+    step: int = 0  # steps finished in the current epoch
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    epoch_seconds: float = 0.0
+    cpu_seconds: float = 0.0  # over the whole run, all threads
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Watcher(Protocol):
+    """Whoever wants to see a run's progress."""
+
+    def __call__(self, progress: Progress, steps: int, total_steps: int, images_per_second: float) -> None: ...
+
+
+class Run:
+    """One run in its folder.
+
+    Raises TrainingError when the folder holds another run, is not writable, or its state is damaged.
+    """
+
+    def __init__(self, folder: Path, config: Config, init: str, train: LabelledImages, select: LabelledImages) -> None:
+        self.folder = folder
+        self.config = config
+        self.train = train
+        self.select = select
+        self.steps_per_epoch = len(train.labels) // config.batch_size
+        if self.steps_per_epoch == 0:
+            raise TrainingError(
+                f"batch_size is {config.batch_size}: it must be at most {len(train.labels)}, the training images"
+            )
+        network, init_digest = initialise(config, init)
+        self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD)
+        self.averaged = {name: value.clone() for name, value in network.state_dict().items()}
+        self.optimizer = _optimizer(network, config)
+        self.progress = Progress()
+        self._claim(init_digest)
+
+    def _claim(self, init_digest: str) -> None:
+        """Write run.json, or resume the run that is here if it is the same one."""
+        identity = {
+            "config": self.config.as_dict(),
+            "initial_weights": init_digest,
+            "train_data": self.train.digest(),
+            "selection_data": self.select.digest(),
+        }
+        path = self.folder / RUN
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                write_atomically(path, json.dumps(identity, indent=2).encode())
+                return
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise TrainingError(
+                f"--run-dir {self.folder} cannot be used ({error}): name a folder that can be written"
+            ) from None
+        differences = self.config.differences(found["config"])
+        differences += [
+            f"{name} differ"
+            for name in ("initial_weights", "train_data", "selection_data")
+            if identity[name] != found[name]
+        ]
+        if differences:
+            raise TrainingError(
+                f"--run-dir {self.folder} holds another run: {'; '.join(differences)}. Use its values, or another folder"
+            )
+        if (self.folder / STATE).exists():
+            self._restore()
+
+    def fit(self, watch: Watcher | None = None) -> Path:
+        """Train to the end and return the path of the averaged weights. Raises TrainingError when the loss is not finite."""
+        weights = self.folder / WEIGHTS
+        if weights.exists():
+            return weights
+        with _denormals_flushed():
+            while self.progress.epoch < self.config.epochs:
+                self._train_epoch(watch)
+                self._finish_epoch()
+                self._save()
+        write_atomically(weights, save_safetensors(_packed(self.averaged)))
+        return weights
+
+    def _train_epoch(self, watch: Watcher | None) -> None:
+        config, epoch = self.config, self.progress.epoch
+        total = config.epochs * self.steps_per_epoch
+        order = torch.randperm(len(self.train.labels), generator=_generator(config.seed, epoch, 0))
+        mirrored = augment.alternating_flips(len(order), epoch, config.seed)
+        self.model.train()
+        clock, cpu_clock = time.perf_counter(), time.process_time()
+        saved = clock
+        for step in range(self.progress.step, self.steps_per_epoch):
+            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
+            images = self._augmented(batch, mirrored, _generator(config.seed, epoch, step + 1))
+            done = epoch * self.steps_per_epoch + step
+            loss, correct = self._step(images, self.train.labels[batch], done, total)
+            if (done + 1) % config.ema_every == 0:
+                self._average((done + 1) // config.ema_every)
+            now, cpu_now = time.perf_counter(), time.process_time()
+            self.progress = replace(
+                self.progress,
+                step=step + 1,
+                loss_sum=self.progress.loss_sum + loss * len(batch),
+                correct=self.progress.correct + correct,
+                seen=self.progress.seen + len(batch),
+                epoch_seconds=self.progress.epoch_seconds + now - clock,
+                cpu_seconds=self.progress.cpu_seconds + cpu_now - cpu_clock,
+            )
+            clock, cpu_clock = now, cpu_now
+            if watch is not None:
+                watch(self.progress, done + 1, total, self.progress.seen / self.progress.epoch_seconds)
+            if now - saved > SAVE_EVERY_SECONDS:
+                self._save()
+                saved = now
+
+    def _augmented(self, batch: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
+        images = self.train.images[batch]
+        if self.config.flip:
+            images = augment.flip(images, mirrored[batch])
+        images = augment.shift(images, self.config.shift, generator)
+        return augment.cutout(images, self.config.cutout, generator)
+
+    def _step(self, images: Tensor, labels: Tensor, done: int, total: int) -> tuple[float, int]:
+        rate = learning_rate(done, steps=total, peak=self.config.lr, warmup=self.config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        logits = self.model(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, at a learning "
+                f"rate of {rate:.2g}: try a lower --lr in another --run-dir (the last sound state stays in {self.folder})"
+            )
+        loss.backward()
+        self.optimizer.step()
+        return value, int((logits.argmax(1) == labels).sum())
+
+    @torch.no_grad()
+    def _average(self, update: int) -> None:
+        """Exponential moving average of weights and running statistics, slower as it gets better founded."""
+        decay = min(self.config.ema_decay, (1 + update) / (10 + update))
+        for name, value in self.model.network.state_dict().items():
+            if value.is_floating_point():
+                self.averaged[name].lerp_(value, 1 - decay)
+            else:
+                self.averaged[name].copy_(value)
+
+    def _finish_epoch(self) -> None:
+        now = self.progress
+        loss, accuracy = self._validate()
+        steps = self.config.epochs * self.steps_per_epoch
+        row = Epoch(
+            epoch=now.epoch + 1,
+            lr=learning_rate(
+                (now.epoch + 1) * self.steps_per_epoch - 1, steps=steps, peak=self.config.lr, warmup=self.config.warmup
+            ),
+            train_loss=now.loss_sum / now.seen,
+            train_accuracy=now.correct / now.seen,
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            seconds=round(now.epoch_seconds, 1),
+        )
+        history = [*now.history, row.model_dump()]
+        self.progress = Progress(epoch=now.epoch + 1, cpu_seconds=now.cpu_seconds, history=history)
+        write_atomically(self.folder / HISTORY, history_csv(history).encode())
+
+    def _validate(self) -> tuple[float, float]:
+        """Loss and accuracy of the averaged weights on the selection split."""
+        network = self.model.network
+        live = {name: value.clone() for name, value in network.state_dict().items()}
+        network.load_state_dict(self.averaged)
+        logits = predict_logits(self.model, self.select.images)
+        network.load_state_dict(live)
+        loss = F.cross_entropy(logits, self.select.labels).item()
+        return loss, (logits.argmax(1) == self.select.labels).float().mean().item()
+
+    def _save(self) -> None:
+        tensors = {f"live.{name}": value for name, value in self.model.network.state_dict().items()}
+        tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        # The JSON travels inside the one file: two files could be of two moments after a kill.
+        content = save_safetensors(_packed(tensors), metadata={"progress": json.dumps(asdict(self.progress))})
+        write_atomically(self.folder / STATE, content)
+
+    def _restore(self) -> None:
+        path = self.folder / STATE
+        try:
+            with safe_open(str(path), framework="pt") as saved:
+                tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (not a mapping)
+                self.progress = Progress(**json.loads(saved.metadata()["progress"]))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{path} is damaged ({error}): delete the folder to start the run again") from None
+        self.model.network.load_state_dict(_part(tensors, "live."))
+        self.averaged = _part(tensors, "averaged.")
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        template = self.optimizer.state_dict()
+        template["state"] = {index: {} for index in range(len(parameters))}
+        for name, value in _part(tensors, "optimizer.").items():
+            index, key = name.split(".")
+            like = parameters[int(index)]
+            # The fused step walks memory: a moment must lie as its parameter does, or bits end up elsewhere.
+            moment = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            template["state"][int(index)][key] = moment
+        self.optimizer.load_state_dict(template)
+
+
+def history_csv(rows: list[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(Epoch.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _optimizer(network: nn.Module, config: Config) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), decaying filters but not norms and biases."""
+    filters = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": filters, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def _generator(seed: int, epoch: int, step: int) -> torch.Generator:
+    # Distinct for every epoch below a thousand and step below a million.
+    return torch.Generator().manual_seed((seed * 1_000 + epoch) * 1_000_000 + step)
+
+
+def _packed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in tensors.items()}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Averages that decay towards zero become denormal numbers, which CPUs add a hundred times slower."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
