@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import MobileNetV2
+from torchvision.models.mobilenetv2 import MobileNetV2
 
 from app.bundle import Architecture
 
@@ -36,9 +36,10 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
     ]
     # Dropout regularises nothing over a handful of epochs, and without it a step draws no hidden random numbers.
     network = MobileNetV2(num_classes=classes, inverted_residual_setting=stages, dropout=0.0)
-    stem = network.features[0][0]
+    stem = network.get_submodule("features.0.0")
+    assert isinstance(stem, nn.Conv2d)
     stem.stride = (architecture.stem_stride, architecture.stem_stride)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return network.to(memory_format=torch.channels_last)
 
 
 class Preprocessed(nn.Module):

@@ -67,8 +67,8 @@ def load(data_dir: Path, *, train: bool, download: bool = True) -> LabelledImage
     return LabelledImages(torch.from_numpy(found.data), torch.tensor(found.targets, dtype=torch.int64))
 
 
-def split(labels: Tensor, seed: int, held_out: int = HELD_OUT) -> Split:
-    """Split indices by class, so that both held-out parts hold `held_out` images of every class.
+def split(labels: Tensor, seed: int) -> Split:
+    """Split indices by class, so that both held-out parts hold HELD_OUT images of every class.
 
     Raises TrainingError when a class has too few images.
     """
@@ -76,12 +76,12 @@ def split(labels: Tensor, seed: int, held_out: int = HELD_OUT) -> Split:
     parts: list[list[np.ndarray[tuple[int], np.dtype[np.int64]]]] = [[], [], []]
     for class_id in range(len(CLASSES)):
         members = np.flatnonzero(labels.numpy() == class_id)
-        if len(members) <= 2 * held_out:
+        if len(members) <= 2 * HELD_OUT:
             raise TrainingError(
-                f"class {CLASSES[class_id]} has {len(members)} images: more than {2 * held_out} are needed"
+                f"class {CLASSES[class_id]} has {len(members)} images: more than {2 * HELD_OUT} are needed"
             )
         order = random.permutation(members)
-        for part, chosen in zip(parts, np.split(order, [held_out, 2 * held_out]), strict=True):
+        for part, chosen in zip(parts, np.split(order, [HELD_OUT, 2 * HELD_OUT]), strict=True):
             part.append(chosen)
     select, calibrate, train = (torch.from_numpy(np.sort(np.concatenate(part))) for part in parts)
     return Split(train=train, select=select, calibrate=calibrate)

@@ -15,7 +15,6 @@ import csv
 import io
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +33,10 @@ from app.network import Preprocessed
 from training import augment
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import LabelledImages
-from training.evaluate import predict_logits
 from training.initialise import initialise
+from training.logits import predict_logits
 from training.problems import TrainingError
+from training.provenance import environment
 from training.schedule import learning_rate
 from training.storage import write_atomically
 
@@ -99,7 +99,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                write_atomically(path, json.dumps(identity, indent=2).encode())
+                record = identity | {"environment": environment()}  # for the bundle; a run may go on elsewhere
+                write_atomically(path, json.dumps(record, indent=2).encode())
                 return
             found = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -295,8 +296,3 @@ def _denormals_flushed() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

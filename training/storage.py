@@ -1,17 +1,65 @@
-"""Files that are either whole or not there."""
+"""Files and folders that are either whole or not there."""
 
 import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name, fsync, rename: a reader, or a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path, "tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_through(temporary, content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_folder_atomically(folder: Path, files: Mapping[str, bytes], check: Callable[[Path], None]) -> None:
+    """Write `files` to a folder beside `folder`, let `check` look at it, then put it in `folder`'s place.
+
+    A folder that was there is moved aside first and removed last: when anything fails it is back where it was.
+    Raises OSError, and whatever `check` raises.
+    """
+    temporary, aside = _beside(folder, "tmp"), _beside(folder, "old")
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            _write_through(temporary / name, content)
+        _sync_folder(temporary)
+        check(temporary)
+        replaced = folder.exists()
+        if replaced:
+            folder.rename(aside)
+        try:
+            temporary.rename(folder)
+        except BaseException:
+            if replaced:
+                aside.rename(folder)
+            raise
+        _sync_folder(folder.parent)
+        if replaced:
+            shutil.rmtree(aside)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.{kind}")
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Names are kept in the folder: without this a power cut may undo a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

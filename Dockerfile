@@ -1,0 +1,46 @@
+# The service: no torch, no pip, no root. `docker build -t cifar10-classifier .`; see docker-compose.yml for how to run it.
+# EXTRAS=torch adds PyTorch, for ENGINE=torch.
+
+FROM python:3.13-slim AS build
+COPY deploy/requirements.lock deploy/requirements-torch.txt /tmp/
+RUN python -m venv --without-pip /opt/venv \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes -r /tmp/requirements.lock
+ARG EXTRAS=""
+ARG TORCH_INDEX_URL="https://download.pytorch.org/whl/cpu"
+RUN case "$EXTRAS" in \
+    "") ;; \
+    torch) pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
+        ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements-torch.txt ;; \
+    *) echo "EXTRAS is empty or torch, not $EXTRAS" >&2; exit 1 ;; \
+    esac
+COPY app /srv/app
+COPY models /srv/models
+# Packages' own tests are dead weight. Compiled here, since the container's root is read-only; unchecked, since copying
+# may change times. Readable to all, whatever the umask of the clone.
+RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
+ && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib /srv/app \
+ && chmod -R a+rX /srv
+
+FROM python:3.13-slim
+LABEL org.opencontainers.image.title="CIFAR-10 classifier" \
+      org.opencontainers.image.description="Which of the ten CIFAR-10 classes an image shows, over HTTP." \
+      org.opencontainers.image.licenses="MIT"
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /srv /srv
+WORKDIR /srv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOST=0.0.0.0 \
+    PORT=8000
+# A number, so that Kubernetes' runAsNonRoot can tell.
+USER 10001:10001
+EXPOSE 8000
+# http.client: the image has no curl, and urllib would ask a proxy for 127.0.0.1.
+HEALTHCHECK --start-period=10s --interval=5s --timeout=3s --retries=3 CMD ["python", "-c", "\
+import http.client, os, sys; \
+probe = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=2); \
+probe.request('GET', '/readyz'); \
+sys.exit(probe.getresponse().status != 200)"]
+# Exec form: the service is process 1 and gets SIGTERM itself.
+CMD ["python", "-m", "app", "serve"]

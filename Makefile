@@ -1,0 +1,67 @@
+# The front door. `make` alone lists what there is.
+
+PYTHON ?= python3
+# PyTorch's own index of CPU wheels: the package registry's are CUDA builds of several GB. Empty: the registry alone.
+TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
+# More arguments, for example: make train ARGS="--epochs 1"
+ARGS ?=
+
+DEV := .venv-dev/bin
+SOURCES := app training tests
+TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
+
+.PHONY: help serve test lint train docker-test lock clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+serve: .venv/.installed  ## the service with the shipped bundle on http://127.0.0.1:8000 (PORT=... for another port)
+	.venv/bin/python -m app serve
+
+test: lint  ## everything: lint, types, tests, coverage
+	$(DEV)/python -m pytest --cov --cov-report= $(ARGS)
+	$(DEV)/coverage report --precision=1 --include='app/*' --fail-under=95
+	$(DEV)/coverage report --precision=1 --include='training/*' --fail-under=85
+
+lint: .venv-dev/.dev  ## ruff, its formatter and mypy --strict
+	$(DEV)/ruff check $(SOURCES)
+	$(DEV)/ruff format --check $(SOURCES)
+	$(DEV)/mypy
+
+train: .venv-dev/.train  ## fit, evaluate, export (ARGS="--epochs 1" and so on; python -m training --help)
+	@echo "$(if $(TCMALLOC),tcmalloc: $(TCMALLOC),tcmalloc is not installed: training takes up to twice as long (Debian: libtcmalloc-minimal4))"
+	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(DEV)/python -m training all $(ARGS)
+
+docker-test:  ## build the image, run it, ask it, stop it (DOCKER_BUILD_FLAGS for `docker build`)
+	$(PYTHON) tests/deploy/check_container.py
+
+lock:  ## renew deploy/requirements.lock from pyproject.toml (ARGS=--upgrade for the newest of everything)
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet uv
+	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command "make lock" $(ARGS) --output-file deploy/requirements.lock pyproject.toml
+
+clean:  ## remove what these commands made, but no data and no training run
+	rm -rf .venv .venv-dev build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+# A stamp is written when its whole recipe has passed, so that a second `make serve` starts at once.
+
+%/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, for example: make PYTHON=python3.13")'
+	$(PYTHON) -m venv $*
+
+.venv/.installed: deploy/requirements.lock | .venv/bin/python
+	.venv/bin/pip install --require-hashes -r deploy/requirements.lock
+	@touch $@
+
+# The lock first, so that tests run on what is served.
+.venv-dev/.train: pyproject.toml deploy/requirements.lock deploy/requirements-torch.txt | .venv-dev/bin/python
+	$(DEV)/pip install --require-hashes -r deploy/requirements.lock
+	$(DEV)/pip install $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -r deploy/requirements-torch.txt
+	$(DEV)/pip install --editable '.[train]'
+	@touch $@
+
+.venv-dev/.dev: .venv-dev/.train
+	$(DEV)/pip install --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,238 @@
+"""What a request may cost: bytes, pixels and time. Pure ASGI, so that a client that leaves is seen.
+
+BodyLimits      middleware: counts bytes while they stream, and gives every request its one deadline
+Budget          a number of bytes that all requests share; more is refused
+PixelBudget     a number of pixels that all decodes share; more waits its turn
+read_image      the one image that a request carries, as multipart or as the raw body
+unless_gone     work that ends when its client leaves
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.problems import (
+    ClientGone,
+    DeadlineExceeded,
+    InvalidParameter,
+    MalformedRequest,
+    Overloaded,
+    PayloadTooLarge,
+    RequestTimeout,
+    UndecodableImage,
+    UnsupportedMediaType,
+)
+
+T = TypeVar("T")
+
+
+class Budget:
+    """Bytes that are in memory at once for all requests together. For one event loop."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, amount: int) -> None:
+        """Raises Overloaded when the rest is smaller; nothing is taken then."""
+        if self.used + amount > self.limit:
+            raise Overloaded("the memory for request bodies is full")
+        self.used += amount
+
+    def give_back(self, amount: int) -> None:
+        self.used -= amount
+
+
+class PixelBudget:
+    """Pixels that are decoded at once, in the order of arrival. For one event loop.
+
+    An image that is larger than the whole budget waits until it is alone.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def hold(self, pixels: int, deadline: float) -> AsyncIterator[None]:
+        """Raises DeadlineExceeded when `deadline` (time.monotonic() seconds) passes first."""
+        pixels = min(pixels, self.limit)
+        await self._acquire(pixels, deadline)
+        try:
+            yield
+        finally:
+            self.used -= pixels
+            self._wake()
+
+    async def _acquire(self, pixels: int, deadline: float) -> None:
+        if not self._waiting and self.used + pixels <= self.limit:
+            self.used += pixels
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (pixels, turn)
+        self._waiting.append(entry)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():
+                self.used -= pixels  # the turn came in the same moment
+            else:
+                self._waiting.remove(entry)
+            self._wake()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("no time was left to decode the image: the service is busy") from None
+            raise
+
+    def _wake(self) -> None:
+        while self._waiting and self.used + self._waiting[0][0] <= self.limit:
+            pixels, turn = self._waiting.popleft()
+            self.used += pixels
+            turn.set_result(None)
+
+
+class BodyLimits:
+    """Refuses what is too large at its headers or, where these say nothing or lie, at the byte too many."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, deadline_seconds: float, budget: Budget) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.deadline_seconds = deadline_seconds
+        self.budget = budget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        deadline = time.monotonic() + self.deadline_seconds
+        scope.setdefault("state", {})["deadline"] = deadline
+        declared = declared_length(Headers(scope=scope))
+        if declared > self.max_bytes:
+            raise PayloadTooLarge(f"the request has {declared} bytes, at most {self.max_bytes} are accepted")
+        self.budget.take(declared)
+        taken = declared
+        received = 0
+        whole = False
+
+        async def limited() -> Message:
+            nonlocal received, taken, whole
+            if whole:
+                return await receive()
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTimeout(f"the request did not arrive within {self.deadline_seconds:g} s") from None
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                whole = not message.get("more_body", False)
+                if received > self.max_bytes:
+                    raise PayloadTooLarge(f"the request has more than the {self.max_bytes} bytes that are accepted")
+                if received > taken:
+                    self.budget.take(received - taken)
+                    taken = received
+            return message
+
+        try:
+            await self.app(scope, limited, send)
+        finally:
+            self.budget.give_back(taken)
+
+
+def declared_length(headers: Headers) -> int:
+    """Content-Length in bytes, 0 where there is none. Raises MalformedRequest when it is not a number."""
+    value = headers.get("content-length", "0")
+    if not (value.isascii() and value.isdigit()):
+        raise MalformedRequest("Content-Length must be a number of bytes")
+    return int(value)
+
+
+class _InMemoryParser(MultiPartParser):
+    # The body's size is limited and budgeted already; spooling to disk would only add a disk that can be full.
+    spool_max_size = 1 << 62
+
+
+async def read_image(request: Request, max_bytes: int) -> bytes:
+    """The request's one image: the multipart part `file`, or the raw body.
+
+    The client's Content-Type decides only between multipart and raw; the format is read from the bytes.
+    Raises a Problem for anything else.
+    """
+    encoding = request.headers.get("content-encoding", "identity").lower()
+    if encoding != "identity":
+        raise UnsupportedMediaType(f"Content-Encoding {encoding[:40]!r} is not accepted: send the image as it is")
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        raise UnsupportedMediaType("JSON is not accepted: send the image as multipart `file` or as the raw body")
+    content = await (_multipart_file(request) if kind == "multipart/form-data" else _raw_body(request, max_bytes))
+    if len(content) > max_bytes:
+        raise PayloadTooLarge(f"the file has {len(content)} bytes, at most {max_bytes} are accepted")
+    if not content:
+        raise UndecodableImage("the file is empty")
+    return content
+
+
+async def _raw_body(request: Request, max_bytes: int) -> bytes:
+    declared = declared_length(request.headers)
+    if declared > max_bytes:
+        raise PayloadTooLarge(f"the file has {declared} bytes, at most {max_bytes} are accepted")
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > max_bytes:
+            raise PayloadTooLarge(f"the file has more than the {max_bytes} bytes that are accepted")
+    return bytes(content)
+
+
+async def _multipart_file(request: Request) -> bytes:
+    try:
+        parser = _InMemoryParser(request.headers, request.stream(), max_files=1, max_fields=8, max_part_size=1024)
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from None
+    try:
+        for name, value in form.multi_items():
+            if name != "file":
+                raise InvalidParameter(
+                    f"unexpected part {name[:40]!r}: send the image as `file`; parameters go into the query string"
+                )
+            if not isinstance(value, UploadFile):
+                raise InvalidParameter("`file` came as text: send it as a file, with a filename")
+        files = form.getlist("file")
+        if len(files) != 1:
+            raise InvalidParameter("the part `file` is missing: send exactly one, holding the image")
+        assert isinstance(files[0], UploadFile)
+        return await files[0].read()
+    finally:
+        await form.close()
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`; when the client leaves first, `work` is cancelled and ClientGone raised.
+
+    The request's body must have been read: what can still come is a disconnect.
+    """
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone("the client left before its answer")
+        return task.result()
+    finally:
+        leaving.cancel()
+        task.cancel()
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

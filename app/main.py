@@ -1,0 +1,120 @@
+"""The ASGI application: `create_app(settings)`, or `app.main:app` made from the environment.
+
+python -m app serve
+uvicorn app.main:app
+"""
+
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from app import __version__, problems
+from app.bundle import Bundle
+from app.classifier import Classifier
+from app.engine import Engine
+from app.limits import BodyLimits, Budget
+from app.problems import ProblemMiddleware
+from app.routes import page, router
+from app.security import ApiKeys, SecurityHeaders
+from app.sessions import Session, load_session
+from app.settings import Settings
+from app.state import ServiceState
+from app.telemetry import Telemetry, TelemetryMiddleware
+
+logger = logging.getLogger("app")
+
+
+def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] | None = None) -> FastAPI:
+    """The application; the model is `loaded`, or is loaded when the application starts.
+
+    Raises pydantic's ValidationError for settings that make no sense, BundleError or SessionError at the start.
+    """
+    settings = settings or Settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = _start(settings, loaded or load_session(settings), telemetry)
+        app.state.service = service
+        try:
+            yield
+        finally:
+            service.draining = True
+            service.engine.close()
+            service.classifier.close()
+
+    telemetry = Telemetry()
+    app = FastAPI(
+        title="CIFAR-10 classifier",
+        summary="Which of the ten CIFAR-10 classes an image shows, and how far to trust the answer.",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        middleware=_middleware(settings, telemetry),
+    )
+    problems.install(app)
+    app.include_router(router)
+    app.mount("/assets/swagger", page.swagger_files)
+    app.mount("/assets/web", page.own_files)
+    return app
+
+
+def _start(settings: Settings, loaded: tuple[Bundle, Session], telemetry: Telemetry) -> ServiceState:
+    bundle, session = loaded
+    telemetry.describe(bundle.manifest)
+    engine = Engine(
+        session.logits,
+        threads=settings.inference_threads,
+        max_batch_images=settings.max_batch_images,
+        queue_images=settings.queue_images,
+        on_batch=telemetry.batch_images.observe,
+        on_death=_end_process,
+    )
+    classifier = Classifier(bundle.manifest, engine, settings)
+    logger.info("ready", extra={"fields": {"model": bundle.manifest.version, "threads": settings.inference_threads}})
+    return ServiceState(settings, bundle, engine, classifier, telemetry)
+
+
+def _end_process() -> None:
+    """A service whose engine died is worth nothing: end it in order, and let whoever watches start another."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
+    """From the outside in. What raises a Problem stands inside ProblemMiddleware."""
+    stack = [Middleware(TelemetryMiddleware, telemetry=telemetry), Middleware(SecurityHeaders)]
+    if settings.cors_origins:
+        stack.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                expose_headers=["X-Request-ID", "Retry-After", "ETag"],
+            )
+        )
+    return [
+        *stack,
+        Middleware(ProblemMiddleware),
+        Middleware(ApiKeys, keys=settings.api_keys),
+        Middleware(
+            BodyLimits,
+            max_bytes=settings.max_request_bytes,
+            deadline_seconds=settings.deadline_seconds,
+            budget=Budget(settings.max_inflight_body_bytes),
+        ),
+    ]
+
+
+def __getattr__(name: str) -> Any:
+    # Made when it is asked for: importing create_app must not read the environment.
+    if name == "app":
+        return create_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

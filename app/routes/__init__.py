@@ -1,0 +1,9 @@
+"""One module a resource; each is a few lines around the classifier, the bundle or the telemetry."""
+
+from fastapi import APIRouter
+
+from app.routes import health, metrics, model, page, predict, report
+
+router = APIRouter()
+for module in (predict, report, metrics, model, health, page):
+    router.include_router(module.router)

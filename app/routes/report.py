@@ -1,0 +1,68 @@
+"""GET /metrics/report: how good the model is, as it was measured when it was made."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Request
+from starlette.responses import Response
+
+from app.bundle import PICTURES, Report, sha256
+from app.problems import NotFound
+from app.state import Service
+
+router = APIRouter(tags=["report"])
+
+Picture = Literal["accuracy_and_loss", "confusion_matrix", "reliability"]
+
+
+@router.get(
+    "/metrics/report",
+    response_model=Report,
+    responses={200: {"content": {"text/plain": {}}}, 304: {"description": "Unchanged."}},
+)
+async def report(request: Request, service: Service, accept: Annotated[str, Header()] = "*/*") -> Response:
+    """Per-class precision, recall, f1 and support, accuracy with its interval, the confusion matrix, training history.
+
+    `Accept: text/plain` gives scikit-learn's table.
+    """
+    if _prefers_text(accept):
+        return _cached(request, service.bundle.read("report.txt"), "text/plain; charset=utf-8")
+    return _cached(request, service.bundle.read("report.json"), "application/json")
+
+
+@router.get(
+    "/metrics/report/{picture}.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": {}}}, 304: {"description": "Unchanged."}},
+)
+async def report_picture(request: Request, service: Service, picture: str) -> Response:
+    """accuracy_and_loss, confusion_matrix or reliability."""
+    name = f"{picture}.png"
+    if name not in PICTURES or name not in service.bundle:
+        there = ", ".join(known for known in PICTURES if known in service.bundle)
+        raise NotFound(f"there is no picture {picture[:40]!r}: there are {there}")
+    return _cached(request, service.bundle.read(name), "image/png")
+
+
+def _prefers_text(accept: str) -> bool:
+    """Whether text/plain is asked for and JSON is not asked for more."""
+    quality = {}
+    for item in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in item.split(";"))
+        quality[kind] = next((_quality(value[2:]) for value in parameters if value.startswith("q=")), 1.0)
+    return quality.get("text/plain", 0.0) > max(quality.get("application/json", 0.0), 0.0)
+
+
+def _quality(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return 0.0
+
+
+def _cached(request: Request, content: bytes, media_type: str) -> Response:
+    etag = f'"{sha256(content)[:32]}"'
+    headers = {"ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept"}
+    asked = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+    if asked & {etag, "*"}:
+        return Response(status_code=304, headers=headers)
+    return Response(content, media_type=media_type, headers=headers)

@@ -1,0 +1,78 @@
+"""Every knob of the service: environment variables without a prefix, also read from `.env`.
+
+A value that makes no sense stops the service at startup, with one line that says what is allowed.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MEBIBYTE = 1024 * 1024
+
+
+def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use: the smaller of its affinity and its cgroup's quota, at least 1."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.floor(min(affinity, _cgroup_quota(cgroup))))
+
+
+def _cgroup_quota(cgroup: Path) -> float:
+    """Cores granted by cgroup v2 or v1; infinite where neither limits."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return math.inf
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+
+
+class Settings(BaseSettings):
+    """Field names are the variables' names in lower case."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    model_dir: Path = Field(Path("models/mobilenet_v2_cifar10"), description="The bundle's folder.")
+    engine: Literal["onnx", "torch"] = Field("onnx", description="torch needs the extra of that name.")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+
+    inference_threads: PositiveInt = Field(default_factory=available_cores, description="Worker threads.")
+    max_batch_images: PositiveInt = Field(8, description="Images a worker takes at once when several wait.")
+    queue_images: int = Field(256, ge=3, description="Images under way at once; more are answered 429.")
+    deadline_seconds: PositiveFloat = Field(5, le=3600, description="Reading, waiting and computing together.")
+    drain_seconds: float = Field(10, ge=0, le=3600, description="After SIGTERM, for requests under way.")
+
+    max_file_bytes: PositiveInt = 10 * MEBIBYTE
+    max_request_bytes: PositiveInt = 32 * MEBIBYTE
+    max_pixels: PositiveInt = Field(25_000_000, description="Width times height of one image.")
+    max_inflight_body_bytes: PositiveInt = Field(64 * MEBIBYTE, description="Of all bodies being read or decoded.")
+    max_inflight_pixels: PositiveInt = Field(25_000_000, description="Of all images being decoded.")
+    views: Literal[1, 3] = Field(1, description="Views of a photo whose logits are averaged.")
+
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Comma-separated; none: open to all.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated; none: no CORS.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("views", mode="before")
+    @classmethod
+    def _number(cls, value: object) -> object:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value  # a literal takes no "3"
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value

@@ -1,0 +1,55 @@
+"""A real server in a process of its own, for tests of what only a process has: signals, exit codes, sockets."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from tests.conftest import ROOT
+
+READY_SECONDS = 60
+
+
+@contextmanager
+def serve(**environment: object) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it."""
+    settings = {"PORT": 0, "INFERENCE_THREADS": 1, **environment}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=ROOT,
+        env=os.environ | {name: str(value) for name, value in settings.items()},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{_port(process)}", timeout=30) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def run(*arguments: str, **environment: object) -> subprocess.CompletedProcess[str]:
+    """`python -m app ...` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=ROOT,
+        env=os.environ | {name: str(value) for name, value in environment.items()},
+        capture_output=True,
+        text=True,
+        timeout=READY_SECONDS,
+    )
+
+
+def _port(process: subprocess.Popen[str]) -> int:
+    """The port that uvicorn's log names; it names it when it listens."""
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if "Uvicorn running on http://" in line:
+            return int(line.split("http://127.0.0.1:")[1].split()[0].rstrip('",'))
+    raise AssertionError("the server did not start:\n" + "".join(seen))

@@ -1,0 +1,139 @@
+"""`python -m app`, as an operator meets it."""
+
+import json
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.app.server import run, serve
+from tests.conftest import BUNDLE
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_it_answers_with_either_engine_and_stops_in_order(engine: str, cat: bytes) -> None:
+    with serve(ENGINE=engine) as (process, client):
+        assert client.get("/readyz").status_code == 200
+        answer = client.post("/predict", files={"file": cat}).json()
+        assert answer["predictions"][0]["label"] == "cat"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_both_engines_give_the_same_probabilities(cat: bytes) -> None:
+    answers = []
+    for engine in ("onnx", "torch"):
+        with serve(ENGINE=engine, VIEWS=3) as (_, client):
+            answers.append(client.post("/predict?top_k=10", content=cat).json()["predictions"])
+    onnx, torch = ({item["label"]: item["probability"] for item in answer} for answer in answers)
+    assert onnx == pytest.approx(torch, abs=1e-4)
+
+
+def test_a_request_under_way_is_answered_before_the_end(cat: bytes) -> None:
+    with serve() as (process, client):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=30) as connection:
+            head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(cat)}\r\n\r\n"
+            connection.sendall(head.encode() + cat[:100])
+            # The server must have begun with this request before it is told to stop.
+            while "predict_queue_images 1.0" not in client.get("/metrics").text:
+                pass
+            process.send_signal(signal.SIGTERM)
+            connection.sendall(cat[100:])
+            answer = b""
+            while chunk := connection.recv(65536):
+                answer += chunk
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert process.wait(30) == 0
+
+
+def test_a_body_that_comes_too_slowly(cat: bytes) -> None:
+    with serve(DEADLINE_SECONDS=0.3) as (_, client):
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=30) as connection:
+            connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(cat)}\r\n\r\n".encode())
+            answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert client.post("/predict", content=cat).status_code == 200
+
+
+def test_a_client_that_leaves_while_sending_is_logged_and_nothing_else(cat: bytes) -> None:
+    with serve() as (process, client):
+        with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
+            connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(cat)}\r\n\r\n".encode())
+        assert process.stderr is not None
+        line = json.loads(next(line for line in process.stderr if '"app.access"' in line))
+        assert line["outcome"] == "client_gone"
+        assert client.post("/predict", content=cat).status_code == 200
+        assert "predict_queue_images 0.0" in client.get("/metrics").text
+
+
+def test_logs_are_json_lines(cat: bytes) -> None:
+    with serve() as (process, client):
+        client.post("/predict", content=cat, headers={"X-Request-ID": "mine"})
+        process.send_signal(signal.SIGTERM)
+        lines = [json.loads(line) for line in process.communicate()[1].splitlines()]
+    (access,) = (line for line in lines if line["logger"] == "app.access")
+    assert (access["request_id"], access["status"], access["label"]) == ("mine", 200, "cat")
+
+
+def test_an_engine_that_dies_ends_the_process_with_an_error(tmp_path: Path) -> None:
+    # A site folder whose only purpose is to break the session after the service has started.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import app.sessions as s\n"
+        "check, calls = s.self_check, []\n"
+        "def logits(self, images): raise RuntimeError('gone')\n"
+        "def self_check(session, bundle):\n"
+        "    check(session, bundle)\n"
+        "    s.OnnxSession.logits = logits\n"
+        "s.self_check = self_check\n"
+    )
+    with serve(PYTHONPATH=f"{tmp_path}:.") as (process, client):
+        assert client.post("/predict", content=(BUNDLE / "reliability.png").read_bytes()).status_code == 503
+        assert process.wait(30) == 1
+
+
+def one_line(text: str) -> str:
+    (line,) = text.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "model.onnx", "checkpoint.safetensors", "report.json", "README.md"])
+def test_a_damaged_bundle_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+    bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(content)
+    done = run("serve", MODEL_DIR=bundle)
+    assert done.returncode == 1
+    assert name in one_line(done.stderr)
+
+
+def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
+    done = run(VIEWS="2", PORT="many")
+    assert done.returncode == 1
+    line = one_line(done.stderr)
+    assert "VIEWS" in line
+    assert "PORT" in line
+    assert "1 or 3" in line
+
+
+def test_a_missing_bundle_stops_the_start_with_one_line() -> None:
+    done = run(MODEL_DIR="nowhere")
+    assert done.returncode == 1
+    assert "nowhere" in one_line(done.stderr)
+
+
+def test_a_port_that_is_taken_ends_with_an_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run(PORT=taken.getsockname()[1])
+    assert done.returncode == 1
+    assert "address already in use" in done.stderr
+
+
+def test_help_names_the_commands() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    assert "serve" in done.stdout

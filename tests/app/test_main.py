@@ -1,0 +1,48 @@
+import pytest
+from pydantic import ValidationError
+from starlette.testclient import TestClient
+
+import app.main
+from app.bundle import BundleError
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import BUNDLE
+
+
+def test_the_model_is_loaded_at_the_start_and_let_go_at_the_end() -> None:
+    application = create_app(Settings(model_dir=BUNDLE, inference_threads=2))
+    assert not hasattr(application.state, "service")
+    with TestClient(application):
+        service = application.state.service
+        assert service.engine.alive
+        assert not service.draining
+    assert not service.engine.alive
+    assert not service.engine.died
+    assert service.draining
+
+
+def test_a_missing_bundle_stops_the_start() -> None:
+    with pytest.raises(BundleError), TestClient(create_app(Settings(model_dir="nowhere"))):
+        pass
+
+
+def test_the_asgi_application_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_DIR", str(BUNDLE))
+    with TestClient(app.main.app) as client:
+        assert client.get("/readyz").status_code == 200
+    monkeypatch.setenv("VIEWS", "2")
+    with pytest.raises(ValidationError):
+        _ = app.main.app
+
+
+def test_other_names_are_not_there() -> None:
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = app.main.nothing
+
+
+def test_a_dead_engine_asks_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr("os.kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr("os.getpid", lambda: 7)
+    app.main._end_process()
+    assert [(pid, int(number)) for pid, number in sent] == [(7, 15)]

@@ -1,0 +1,55 @@
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.app.routes.test_predict import assert_problem
+
+MakeClient = Callable[..., TestClient]
+
+
+@pytest.fixture
+def guarded(make_client: MakeClient) -> TestClient:
+    return make_client(api_keys="first,second")
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+def test_a_known_key_is_let_in(guarded: TestClient, cat: bytes, key: str) -> None:
+    assert guarded.post("/predict", content=cat, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer third", "Basic first", "first", "Bearer first second", "Bearer é"]
+)
+def test_everybody_else_is_not(guarded: TestClient, cat: bytes, header: str) -> None:
+    response = guarded.post("/predict", content=cat, headers={"Authorization": header.encode()})
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_only_probes_stay_open(guarded: TestClient) -> None:
+    assert guarded.get("/livez").status_code == guarded.get("/readyz").status_code == 200
+    for path in ("/", "/docs", "/metrics", "/metrics/report", "/model", "/openapi.json", "/nothing"):
+        assert guarded.get(path, follow_redirects=False).status_code == 401, path
+
+
+def test_every_answer_carries_the_headers(client: TestClient) -> None:
+    for path in ("/livez", "/model", "/nothing", "/docs"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "server" not in headers
+
+
+def test_cors_is_off_until_origins_are_named(client: TestClient, make_client: MakeClient, cat: bytes) -> None:
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in client.post("/predict", content=cat, headers=origin).headers
+    open_to = make_client(cors_origins="https://example.org", api_keys="key")
+    refused = open_to.post("/predict", content=cat, headers=origin)
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://example.org"  # so that a page can read why
+    preflight = open_to.options("/predict", headers=origin | {"Access-Control-Request-Method": "POST"})
+    assert preflight.status_code == 200
+    other = open_to.get("/livez", headers={"Origin": "https://example.com"})
+    assert "access-control-allow-origin" not in other.headers

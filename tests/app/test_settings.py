@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, available_cores
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    settings = Settings()
+    assert settings.port == 8000
+    assert settings.engine == "onnx"
+    assert settings.max_batch_images == 8
+    assert settings.queue_images == 256
+    assert settings.deadline_seconds == 5
+    assert settings.max_file_bytes == 10 * 2**20
+    assert settings.max_request_bytes == 32 * 2**20
+    assert settings.max_pixels == settings.max_inflight_pixels == 25_000_000
+    assert settings.views == 1
+    assert settings.api_keys == ()
+
+
+def test_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIEWS", "3")
+    monkeypatch.setenv("API_KEYS", "one, two,")
+    monkeypatch.setenv("LOG_LEVEL", "INFO")
+    settings = Settings()
+    assert settings.views == 3
+    assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
+    assert settings.log_level == "info"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("VIEWS", "2"),
+        ("ENGINE", "tensorflow"),
+        ("PORT", "70000"),
+        ("INFERENCE_THREADS", "0"),
+        ("QUEUE_IMAGES", "2"),
+        ("DEADLINE_SECONDS", "0"),
+        ("DEADLINE_SECONDS", "nan"),
+        ("MAX_PIXELS", "many"),
+        ("DRAIN_SECONDS", "-1"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError, match=variable.lower()):
+        Settings()
+
+
+def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "hush")
+    assert "hush" not in repr(Settings())
+
+
+def cgroup_v2(folder: Path, content: str) -> Path:
+    (folder / "cpu.max").write_text(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("250000 100000", 2), ("max 100000", 4)]
+)
+def test_cores_are_the_smaller_of_affinity_and_quota(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    assert available_cores(cgroup_v2(tmp_path, content)) == cores
+
+
+def test_cores_under_cgroup_v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("300000\n")
+    assert available_cores(tmp_path) == 3
+    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n")
+    assert available_cores(tmp_path) == 4
+
+
+def test_cores_without_a_cgroup_or_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert available_cores(tmp_path) == 1

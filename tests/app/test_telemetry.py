@@ -1,0 +1,79 @@
+import json
+import logging
+import sys
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.telemetry import JsonFormatter, configure_logging
+
+
+def test_a_good_request_id_is_kept(client: TestClient) -> None:
+    assert client.get("/model", headers={"X-Request-ID": "a-b_c.1"}).headers["x-request-id"] == "a-b_c.1"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "x" * 65, "a\tb", "é", '"'])
+def test_any_other_is_replaced(client: TestClient, bad: str) -> None:
+    given = client.get("/model", headers={"X-Request-ID": bad.encode()}).headers["x-request-id"]
+    assert given != bad
+    assert len(given) == 32
+
+
+def test_urls_that_do_not_exist_share_one_label(client: TestClient) -> None:
+    for n in range(20):
+        client.get(f"/scan/{n}")
+    metrics = client.get("/metrics").text
+    assert "scan" not in metrics
+    assert 'predict_requests_total{outcome="not_found",route="unmatched"} 20.0' in metrics
+
+
+def test_templates_not_paths_are_labels(client: TestClient) -> None:
+    client.get("/metrics/report/none.png")
+    assert 'route="/metrics/report/{picture}.png"' in client.get("/metrics").text
+
+
+def test_the_model_is_named(client: TestClient) -> None:
+    version = client.get("/model").json()["version"]
+    assert f'model_info{{name="mobilenet_v2_cifar10",version="{version}"}} 1.0' in client.get("/metrics").text
+
+
+def test_requests_under_way_come_back_to_zero(client: TestClient) -> None:
+    client.post("/predict", content=b"x")
+    metrics = client.get("/metrics").text
+    assert "predict_inflight_requests 1.0" in metrics  # this one
+    assert "predict_queue_images 0.0" in metrics
+
+
+def test_a_log_line_is_one_json_object() -> None:
+    record = logging.LogRecord("app", logging.INFO, "", 0, "two\nlines %s", ("é",), None)
+    record.fields = {"status": 200}
+    text = JsonFormatter().format(record)
+    assert "\n" not in text
+    line = json.loads(text)
+    assert (line["message"], line["level"], line["status"]) == ("two\nlines é", "info", 200)
+
+
+def test_a_logged_error_shows_its_place_but_no_value_or_path() -> None:
+    try:
+        raise ValueError("secret")
+    except ValueError:
+        record = logging.LogRecord("app", logging.ERROR, "", 0, "bad", (), sys.exc_info())
+    text = JsonFormatter().format(record)
+    assert json.loads(text)["error"] == "ValueError"
+    assert json.loads(text)["at"].startswith(__name__)
+    assert "secret" not in text
+    assert "/" not in text
+
+
+def test_logging_is_configured_once_for_the_process(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        configure_logging("info")
+        logging.getLogger("anything").info("hello")
+        logging.getLogger("anything").debug("not this")
+        (line,) = capsys.readouterr().err.splitlines()
+        assert json.loads(line)["message"] == "hello"
+    finally:
+        root.handlers[:], root.level = before, level
+        logging.getLogger("uvicorn.access").disabled = False

@@ -1,0 +1,66 @@
+"""What all tests share: an environment without settings, the shipped bundle, a running application."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from app.bundle import Bundle
+from app.main import create_app
+from app.sessions import Session, load_session
+from app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"
+DATA = ROOT / "tests" / "data"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        for variable in (name, name.upper()):
+            if variable in os.environ:
+                monkeypatch.delenv(variable)
+    monkeypatch.setitem(Settings.model_config, "env_file", None)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> tuple[Bundle, Session]:
+    """The shipped bundle and its ONNX session."""
+    return load_session(Settings(_env_file=None, model_dir=BUNDLE))
+
+
+@pytest.fixture
+def make_client(loaded: tuple[Bundle, Session]) -> Iterator[Callable[..., TestClient]]:
+    """A running application with the given settings; stopped when the test ends."""
+    running = []
+
+    def make(session: Session | None = None, **settings: object) -> TestClient:
+        values = {"model_dir": BUNDLE, "inference_threads": 1, **settings}
+        app = create_app(Settings(**values), (loaded[0], session or loaded[1]))
+        client = TestClient(app, raise_server_exceptions=False)
+        client.__enter__()
+        running.append(client)
+        return client
+
+    yield make
+    for client in running:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(make_client: Callable[..., TestClient]) -> TestClient:
+    return make_client()
+
+
+@pytest.fixture
+def cat() -> bytes:
+    """A 32x32 PNG of a cat: the first one in the test set."""
+    return (DATA / "cat.png").read_bytes()

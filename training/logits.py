@@ -1,0 +1,38 @@
+"""What a network says of images, before anything is made of it."""
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+
+class Scored(NamedTuple):
+    """logits: float32 [N, classes]; labels: int64 [N]."""
+
+    logits: Tensor
+    labels: Tensor
+
+    def predicted(self) -> npt.NDArray[np.int64]:
+        return self.logits.argmax(1).numpy()
+
+    def correct(self) -> npt.NDArray[np.bool_]:
+        right: npt.NDArray[np.bool_] = self.predicted() == self.labels.numpy()
+        return right
+
+    def accuracy(self) -> float:
+        return float(self.correct().mean())
+
+    def probabilities(self) -> npt.NDArray[np.float32]:
+        return self.logits.softmax(1).numpy()
+
+
+def predict_logits(model: nn.Module, images: Tensor, batch_size: int = 250) -> Tensor:
+    """float32 logits [N, classes] of uint8 images [N, H, W, 3], in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(batch) for batch in images.split(batch_size)])
+    model.train(was_training)
+    return logits.clone()

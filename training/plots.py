@@ -1,0 +1,111 @@
+"""The bundle's pictures, as the bytes of PNG files."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from app.bundle import Epoch
+from training.data import CLASSES
+from training.logits import Scored
+from training.metrics import Counts, confidence_bins
+
+BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "#767676"  # told apart by the colour-blind too
+DPI = 144
+
+
+def accuracy_and_loss(history: Sequence[Epoch]) -> bytes:
+    """Accuracy and loss over the epochs, on training images as they were augmented and on the selection split."""
+    epochs = [row.epoch for row in history]
+    figure, panels = _figure(10, 4.2, 2)
+    for axes, quantity, title in zip(panels, ("accuracy", "loss"), ("Accuracy", "Loss (nats)"), strict=True):
+        for part, label, colour, marker in (
+            ("train", "training, augmented", ORANGE, "s"),
+            ("validation", "selection split, averaged weights", BLUE, "o"),
+        ):
+            values = [getattr(row, f"{part}_{quantity}") for row in history]
+            axes.plot(epochs, values, color=colour, marker=marker, label=f"{label}: {_last(quantity, values[-1])}")
+        axes.set_title(title)
+        axes.set_xlabel("Epoch")
+        axes.set_ylabel(title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[1].set_ylim(bottom=0)
+    return _png(figure)
+
+
+def confusion(counts: Counts) -> bytes:
+    """Counts in every cell, coloured by the share of its row (the true class)."""
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure, (axes,) = _figure(8.4, 7.4, 1)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(counts.shape):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
+    places = range(len(CLASSES))
+    axes.set_xticks(places, CLASSES, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, CLASSES)
+    axes.set_xlabel("Predicted class")
+    axes.set_ylabel("True class")
+    axes.set_title(f"Confusion matrix, {counts.sum():,} test images")
+    bar = figure.colorbar(picture, ax=axes, label="Share of the true class", shrink=0.85)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return _png(figure)
+
+
+def reliability(scored: Scored, bins: int = 15) -> bytes:
+    """Reliability diagram (DeGroot & Fienberg 1983): how often the top answer is right at a given confidence."""
+    binned = confidence_bins(scored, bins)
+    filled = binned.counts > 0
+    edges = np.linspace(0, 1, bins + 1)
+    figure, (axes, below) = _figure(6.4, 7, 2, rows=True)
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="confidence = accuracy")
+    axes.bar(
+        edges[:-1][filled], binned.accuracy[filled], 1 / bins, align="edge", color=BLUE, edgecolor="white", alpha=0.6
+    )
+    axes.plot(
+        binned.confidence[filled], binned.accuracy[filled], color=BLUE, marker="o", label=f"measured, {bins} bins"
+    )
+    error = binned.expected_calibration_error()
+    axes.set_title(f"Reliability, {len(scored.labels):,} test images\nexpected calibration error {error:.2%}")
+    axes.set_ylabel("Accuracy")
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend(loc="upper left")
+    below.bar(edges[:-1], binned.counts, 1 / bins, align="edge", color=GREY, edgecolor="white")
+    below.set_yscale("symlog", linthresh=1)
+    below.set_ylim(bottom=0)
+    below.set_ylabel("Images (log scale)")
+    below.set_xlabel("Confidence: probability of the top answer")
+    for panel in (axes, below):
+        panel.set_xlim(0, 1)
+        panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+        panel.grid(alpha=0.3)
+    return _png(figure)
+
+
+def _last(quantity: str, value: float) -> str:
+    return f"{value:.2%}" if quantity == "accuracy" else f"{value:.3f}"
+
+
+def _figure(width: float, height: float, panels: int, *, rows: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of its own, in inches: pyplot would keep it in global state and choose a backend."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    if rows:
+        grid = figure.subplots(panels, 1, squeeze=False, gridspec_kw={"height_ratios": [2.5, 1]})
+    else:
+        grid = figure.subplots(1, panels, squeeze=False)
+    return figure, list(grid.flat)
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    return out.getvalue()
