@@ -13,12 +13,14 @@ RUN case "$EXTRAS" in \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements-torch.txt ;; \
     *) echo "EXTRAS is empty or torch, not $EXTRAS" >&2; exit 1 ;; \
     esac
+# Packages' own tests are dead weight. Compiled here, since the container's root is read-only; unchecked, since copying
+# may change times.
+RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
+ && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 COPY app /srv/app
 COPY models /srv/models
-# Packages' own tests are dead weight. Compiled here, since the container's root is read-only; unchecked, since copying
-# may change times. Readable to all, whatever the umask of the clone.
-RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
- && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib /srv/app \
+# Readable to all, whatever the umask of the clone.
+RUN python -m compileall -q --invalidation-mode unchecked-hash /srv/app \
  && chmod -R a+rX /srv
 
 FROM python:3.13-slim
@@ -28,7 +30,9 @@ LABEL org.opencontainers.image.title="CIFAR-10 classifier" \
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv /srv
 WORKDIR /srv
+# ONNX Runtime's official builds report to Microsoft unless they are told not to.
 ENV PATH=/opt/venv/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     HOST=0.0.0.0 \

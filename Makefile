@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # PyTorch's own index of CPU wheels: the package registry's are CUDA builds of several GB. Empty: the registry alone.
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
+# ONNX Runtime's official builds report to Microsoft unless they are told not to.
+export ORT_DISABLE_TELEMETRY := 1
 # More arguments, for example: make train ARGS="--epochs 1"
 ARGS ?=
 

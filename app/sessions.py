@@ -74,7 +74,7 @@ class TorchSession:
         if torch.get_num_threads() != 1:  # the number is each calling thread's own
             torch.set_num_threads(1)
         with torch.inference_mode():
-            logits: Logits = self._model(torch.from_numpy(images).to(self._device)).cpu().numpy()
+            logits: Logits = self._model(torch.tensor(images, device=self._device)).cpu().numpy()
         return logits
 
 

@@ -4,7 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from app.bundle import Bundle
@@ -64,3 +66,11 @@ def client(make_client: Callable[..., TestClient]) -> TestClient:
 def cat() -> bytes:
     """A 32x32 PNG of a cat: the first one in the test set."""
     return (DATA / "cat.png").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def cat_label(loaded: tuple[Bundle, Session]) -> str:
+    """What the shipped model says of that cat, asked directly; it may be wrong."""
+    with Image.open(DATA / "cat.png") as picture:
+        logits = loaded[1].logits(np.array(picture.convert("RGB"))[None])
+    return loaded[0].manifest.classes[int(logits[0].argmax())]

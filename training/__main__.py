@@ -1,85 +1,204 @@
 """The training command line.
 
 python -m training all                           # fit, evaluate, export: models/mobilenet_v2_cifar10
-python -m training fit --epochs 6 --run-dir runs/six
-python -m training evaluate --run-dir runs/six
-python -m training export --run-dir runs/six --force
+python -m training fit --epochs 7 --run-dir runs/seven
+python -m training evaluate --run-dir runs/seven
+python -m training export --run-dir runs/seven --force
+
+A command that was stopped goes on where it was when it is given again.
 """
 
+import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
+from typer.exceptions import TyperException
 
+from training import evaluate as evaluation
+from training import export as exporting
 from training.config import Config
-from training.data import LabelledImages, load, split
-from training.fit import Run, cores
+from training.data import load, split
+from training.fit import Run
+from training.outcome import Outcome
 from training.problems import TrainingError
 from training.progress import ProgressBar
+from training.provenance import cores
 
-cli = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-DEFAULTS = Config()
 DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="Holds cifar-10-batches-py, or will.")]
+Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
 RunDir = Annotated[Path, typer.Option(help="Where the run lives; the same folder resumes it.")]
 Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
-Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that compute; the bits depend on it.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads that compute; the bits depend on it.")]
+TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test set, appended to.")]
+BundleDir = Annotated[Path, typer.Option("--bundle", help="The folder to write.")]
+Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
+
+DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
+TEST_READS, BUNDLE = Path("docs/test_reads.csv"), Path("models/mobilenet_v2_cifar10")
+
+HELP = {
+    "stem_stride": "1 or 2.",
+    "stage2_stride": "1: 88 M multiply-adds; 2: 24.5 M.",
+    "epochs": "Passes over the training split.",
+    "batch_size": "Images a step.",
+    "lr": "Peak learning rate of AdamW.",
+    "warmup": "Fraction of the steps over which the rate rises.",
+    "weight_decay": "Of filters.",
+    "beta1": "Of AdamW.",
+    "beta2": "Of AdamW.",
+    "label_smoothing": "0: none.",
+    "ema_decay": "Of the averaged weights, per update.",
+    "ema_every": "Steps between updates of the averaged weights.",
+    "flip": "Mirror every image in every second epoch.",
+    "shift": "Pixels, at most, in each direction.",
+    "cutout": "Side of the hidden square, pixels.",
+    "seed": "Of new layers, order and augmentation.",
+    "split_seed": "Of the three-way split.",
+}
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with an option for every field of Config in place of its parameter `config`."""
+    signature = inspect.signature(command)
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+    options = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[field.type, typer.Option(help=HELP[field.name])],
+        )
+        for field in fields(Config)
+    ]
+
+    def called(**values: Any) -> None:
+        config = Config(**{option.name: values.pop(option.name) for option in options})
+        command(**values, config=config)
+
+    # Typer reads the parameters from here.
+    called.__signature__ = signature.replace(parameters=kept + options)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in kept + options}
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called
+
+
+# Without the \\b the command lines would be run together.
+@cli.callback(invoke_without_command=True, help=__doc__.replace("\n\n", "\n\n\b\n", 1))
+def bare(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @cli.command()
+@with_config
 def fit(
-    data_dir: DataDir = Path("data"),
-    run_dir: RunDir = Path("runs/mobilenet_v2_cifar10"),
-    init: Init = "imagenet",
+    *,
+    config: Config,
+    data_dir: DataDir = DATA_DIR,
     download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    init: Init = "imagenet",
     threads: Threads = cores(),
-    epochs: int = DEFAULTS.epochs,
-    batch_size: int = DEFAULTS.batch_size,
-    lr: float = DEFAULTS.lr,
-    weight_decay: float = DEFAULTS.weight_decay,
-    label_smoothing: float = DEFAULTS.label_smoothing,
-    shift: int = DEFAULTS.shift,
-    cutout: int = DEFAULTS.cutout,
-    stem_stride: int = DEFAULTS.stem_stride,
-    stage2_stride: Annotated[int, typer.Option(help="1: 88 M multiply-adds; 2: 24.5 M.")] = DEFAULTS.stage2_stride,
-    seed: int = DEFAULTS.seed,
 ) -> None:
-    """Train, or go on training: a run that was killed continues where it was."""
-    config = Config(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        label_smoothing=label_smoothing,
-        shift=shift,
-        cutout=cutout,
-        stem_stride=stem_stride,
-        stage2_stride=stage2_stride,
-        seed=seed,
-    )
+    """Train, or go on training: a run that was stopped continues where it was."""
     torch.set_num_threads(threads)
-    train, select = _training_data(data_dir, download, config)
-    run = Run(run_dir, config, init, train, select)
-    with ProgressBar(Console(stderr=True)) as watch:
-        run.fit(watch)
-
-
-def _training_data(data_dir: Path, download: bool, config: Config) -> tuple[LabelledImages, LabelledImages]:
     images = load(data_dir, train=True, download=download)
     parts = split(images.labels, config.split_seed)
-    return images.take(parts.train), images.take(parts.select)
+    run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select))
+    with ProgressBar(Console(stderr=True)) as watch:
+        weights = run.fit(watch)
+    last = run.progress.history[-1]
+    print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
+
+
+@cli.command()
+def evaluate(
+    *,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    threads: Threads = cores(),
+    test_reads: TestReads = TEST_READS,
+) -> None:
+    """Compute a finished run's logits and its report on the test set."""
+    torch.set_num_threads(threads)
+    outcome = Outcome.read(run_dir)
+    with Console(stderr=True).status("computing logits"):
+        report = evaluation.evaluate(outcome, data_dir, test_reads, download=download)
+    low, high = report.accuracy.ci95
+    print(f"{run_dir}: test accuracy {report.accuracy.value:.2%} (95 % interval {low:.2%} to {high:.2%})")
+
+
+@cli.command()
+def export(
+    *,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    threads: Threads = cores(),
+    bundle: BundleDir = BUNDLE,
+    force: Force = False,
+) -> None:
+    """Write the bundle of a run that was evaluated."""
+    torch.set_num_threads(threads)
+    with Console(stderr=True).status("writing the bundle"):
+        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download)
+    print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
+
+
+@cli.command("all")
+@with_config
+def everything(
+    *,
+    config: Config,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    init: Init = "imagenet",
+    threads: Threads = cores(),
+    test_reads: TestReads = TEST_READS,
+    bundle: BundleDir = BUNDLE,
+    force: Force = False,
+) -> None:
+    """Fit, evaluate, export. What can be refused is refused before the training."""
+    exporting.check_target(bundle, force=force)
+    evaluation.append_read(test_reads)
+    fit(**config.as_dict(), data_dir=data_dir, download=download, run_dir=run_dir, init=init, threads=threads)
+    evaluate(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, test_reads=test_reads)
+    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force)
 
 
 def main() -> None:
+    """Run the command line; whatever goes wrong for a reason that the user can mend is one line."""
     try:
-        cli()
+        code = cli(prog_name="python -m training", standalone_mode=False)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        _stop(str(error), 1)
+    except TyperException as error:
+        message = " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        hint = f" ({context.command_path} --help shows what is allowed)" if context is not None else ""
+        _stop(message + hint, error.exit_code)
+    except OSError as error:
+        _stop(f"{error}: free some space, or name another folder", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        _stop("interrupted: the same command goes on from the last saved step", 130)
+    sys.exit(code)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

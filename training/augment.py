@@ -30,7 +30,10 @@ def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
 
 
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Hide a square of `side` pixels around a random centre behind mid-grey (DeVries & Taylor 2017, arXiv:1708.04552)."""
+    """Hide a square of `side` pixels around a random centre behind mid-grey (DeVries & Taylor 2017).
+
+    arXiv:1708.04552. Near the border part of the square falls outside.
+    """
     if side == 0:
         return images
     count, height, width, _ = images.shape

@@ -4,86 +4,79 @@ from typing import Any
 
 from app.bundle import Manifest, Report
 
-# Public MobileNetV2 (width 1.0) results on CIFAR-10: where, test accuracy in per cent, how.
-PUBLIC = (
-    (
-        "[HaoKang-Timmy/finetune](https://github.com/HaoKang-Timmy/finetune)",
-        96.16,
-        "ImageNet weights, 224 px, 50 epochs",
-    ),
-    ("[kuangliu/pytorch-cifar](https://github.com/kuangliu/pytorch-cifar)", 94.43, "from scratch, 32 px, 200 epochs"),
-    (
-        "[huyvnphan/PyTorch_CIFAR10](https://github.com/huyvnphan/PyTorch_CIFAR10)",
-        93.91,
-        "from scratch, 32 px, 100 epochs",
-    ),
-    (
-        "[chenyaofo/pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models)",
-        93.79,
-        "from scratch, 32 px, 200 epochs",
-    ),
-)
 INITIAL_WEIGHTS = {
     "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399": (
-        "ImageNet weights dequantised from Google's public TensorFlow model `tf2_mobilenet_v2_1.0_224_ptq.tflite` "
-        "(int8 weights, Apache-2.0), changed: batch norms re-estimated, filters rescaled"
+        "ImageNet weights dequantised from Google's public TensorFlow model\n"
+        "  `tf2_mobilenet_v2_1.0_224_ptq.tflite` (int8 weights, Apache-2.0), and changed: batch norms re-estimated,\n"
+        "  filters rescaled"
     ),
-    "torchvision:MobileNet_V2_Weights.IMAGENET1K_V2": "torchvision's `MobileNet_V2_Weights.IMAGENET1K_V2` (BSD-3-Clause)",
+    "torchvision:MobileNet_V2_Weights.IMAGENET1K_V2": (
+        "torchvision's ImageNet weights, `MobileNet_V2_Weights.IMAGENET1K_V2` (BSD-3-Clause)"
+    ),
 }
 
 
 def render_card(manifest: Manifest, report: Report) -> str:
     """README.md of the bundle that `manifest` and `report` describe."""
-    name, value = manifest.name, report.accuracy.value
-    config, machine = manifest.provenance["config"], manifest.provenance["hardware"]
-    accuracy = f"{value:.2%} (95 % interval {_interval(report.accuracy.ci95)})"
-    sections = [
-        _front_matter(name, report),
-        f"# {name} {manifest.version}",
-        f"MobileNetV2 (width 1.0) for 32x32 images: which of the ten CIFAR-10 classes an image shows. "
-        f"{manifest.macs / 1e6:.1f} M multiply-adds, {manifest.parameters / 1e6:.2f} M parameters. "
-        f"**Test accuracy {accuracy}.**",
-        "## Results",
-        f"On the {report.n:,} test images, which nothing was chosen on. Intervals: Wilson for accuracy, bootstrap over the "
-        f"images for F1. `report.json` has all figures, `report.txt` scikit-learn's table.",
-        _class_table(report),
-        "![Accuracy and loss](accuracy_and_loss.png)\n![Confusion matrix](confusion_matrix.png)\n"
-        "![Reliability](reliability.png)",
-        "Other MobileNetV2s of this width. Their figures are of the epoch that was best on the test set itself; "
-        "ours is not.",
-        _comparison(accuracy, config),
-        "## Use",
-        "`model.onnx` takes RGB bytes, scaling and normalisation are inside; any ONNX runtime will do:",
-        _code(_ONNX, name),
-        "In PyTorch, from the repository's root. Strides are no weights, so the network must be built for this architecture:",
-        _code(_TORCH, name),
-        "Probabilities are softmax(logits), " + _calibration(manifest),
-        "## Training",
-        _training(manifest.provenance),
-        "| setting | value |\n| --- | --- |\n" + "\n".join(f"| {key} | {config[key]} |" for key in config),
-        "## Data",
-        f"CIFAR-10. Of its 50,000 training images {_sizes(manifest.provenance)} (stratified by class, seed "
-        f"{config['split_seed']}, indices in `split.json`). The weights saw the first part only; the second chose between "
-        f"runs. The test images were read when all was fixed; every reading is logged in the repository.",
-        "## Limits",
-        "- It always answers with one of ten classes, whatever the image shows.\n"
-        "- It knows CIFAR-10's centred, small objects; a photograph is scaled to 32x32 pixels first and will often fail.\n"
-        "- CIFAR-10 has known label errors, and test images with near-duplicates among the training images.\n"
-        "- Made for teaching, demonstrations and benchmarks of serving; for no decision about people or safety.",
-        "## Provenance",
-        f"- Initial weights: {_initial(manifest.provenance['initial_weights'])}.\n"
-        f"- Code: {manifest.provenance['git_commit'] or 'no git commit'}.\n"
-        f"- Machine: {machine['cpu']}, {machine['threads']} threads; {_versions(manifest.provenance)}.\n"
-        f"- All of it, machine-readable: `provenance` in `bundle.json`.",
-        "## Licence",
-        "MIT, as the code; the initial weights keep theirs (NOTICE in the repository). CIFAR-10: Alex Krizhevsky, "
-        '"Learning Multiple Layers of Features from Tiny Images", 2009.',
+    origin = manifest.provenance
+    config, machine, sizes = origin["config"], origin["hardware"], origin["split"]
+    return CARD.format(
+        name=manifest.name,
+        version=manifest.version,
+        macs=manifest.macs / 1e6,
+        parameters=manifest.parameters / 1e6,
+        n=report.n,
+        accuracy=report.accuracy.value,
+        macro_f1=report.macro_avg.f1,
+        accuracy_text=f"{_percent(report.accuracy.value)} (95 % interval {_interval(report.accuracy.ci95)})",
+        classes=_class_rows(report),
+        probabilities=_probabilities(manifest),
+        cpu_hours=origin["cpu_hours"],
+        settings="\n".join(f"| `{name}` | {value} |" for name, value in config.items()),
+        train=sizes["train"],
+        select=sizes["select"],
+        calibrate=sizes["calibrate"],
+        initial=_initial(origin["initial_weights"]),
+        commit=origin["git_commit"] or "not under git",
+        machine=f"{machine['cpu']}, {machine['threads']} threads",
+        versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
+        **{key: config[key] for key in ("epochs", "lr", "shift", "cutout", "split_seed")},
+    )
+
+
+def _class_rows(report: Report) -> str:
+    mean = report.macro_avg
+    rows = [
+        (row.label, row.precision, row.recall, row.f1, _interval(row.f1_ci95), row.support) for row in report.per_class
     ]
-    return "\n\n".join(sections) + "\n"
+    rows.append(("mean of the classes", mean.precision, mean.recall, mean.f1, "", mean.support))
+    return "\n".join(
+        f"| {label} | {_percent(precision)} | {_percent(recall)} | {_percent(f1)} | {interval} | {support:,} |"
+        for label, precision, recall, f1, interval, support in rows
+    )
 
 
-def _front_matter(name: str, report: Report) -> str:
-    return f"""---
+def _probabilities(manifest: Manifest) -> str:
+    if manifest.calibration is None:
+        return "softmax(logits), not calibrated"
+    return f"softmax(logits / {manifest.calibration.temperature:.3f}), calibrated"
+
+
+def _initial(digest: Any) -> str:
+    return INITIAL_WEIGHTS.get(digest, f"`{digest}`")
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.2f} %"
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0] * 100:.2f} to {_percent(bounds[1])}"
+
+
+# The public figures and how they came about are from the repositories' own texts and logs.
+CARD = """\
+---
 license: mit
 pipeline_tag: image-classification
 tags: [image-classification, mobilenet_v2, onnx, pytorch]
@@ -95,79 +88,59 @@ model-index:
   - task: {{type: image-classification}}
     dataset: {{name: CIFAR-10, type: cifar10, split: test}}
     metrics:
-    - {{type: accuracy, value: {report.accuracy.value:.4f}}}
-    - {{type: f1, value: {report.macro_avg.f1:.4f}, name: macro F1}}
----"""
+    - {{type: accuracy, value: {accuracy:.4f}}}
+    - {{type: f1, value: {macro_f1:.4f}, name: macro F1}}
+---
 
+# {name} {version}
 
-def _class_table(report: Report) -> str:
-    rows = ["| class | precision | recall | F1 | 95 % of F1 | images |", "| --- | --- | --- | --- | --- | --- |"]
-    rows += [
-        f"| {row.label} | {row.precision:.2%} | {row.recall:.2%} | {row.f1:.2%} | {_interval(row.f1_ci95)} | {row.support} |"
-        for row in report.per_class
-    ]
-    mean = report.macro_avg
-    rows.append(
-        f"| mean of the classes | {mean.precision:.2%} | {mean.recall:.2%} | {mean.f1:.2%} | | {mean.support} |"
-    )
-    return "\n".join(rows)
+MobileNetV2 (width 1.0) for 32x32 images: which of the ten CIFAR-10 classes an image shows.
+{macs:.1f} M multiply-adds, {parameters:.2f} M parameters. **Test accuracy {accuracy_text}.**
 
+## Results
 
-def _comparison(accuracy: str, config: dict[str, Any]) -> str:
-    rows = ["| model | test accuracy | how |", "| --- | --- | --- |"]
-    rows.append(f"| this one | {accuracy} | 32 px, {config['epochs']} epochs, chosen without the test set |")
-    rows += [f"| {where} | {value} % | {how} |" for where, value, how in PUBLIC]
-    rows.append("| the model that this one replaces | about 79 % | |")
-    return "\n".join(rows)
+On the {n:,} test images, which nothing was chosen on. Intervals: Wilson's for accuracy, a bootstrap over the
+images for F1. `report.json` has every figure, `report.txt` scikit-learn's table.
 
+| class | precision | recall | F1 | 95 % interval of F1 | images |
+| --- | --- | --- | --- | --- | --- |
+{classes}
 
-def _training(provenance: dict[str, Any]) -> str:
-    config = provenance["config"]
-    return (
-        f"{config['epochs']} epochs in {provenance['cpu_hours']:.2f} core hours. AdamW, learning rate {config['lr']:g} after a "
-        f"linear rise, then a cosine to zero; weight decay on filters only; mirrored in every second epoch, shifted by "
-        f"up to {config['shift']} pixels, a square of {config['cutout']} pixels hidden; the shipped weights are a moving "
-        f"average. `python -m training all` with these values does it again:"
-    )
+![Accuracy and loss over the epochs](accuracy_and_loss.png)
+![Confusion matrix](confusion_matrix.png)
+![Reliability diagram](reliability.png)
 
+Public MobileNetV2s of this width. Their figures are of the epoch that did best on the test set itself; ours is of
+the last epoch, without a look at it.
 
-def _sizes(provenance: dict[str, Any]) -> str:
-    size = provenance["split"]
-    return f"{size['train']:,} trained, {size['select']:,} selected, {size['calibrate']:,} are kept for calibration"
+| model | test accuracy | how |
+| --- | --- | --- |
+| this one | {accuracy_text} | 32 px, {epochs} epochs |
+| [HaoKang-Timmy/finetune](https://github.com/HaoKang-Timmy/finetune) | 96.16 % | from ImageNet, 224 px, 50 epochs |
+| [kuangliu/pytorch-cifar](https://github.com/kuangliu/pytorch-cifar) | 94.43 % | from scratch, 32 px, 200 epochs |
+| [huyvnphan/PyTorch_CIFAR10](https://github.com/huyvnphan/PyTorch_CIFAR10) | 93.91 % | from scratch, 32 px, \
+100 epochs |
+| [chenyaofo/pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models) | 93.79 % | from scratch, 32 px, \
+200 epochs |
+| the model that this one replaces | about 79 % | |
 
+## Use
 
-def _calibration(manifest: Manifest) -> str:
-    if manifest.calibration is None:
-        return "not calibrated."
-    return f"of logits divided by the temperature {manifest.calibration.temperature:.3f}."
+From the repository's root. `model.onnx` takes RGB bytes, any ONNX runtime runs it:
 
-
-def _initial(digest: str) -> str:
-    return INITIAL_WEIGHTS.get(digest, f"`{digest}`")
-
-
-def _versions(provenance: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
-
-
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.2%} to {bounds[1]:.2%}"
-
-
-def _code(template: str, name: str) -> str:
-    return f"```python\n{template.replace('FOLDER', f'models/{name}')}```"
-
-
-_ONNX = """\
+```python
 import numpy as np
 import onnxruntime
 from PIL import Image
 
-session = onnxruntime.InferenceSession("FOLDER/model.onnx")
-image = np.asarray(Image.open("tests/data/cat.png").convert("RGB").resize((32, 32)))
-logits = session.run(["logits"], {"images": image[None]})[0]  # uint8 [N, 32, 32, 3] in, float32 [N, 10] out
-"""
-_TORCH = """\
+session = onnxruntime.InferenceSession("models/{name}/model.onnx")
+image = np.array(Image.open("tests/data/cat.png").convert("RGB").resize((32, 32)))
+logits = session.run(["logits"], {{"images": image[None]}})[0]  # uint8 [N, 32, 32, 3] in, float32 [N, 10] out
+```
+
+In PyTorch. Strides are no weights: only the network of this architecture gives right answers.
+
+```python
 from pathlib import Path
 
 import torch
@@ -176,12 +149,50 @@ from safetensors.torch import load_file
 from app.bundle import Bundle
 from app.network import Preprocessed, mobilenet_v2
 
-folder = Path("FOLDER")
+folder = Path("models/{name}")
 manifest = Bundle.load(folder).manifest
 network = mobilenet_v2(manifest.architecture)
 network.load_state_dict(load_file(folder / "checkpoint.safetensors"))
 model = Preprocessed(network, manifest.input.mean, manifest.input.std).eval()
 with torch.inference_mode():
-    logits = model(torch.from_numpy(image.copy())[None])
+    logits = model(torch.from_numpy(image)[None])
 print(manifest.classes[int(logits.argmax())])
+```
+
+Probabilities are {probabilities}.
+
+## Training
+
+{epochs} epochs in {cpu_hours:.2f} core hours. AdamW, learning rate {lr:g} after a linear rise, then a cosine to zero;
+weight decay on filters only. Images are mirrored in every second epoch, shifted by up to {shift} pixels, and lose a
+square of {cutout} pixels. The weights are a moving average over the steps. `python -m training all` with these values:
+
+| setting | value |
+| --- | --- |
+{settings}
+
+## Data
+
+CIFAR-10's 50,000 training images, parted by class with seed {split_seed} (`split.json` has the indices): {train:,}
+trained the weights, {select:,} are for choosing between runs, {calibrate:,} for calibration. Every reading of the test
+images is logged in the repository.
+
+## Intended use and limits
+
+- Made for teaching, demonstrations and benchmarks of serving. Decide nothing about people or safety with it.
+- It answers with one of ten classes, whatever the image shows.
+- It knows small images of one object in the middle. A photograph is scaled to 32x32 pixels, and often fails.
+- CIFAR-10 holds wrong labels, and test images that are nearly the same as training images.
+
+## Provenance
+
+- Initial weights: {initial}.
+- Code: {commit}.
+- Machine: {machine}; {versions}.
+- The same and more for programs: `provenance` in `bundle.json`.
+
+## Licence
+
+MIT, as the code; the initial weights keep theirs (NOTICE in the repository). CIFAR-10: Alex Krizhevsky,
+"Learning Multiple Layers of Features from Tiny Images", 2009.
 """

@@ -54,7 +54,8 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
     scored = saved_logits(outcome)
     if scored is None:
         raise TrainingError(
-            f"the run in {outcome.folder} was not evaluated: `python -m training evaluate --run-dir {outcome.folder}` does it"
+            f"the run in {outcome.folder} was not evaluated: "
+            f"`python -m training evaluate --run-dir {outcome.folder}` does it"
         )
     images, parts = outcome.data(data_dir, download=download)
     select = images.images[parts.select]

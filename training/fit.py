@@ -103,33 +103,33 @@ class Run:
                 write_atomically(path, json.dumps(record, indent=2).encode())
                 return
             found = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            differences = self.config.differences(found["config"])
+            differences += [f"{name} differ" for name in list(identity)[1:] if identity[name] != found[name]]
+        except OSError as error:
             raise TrainingError(
-                f"--run-dir {self.folder} cannot be used ({error}): name a folder that can be written"
+                f"--run-dir {self.folder} cannot be used ({error.strerror}): name a folder that can be written"
             ) from None
-        differences = self.config.differences(found["config"])
-        differences += [
-            f"{name} differ"
-            for name in ("initial_weights", "train_data", "selection_data")
-            if identity[name] != found[name]
-        ]
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(f"{path} is damaged ({error}): delete the folder to start the run again") from None
         if differences:
             raise TrainingError(
-                f"--run-dir {self.folder} holds another run: {'; '.join(differences)}. Use its values, or another folder"
+                f"--run-dir {self.folder} holds another run: {'; '.join(differences)}. "
+                f"Use its values, or another folder"
             )
         if (self.folder / STATE).exists():
             self._restore()
 
     def fit(self, watch: Watcher | None = None) -> Path:
-        """Train to the end and return the path of the averaged weights. Raises TrainingError when the loss is not finite."""
-        weights = self.folder / WEIGHTS
-        if weights.exists():
-            return weights
+        """Train to the end; the path of the averaged weights.
+
+        Raises TrainingError when the loss is not finite.
+        """
         with _denormals_flushed():
             while self.progress.epoch < self.config.epochs:
                 self._train_epoch(watch)
                 self._finish_epoch()
                 self._save()
+        weights = self.folder / WEIGHTS
         write_atomically(weights, save_safetensors(_packed(self.averaged)))
         return weights
 
@@ -182,10 +182,11 @@ class Run:
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss became {value} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, at a learning "
-                f"rate of {rate:.2g}: try a lower --lr in another --run-dir (the last sound state stays in {self.folder})"
+                f"the loss became {value} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, "
+                f"at a learning rate of {rate:.2g}: try a lower --lr in another --run-dir "
+                f"(the last sound state stays in {self.folder})"
             )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value, int((logits.argmax(1) == labels).sum())
 

@@ -10,8 +10,6 @@ compared with PyTorch before it is shipped (training.export).
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -66,8 +64,8 @@ class _Graph:
         self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
         return output
 
-    def constant(self, name: str, value: Tensor | npt.NDArray[np.float32]) -> str:
-        array = value.detach().float().contiguous().numpy() if isinstance(value, Tensor) else value
+    def constant(self, name: str, value: Tensor) -> str:
+        array = value.detach().float().contiguous().numpy()
         self.constants[name] = numpy_helper.from_array(array, name)
         return name
 
@@ -100,7 +98,7 @@ def _chain(graph: _Graph, hidden: str, layers: nn.Module, path: str) -> str:
             case nn.BatchNorm2d():
                 pass  # folded into the convolution before it
             case nn.ReLU6():
-                low, high = (graph.constant(f"relu6_{bound}", np.float32(bound).reshape(())) for bound in (0, 6))
+                low, high = (graph.constant(f"relu6_{bound}", torch.tensor(bound)) for bound in (0, 6))
                 hidden = graph.add("Clip", hidden, low, high)
             case _:
                 raise AssertionError(f"no ONNX operator is known for {path}.{name}, {type(layer).__name__}")
@@ -109,7 +107,8 @@ def _chain(graph: _Graph, hidden: str, layers: nn.Module, path: str) -> str:
 
 def _convolution(graph: _Graph, hidden: str, layer: nn.Conv2d, norm: nn.BatchNorm2d, path: str) -> str:
     weight, bias = fold(layer, norm)
-    (top, left), stride = layer.padding, layer.stride
+    assert not isinstance(layer.padding, str)
+    top, left = layer.padding
     return graph.add(
         "Conv",
         hidden,
@@ -118,7 +117,7 @@ def _convolution(graph: _Graph, hidden: str, layer: nn.Conv2d, norm: nn.BatchNor
         group=layer.groups,
         kernel_shape=list(layer.kernel_size),
         pads=[top, left, top, left],
-        strides=list(stride),
+        strides=list(layer.stride),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
-from torchvision.models import MobileNet_V2_Weights, MobileNetV2
+from torchvision.models.mobilenetv2 import MobileNet_V2_Weights, MobileNetV2
 
 from app.bundle import sha256
 from app.network import mobilenet_v2

@@ -33,6 +33,6 @@ def predict_logits(model: nn.Module, images: Tensor, batch_size: int = 250) -> T
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        logits = torch.cat([model(batch) for batch in images.split(batch_size)])
+        logits = torch.cat([model(batch) for batch in torch.split(images, batch_size)])
     model.train(was_training)
     return logits.clone()

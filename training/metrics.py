@@ -74,14 +74,16 @@ def f1_intervals(counts: Counts, resamples: int = 2000, seed: int = 0) -> Floats
     n = int(counts.sum())
     drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=resamples)
     scores = f1_scores(drawn.reshape(resamples, *counts.shape))
-    return np.quantile(scores, [0.025, 0.975], axis=0).T
+    intervals: Floats = np.quantile(scores, [0.025, 0.975], axis=0).T
+    return intervals
 
 
 def f1_scores(counts: Counts) -> Floats:
     """F1 a class from confusion matrices [..., classes, classes], rows true; 0 where a class never occurs."""
     hits = np.diagonal(counts, axis1=-2, axis2=-1)
     total = counts.sum(-1) + counts.sum(-2)
-    return 2 * hits / np.maximum(total, 1)
+    scores: Floats = 2 * hits / np.maximum(total, 1)
+    return scores
 
 
 class Bins(NamedTuple):

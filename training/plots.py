@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
 from app.bundle import Epoch
 from training.data import CLASSES
@@ -81,6 +81,7 @@ def reliability(scored: Scored, bins: int = 15) -> bytes:
     below.bar(edges[:-1], binned.counts, 1 / bins, align="edge", color=GREY, edgecolor="white")
     below.set_yscale("symlog", linthresh=1)
     below.set_ylim(bottom=0)
+    below.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     below.set_ylabel("Images (log scale)")
     below.set_xlabel("Confidence: probability of the top answer")
     for panel in (axes, below):

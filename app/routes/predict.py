@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from app.classifier import Classification, top_k
-from app.limits import read_image, unless_gone
+from app.limits import unless_gone
 from app.problems import InvalidParameter, ProblemDocument
 from app.schemas import ModelName, Prediction, PredictResponse, Timing
 from app.state import Service, ServiceState
+from app.uploads import read_image
 
 router = APIRouter(tags=["predict"])
 

@@ -29,7 +29,9 @@ def serve(**environment: object) -> Iterator[tuple[subprocess.Popen[str], httpx.
             yield process, client
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def run(*arguments: str, **environment: object) -> subprocess.CompletedProcess[str]:

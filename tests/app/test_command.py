@@ -13,11 +13,11 @@ from tests.conftest import BUNDLE
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_it_answers_with_either_engine_and_stops_in_order(engine: str, cat: bytes) -> None:
+def test_it_answers_with_either_engine_and_stops_in_order(engine: str, cat: bytes, cat_label: str) -> None:
     with serve(ENGINE=engine) as (process, client):
         assert client.get("/readyz").status_code == 200
         answer = client.post("/predict", files={"file": cat}).json()
-        assert answer["predictions"][0]["label"] == "cat"
+        assert answer["predictions"][0]["label"] == cat_label
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
 
@@ -70,13 +70,14 @@ def test_a_client_that_leaves_while_sending_is_logged_and_nothing_else(cat: byte
         assert "predict_queue_images 0.0" in client.get("/metrics").text
 
 
-def test_logs_are_json_lines(cat: bytes) -> None:
+def test_logs_are_json_lines(cat: bytes, cat_label: str) -> None:
     with serve() as (process, client):
         client.post("/predict", content=cat, headers={"X-Request-ID": "mine"})
         process.send_signal(signal.SIGTERM)
-        lines = [json.loads(line) for line in process.communicate()[1].splitlines()]
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
     (access,) = (line for line in lines if line["logger"] == "app.access")
-    assert (access["request_id"], access["status"], access["label"]) == ("mine", 200, "cat")
+    assert (access["request_id"], access["status"], access["label"]) == ("mine", 200, cat_label)
 
 
 def test_an_engine_that_dies_ends_the_process_with_an_error(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_a_missing_bundle_stops_the_start_with_one_line() -> None:
 def test_a_port_that_is_taken_ends_with_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run(PORT=taken.getsockname()[1])
-    assert done.returncode == 1
+    assert done.returncode != 0
     assert "address already in use" in done.stderr
 
 

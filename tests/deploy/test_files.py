@@ -73,6 +73,10 @@ class TestDockerfile:
         health = LAST_STAGE[LAST_STAGE.index("HEALTHCHECK") :]
         assert "/readyz" in health
 
+    @pytest.mark.parametrize("text", [LAST_STAGE, (ROOT / "Makefile").read_text()], ids=["Dockerfile", "Makefile"])
+    def test_onnxruntime_reports_nothing(self, text: str) -> None:
+        assert re.search(r"^(?:ENV|    |export ).*\bORT_DISABLE_TELEMETRY *:?= *1", text, re.MULTILINE)
+
     def test_copies_only_what_the_context_holds(self) -> None:
         ignored, *rules = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if rule[:1] != "#"]
         allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}

@@ -1,5 +1,6 @@
 import logging
 
+import pytest
 from starlette.testclient import TestClient
 
 from tests.app.routes.test_predict import assert_problem
@@ -16,7 +17,7 @@ def test_a_service_that_shuts_down_lives_but_is_not_ready(client: TestClient) ->
     assert_problem(client.get("/readyz"), 503, "unavailable")
 
 
-def test_probes_are_neither_counted_nor_logged(client: TestClient, caplog: object) -> None:
+def test_probes_are_neither_counted_nor_logged(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         client.get("/livez")
         client.get("/readyz")
