@@ -100,6 +100,30 @@ class ClassScores(Scores):
     f1_ci95: tuple[Fraction, Fraction] = Field(description="Percentile bootstrap over the images.")
 
 
+class Estimate(Frozen):
+    """A number from 0 up and its 95 % percentile bootstrap interval over the images."""
+
+    value: float = Field(ge=0)
+    ci95: tuple[float, float]
+
+
+class CalibrationScores(Frozen):
+    """How far probabilities can be trusted, on the report's images."""
+
+    ece: Estimate = Field(description="Expected calibration error, 15 bins of equally many images; a fraction.")
+    nll: Estimate = Field(description="Negative log-likelihood, nats.")
+    brier: Estimate = Field(description="Brier score, 0 to 2.")
+
+
+class CalibrationReport(Frozen):
+    """Probabilities are softmax(logits / temperature); before is without, after with the temperature."""
+
+    fitted_on: PositiveInt = Field(description="Images of the calibration split.")
+    temperature: PositiveFloat
+    before: CalibrationScores
+    after: CalibrationScores
+
+
 class Epoch(Frozen):
     """One row of history.csv; losses in nats, validation on the selection split with averaged weights."""
 
@@ -123,7 +147,7 @@ class Report(Frozen):
     macro_avg: Scores
     weighted_avg: Scores
     confusion_matrix: list[list[int]] = Field(description="Counts; rows are the true classes, columns the predicted.")
-    calibration: dict[str, Any] | None
+    calibration: CalibrationReport | None
     history: list[Epoch]
 
 

@@ -41,6 +41,7 @@ TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test s
 BundleDir = Annotated[Path, typer.Option("--bundle", help="The folder to write.")]
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
+PROGRAM = "python -m training"
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
 TEST_READS, BUNDLE = Path("docs/test_reads.csv"), Path("models/mobilenet_v2_cifar10")
 
@@ -179,16 +180,16 @@ def everything(
 def main() -> None:
     """Run the command line; whatever goes wrong for a reason that the user can mend is one line."""
     try:
-        code = cli(prog_name="python -m training", standalone_mode=False)
+        code = cli(prog_name=PROGRAM, standalone_mode=False)
     except TrainingError as error:
         _stop(str(error), 1)
     except TyperException as error:
         message = " ".join(error.format_message().split())
         context = getattr(error, "ctx", None)
-        hint = f" ({context.command_path} --help shows what is allowed)" if context is not None else ""
-        _stop(message + hint, error.exit_code)
+        command = context.command_path if context is not None else PROGRAM
+        _stop(f"{message} ({command} --help shows what is allowed)", error.exit_code)
     except OSError as error:
-        _stop(f"{error}: free some space, or name another folder", 1)
+        _stop(f"{error.strerror}: {error.filename}: free some space, or name another folder", 1)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:

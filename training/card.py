@@ -31,6 +31,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         accuracy_text=f"{_percent(report.accuracy.value)} (95 % interval {_interval(report.accuracy.ci95)})",
         classes=_class_rows(report),
         probabilities=_probabilities(manifest),
+        trust=_trust(report),
         cpu_hours=origin["cpu_hours"],
         settings="\n".join(f"| `{name}` | {value} |" for name, value in config.items()),
         train=sizes["train"],
@@ -59,7 +60,20 @@ def _class_rows(report: Report) -> str:
 def _probabilities(manifest: Manifest) -> str:
     if manifest.calibration is None:
         return "softmax(logits), not calibrated"
-    return f"softmax(logits / {manifest.calibration.temperature:.3f}), calibrated"
+    return f"softmax(logits / {manifest.calibration.temperature:.3f}), calibrated on the calibration split"
+
+
+def _trust(report: Report) -> str:
+    if report.calibration is None:
+        return ""
+    before, after = report.calibration.before, report.calibration.after
+    rows = [("without", before), ("with the temperature", after)]
+    table = "\n".join(
+        f"| {label} | {_percent(scores.ece.value)} | {scores.nll.value:.4f} | {scores.brier.value:.4f} |"
+        for label, scores in rows
+    )
+    head = "| | calibration error | log-likelihood, negative | Brier score |\n| --- | --- | --- | --- |"
+    return f"On the test images:\n\n{head}\n{table}\n"
 
 
 def _initial(digest: Any) -> str:
@@ -159,7 +173,7 @@ with torch.inference_mode():
 print(manifest.classes[int(logits.argmax())])
 ```
 
-Probabilities are {probabilities}.
+Probabilities are {probabilities}. {trust}
 
 ## Training
 

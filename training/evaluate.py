@@ -18,6 +18,7 @@ from safetensors.torch import save as save_safetensors
 from torch import nn
 
 from app.bundle import Report
+from training.calibrate import calibration_report
 from training.data import load
 from training.logits import Scored, predict_logits
 from training.metrics import build_report, report_text
@@ -27,7 +28,7 @@ from training.storage import write_atomically
 
 LOGITS, REPORT, REPORT_TEXT = "logits.safetensors", "report.json", "report.txt"
 SPLITS = ("select", "calibrate", "test")
-READS_HEADER = ("date", "weights_sha256", "accuracy")
+READS_HEADER = ("date", "digest", "accuracy")  # sha256 of the weights, or the digest of the bundle that was served
 
 
 def evaluate(outcome: Outcome, data_dir: Path, test_reads: Path, *, download: bool) -> Report:
@@ -45,7 +46,8 @@ def evaluate(outcome: Outcome, data_dir: Path, test_reads: Path, *, download: bo
             scored[name] = Scored(predict_logits(model, part.images), part.labels)
         scored["test"] = read_test_set(model, data_dir, test_reads, outcome.weights_sha256)
         _save(outcome, scored)
-    report = build_report(scored["test"], outcome.history)
+    calibration = calibration_report(scored["calibrate"], scored["test"])
+    report = build_report(scored["test"], outcome.history, calibration)
     write_atomically(outcome.folder / REPORT, render_report(report))
     write_atomically(outcome.folder / REPORT_TEXT, report_text(scored["test"]).encode())
     return report

@@ -20,6 +20,7 @@ from app.bundle import (
     SCHEMA_VERSION,
     Bundle,
     BundleError,
+    CalibrationReport,
     Manifest,
     Report,
     manifest_digest,
@@ -28,6 +29,7 @@ from app.bundle import (
 )
 from app.network import Preprocessed, count_macs, count_parameters
 from training import plots
+from training.calibrate import calibration_report
 from training.card import render_card
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.data import CLASSES, Split
@@ -62,9 +64,10 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
     model = outcome.model()
     graph = build_graph(model).SerializeToString()
     check_parity(model, graph, select[:PARITY_IMAGES])
-    report = build_report(scored["test"], outcome.history)
-    files = _files(outcome, scored["test"], report, parts, graph)
-    fields = _fields(outcome, model, parts, _self_check(graph, select[0].numpy()))
+    calibration = calibration_report(scored["calibrate"], scored["test"])
+    report = build_report(scored["test"], outcome.history, calibration)
+    files = _files(outcome, scored["test"], report, calibration, parts, graph)
+    fields = _fields(outcome, model, parts, calibration, _self_check(graph, select[0].numpy()))
     # The card needs the manifest, and the manifest the card's digest: a manifest without digests is enough for it.
     draft = Manifest.model_validate(fields | {"files": {}, "digest": sha256(b"")})
     files["README.md"] = render_card(draft, report).encode()
@@ -80,6 +83,8 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
 
 def check_target(bundle: Path, *, force: bool) -> None:
     """Raises TrainingError unless a bundle may be written to `bundle`, so that it is known before hours of training."""
+    if bundle.is_file():
+        raise TrainingError(f"--bundle {bundle} is a file: name a folder")
     try:
         if bundle.is_dir() and any(bundle.iterdir()):
             if not (bundle / MANIFEST).exists():
@@ -119,7 +124,9 @@ def _self_check(graph: bytes, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
     return {"image": base64.b64encode(png.getvalue()).decode(), "logits": [float(value) for value in logits]}
 
 
-def _files(outcome: Outcome, test: Scored, report: Report, parts: Split, graph: bytes) -> dict[str, bytes]:
+def _files(
+    outcome: Outcome, test: Scored, report: Report, calibration: CalibrationReport, parts: Split, graph: bytes
+) -> dict[str, bytes]:
     indices = {name: index.tolist() for name, index in vars(parts).items()}
     return {
         "model.onnx": graph,
@@ -130,11 +137,13 @@ def _files(outcome: Outcome, test: Scored, report: Report, parts: Split, graph: 
         "split.json": (json.dumps(indices, separators=(",", ":")) + "\n").encode(),
         "accuracy_and_loss.png": plots.accuracy_and_loss(outcome.history),
         "confusion_matrix.png": plots.confusion(np.array(report.confusion_matrix)),
-        "reliability.png": plots.reliability(test),
+        "reliability.png": plots.reliability(test, calibration),
     }
 
 
-def _fields(outcome: Outcome, model: Preprocessed, parts: Split, self_check: dict[str, Any]) -> dict[str, Any]:
+def _fields(
+    outcome: Outcome, model: Preprocessed, parts: Split, calibration: CalibrationReport, self_check: dict[str, Any]
+) -> dict[str, Any]:
     """bundle.json but for `files` and `digest`."""
     config = outcome.config
     return {
@@ -146,7 +155,7 @@ def _fields(outcome: Outcome, model: Preprocessed, parts: Split, self_check: dic
         "input": {"height": 32, "width": 32, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
         "macs": count_macs(model.network),
         "parameters": count_parameters(model.network),
-        "calibration": None,
+        "calibration": {"temperature": calibration.temperature},
         "abstention": None,
         "self_check": self_check,
         "provenance": {

@@ -24,8 +24,8 @@ class Scored(NamedTuple):
     def accuracy(self) -> float:
         return float(self.correct().mean())
 
-    def probabilities(self) -> npt.NDArray[np.float32]:
-        return self.logits.softmax(1).numpy()
+    def probabilities(self, temperature: float = 1.0) -> npt.NDArray[np.float32]:
+        return (self.logits / temperature).softmax(1).numpy()
 
 
 def predict_logits(model: nn.Module, images: Tensor, batch_size: int = 250) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
 
-from app.bundle import ClassScores, Epoch, Interval, Report, Scores
+from app.bundle import CalibrationReport, ClassScores, Epoch, Interval, Report, Scores
 from training.data import CLASSES
 from training.logits import Scored
 
@@ -17,7 +17,9 @@ Counts = npt.NDArray[np.int64]
 IDS = range(len(CLASSES))
 
 
-def build_report(scored: Scored, history: Sequence[Epoch], split: str = "test") -> Report:
+def build_report(
+    scored: Scored, history: Sequence[Epoch], calibration: CalibrationReport | None = None, split: str = "test"
+) -> Report:
     """Everything that report.json holds."""
     truth, predicted = scored.labels.numpy(), scored.predicted()
     counts = confusion_matrix(truth, predicted, labels=IDS)
@@ -43,7 +45,7 @@ def build_report(scored: Scored, history: Sequence[Epoch], split: str = "test") 
         macro_avg=_average(truth, predicted, "macro"),
         weighted_avg=_average(truth, predicted, "weighted"),
         confusion_matrix=counts.tolist(),
-        calibration=None,
+        calibration=calibration,
         history=list(history),
     )
 
@@ -93,14 +95,10 @@ class Bins(NamedTuple):
     confidence: Floats
     accuracy: Floats
 
-    def expected_calibration_error(self) -> float:
-        """Mean gap between confidence and accuracy, weighted by images (Naeini et al. 2015, AAAI)."""
-        return float(np.nansum(self.counts * np.abs(self.confidence - self.accuracy)) / self.counts.sum())
 
-
-def confidence_bins(scored: Scored, bins: int = 15) -> Bins:
+def confidence_bins(scored: Scored, temperature: float = 1.0, bins: int = 15) -> Bins:
     """Bin k of b holds confidences in (k / b, (k + 1) / b]."""
-    confidence = scored.probabilities().max(1).astype(np.float64)
+    confidence = scored.probabilities(temperature).max(1).astype(np.float64)
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin

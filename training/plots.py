@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from app.bundle import Epoch
+from app.bundle import CalibrationReport, Epoch
 from training.data import CLASSES
 from training.logits import Scored
 from training.metrics import Counts, confidence_bins
@@ -59,10 +59,11 @@ def confusion(counts: Counts) -> bytes:
     return _png(figure)
 
 
-def reliability(scored: Scored, bins: int = 15) -> bytes:
+def reliability(scored: Scored, calibration: CalibrationReport, bins: int = 15) -> bytes:
     """Reliability diagram (DeGroot & Fienberg 1983): how often the top answer is right at a given confidence."""
-    binned = confidence_bins(scored, bins)
-    filled = binned.counts > 0
+    binned = confidence_bins(scored, calibration.temperature, bins)
+    raw = confidence_bins(scored, 1.0, bins)
+    filled, known = binned.counts > 0, raw.counts > 0
     edges = np.linspace(0, 1, bins + 1)
     figure, (axes, below) = _figure(6.4, 7, 2, rows=True)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="confidence = accuracy")
@@ -70,10 +71,18 @@ def reliability(scored: Scored, bins: int = 15) -> bytes:
         edges[:-1][filled], binned.accuracy[filled], 1 / bins, align="edge", color=BLUE, edgecolor="white", alpha=0.6
     )
     axes.plot(
-        binned.confidence[filled], binned.accuracy[filled], color=BLUE, marker="o", label=f"measured, {bins} bins"
+        binned.confidence[filled],
+        binned.accuracy[filled],
+        color=BLUE,
+        marker="o",
+        label=f"calibrated, temperature {calibration.temperature:.2f}",
     )
-    error = binned.expected_calibration_error()
-    axes.set_title(f"Reliability, {len(scored.labels):,} test images\nexpected calibration error {error:.2%}")
+    axes.plot(raw.confidence[known], raw.accuracy[known], color=ORANGE, marker="s", alpha=0.6, label="not calibrated")
+    before, after = calibration.before.ece.value, calibration.after.ece.value
+    axes.set_title(
+        f"Reliability, {len(scored.labels):,} test images\n"
+        f"expected calibration error {after:.2%}, {before:.2%} before calibration"
+    )
     axes.set_ylabel("Accuracy")
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

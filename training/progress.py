@@ -5,23 +5,27 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from training import fit
 
 
 class ProgressBar:
-    """A context manager that is a `training.fit.Watcher`: images/s, loss, accuracy, time left."""
+    """A context manager that is a `training.fit.Watcher`: images/s, loss, accuracy, time left; a line an epoch."""
 
     def __init__(self, console: Console) -> None:
+        whole = Column(no_wrap=True, min_width=7)  # in a narrow terminal it is the bar that gives way
         self._bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps, {task.fields[figures]}, left"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),
+            TextColumn("{task.percentage:.0f} %, {task.fields[figures]}, left", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=whole),
             console=console,
             disable=not console.is_terminal,
+            expand=True,
         )
         self._task: TaskID | None = None
+        self._epochs_told = 0
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -33,10 +37,13 @@ class ProgressBar:
         self._bar.stop()
 
     def __call__(self, progress: fit.Progress, steps: int, total_steps: int, images_per_second: float) -> None:
+        if self._bar.disable:
+            return
+        for row in progress.history[self._epochs_told :]:
+            self._bar.console.print(f"epoch {row['epoch']}: validation accuracy {row['validation_accuracy']:.2%}")
+        self._epochs_told = len(progress.history)
         figures = f"{images_per_second:.0f} images/s, loss {progress.loss_sum / progress.seen:.3f}"
         figures += f", accuracy {progress.correct / progress.seen:.1%}"
-        if progress.history:
-            figures += f", validation {progress.history[-1]['validation_accuracy']:.2%}"
         if self._task is None:
             self._task = self._bar.add_task("fit", total=total_steps, epoch=1, figures="")
         self._bar.update(self._task, completed=steps, epoch=progress.epoch + 1, figures=figures)

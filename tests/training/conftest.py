@@ -1,0 +1,115 @@
+"""What the training tests share: a tiny data set in CIFAR-10's shape, and a run on it that has finished."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from tests.training.tiny import make_images
+from training import data, plots
+from training.__main__ import main
+from training.export import NAME, export
+from training.outcome import Outcome
+
+TINY_OPTIONS = ("--stem-stride", "2", "--stage2-stride", "2", "--epochs", "2", "--batch-size", "8", "--init", "random")
+
+
+class TinyCIFAR10:
+    """torchvision's CIFAR10, as far as training.data uses it."""
+
+    def __init__(self, root: str, train: bool, download: bool) -> None:
+        images = make_images(70, seed=1) if train else make_images(20, seed=2)
+        self.data = images.images.numpy()
+        self.targets = images.labels.tolist()
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every program under test reads the tiny data set, whatever folder it is told."""
+    _use_tiny_data(monkeypatch)
+
+
+def _use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "CIFAR10", TinyCIFAR10)
+    monkeypatch.setattr(data, "HELD_OUT", 2)
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """`python -m training ...`, in this process."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["training", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        return Answer(stop.value.code or 0, out, err)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a run that was fitted and evaluated. Tests take a copy."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _use_tiny_data(monkeypatch)
+        for arguments in (("fit", *TINY_OPTIONS), ("evaluate", "--test-reads", str(folder / "test_reads.csv"))):
+            monkeypatch.setattr(
+                sys, "argv", ["training", *arguments, "--run-dir", str(folder / "run"), "--threads", "1"]
+            )
+            with pytest.raises(SystemExit) as stop:
+                main()
+            assert not stop.value.code
+    yield folder / "run"
+
+
+@pytest.fixture(scope="session")
+def finished_bundle(finished_run: Path) -> Path:
+    """Its bundle, in a folder "models"; to be read only."""
+    bundle = finished_run.parent / "models" / NAME
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _use_tiny_data(monkeypatch)
+        export(Outcome.read(finished_run), finished_run, bundle, force=False, download=False)
+    return bundle
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export without drawing, which takes most of its time."""
+    for name in ("accuracy_and_loss", "confusion", "reliability"):
+        monkeypatch.setattr(plots, name, lambda *_: b"a picture")
+
+
+@pytest.fixture
+def run_dir(finished_run: Path, tmp_path: Path, tiny_data: None) -> Path:
+    """A finished and evaluated run of one's own. Its files are links, and the program replaces files as a whole."""
+    shutil.copytree(finished_run, tmp_path / "run", copy_function=os.link)
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """The folder of the real CIFAR-10. Where tests are trusted, its absence is a failure and no reason to skip."""
+    folder = os.environ.get("CIFAR10_DIR")
+    if folder is None and os.environ.get("CI") == "true":
+        pytest.fail("CIFAR10_DIR must name the folder that holds cifar-10-batches-py")
+    if folder is None:
+        pytest.skip("CIFAR10_DIR does not name the folder that holds cifar-10-batches-py")
+    return Path(folder)

@@ -1,0 +1,71 @@
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from training import augment
+
+IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (12, 32, 32, 3), dtype=np.uint8))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_flip_mirrors_the_chosen_images_only() -> None:
+    mirrored = torch.tensor([True, False] * 6)
+    flipped = augment.flip(IMAGES, mirrored)
+    for image, result, chosen in zip(IMAGES.numpy(), flipped.numpy(), mirrored, strict=True):
+        assert np.array_equal(result, np.fliplr(image) if chosen else image)
+
+
+@given(st.integers(1, 40), st.integers(0, 20), st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_every_image_is_seen_both_ways_in_two_epochs(count: int, epoch: int, seed: int) -> None:
+    now, after = (augment.alternating_flips(count, epoch + more, seed) for more in (0, 1))
+    assert torch.equal(now, ~after)
+    assert torch.equal(now, augment.alternating_flips(count, epoch + 2, seed))
+
+
+def test_about_half_of_the_images_start_mirrored() -> None:
+    assert augment.alternating_flips(10_000, 0, seed=0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("pixels", [1, 4, 31])
+def test_shift_is_a_window_of_the_reflected_image(pixels: int) -> None:
+    shifted = augment.shift(IMAGES, pixels, generator())
+    rows, columns = torch.randint(2 * pixels + 1, (2, len(IMAGES)), generator=generator())
+    for image, result, row, column in zip(IMAGES.numpy(), shifted.numpy(), rows, columns, strict=True):
+        padded = np.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="reflect")
+        assert np.array_equal(result, padded[row : row + 32, column : column + 32])
+
+
+def test_shift_reaches_every_offset() -> None:
+    picture = torch.arange(32 * 32).remainder(251).to(torch.uint8).reshape(1, 32, 32, 1).expand(2000, 32, 32, 3)
+    corners = augment.shift(picture, 1, generator())[:, 5, 5, 0]
+    assert len(corners.unique()) == 9
+
+
+@pytest.mark.parametrize("side", [1, 10, 32])
+def test_cutout_hides_one_square_around_a_random_centre(side: int) -> None:
+    result = augment.cutout(IMAGES, side, generator()).numpy()
+    draw = generator()
+    rows, columns = (torch.randint(32, (len(IMAGES), 1), generator=draw) for _ in range(2))
+    for image, hidden, row, column in zip(IMAGES.numpy(), result, rows, columns, strict=True):
+        expected = image.copy()
+        top, left = int(row) - side // 2, int(column) - side // 2
+        expected[max(0, top) : top + side, max(0, left) : left + side] = 128
+        assert np.array_equal(hidden, expected)
+
+
+@pytest.mark.parametrize("change", [augment.shift, augment.cutout])
+def test_the_seed_decides(change: object) -> None:
+    assert callable(change)
+    before = IMAGES.clone()
+    first, again, other = (change(IMAGES, 8, generator(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(IMAGES, before)  # pure
+    assert first.dtype == torch.uint8 and first.shape == IMAGES.shape and first.is_contiguous()
+    assert torch.equal(change(IMAGES, 0, generator()), IMAGES)

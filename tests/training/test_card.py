@@ -1,0 +1,80 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from app.bundle import Bundle, Calibration, Manifest, Report
+from training.card import render_card
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def manifest(finished_bundle: Path) -> Manifest:
+    return Bundle.load(finished_bundle).manifest
+
+
+@pytest.fixture
+def report(finished_bundle: Path) -> Report:
+    return Bundle.load(finished_bundle).report
+
+
+def test_the_code_of_the_card_runs_and_agrees(
+    finished_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(finished_bundle.parent)
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    onnx_code, torch_code = re.findall(r"```python\n(.*?)```", (finished_bundle / "README.md").read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(onnx_code, names)
+    by_onnx = names["logits"]
+    exec(torch_code, names)
+    assert names["logits"].numpy() == pytest.approx(by_onnx, abs=1e-4)  # type: ignore[attr-defined]
+    assert capsys.readouterr().out.strip() in Bundle.load(finished_bundle).manifest.classes
+
+
+def test_the_front_matter_has_this_model_s_figures(manifest: Manifest, report: Report) -> None:
+    before, front, _ = render_card(manifest, report).split("---\n", 2)
+    assert before == ""
+    lines = front.splitlines()
+    assert {"license: mit", "datasets: [cifar10]", "pipeline_tag: image-classification"} <= set(lines)
+    assert f"    - {{type: accuracy, value: {report.accuracy.value:.4f}}}" in lines
+    assert front.count("{") == front.count("}") and "\t" not in front
+
+
+def test_the_card_says_what_the_report_says(manifest: Manifest, report: Report) -> None:
+    card = render_card(manifest, report)
+    for row in report.per_class:
+        assert (
+            f"| {row.label} | {row.precision * 100:.2f} % | {row.recall * 100:.2f} % | {row.f1 * 100:.2f} % |" in card
+        )
+    assert f"{report.accuracy.value * 100:.2f} % (95 % interval" in card
+    for figure in ("96.16 %", "94.43 %", "93.91 %", "93.79 %", "about 79 %"):
+        assert figure in card
+    for name, value in manifest.provenance["config"].items():
+        assert f"| `{name}` | {value} |" in card
+    assert "{" not in card.split("## Use")[0].split("---\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("digest", "said"),
+    [
+        (
+            "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399",
+            "tf2_mobilenet_v2_1.0_224_ptq.tflite` (int8 weights, Apache-2.0)",
+        ),
+        ("torchvision:MobileNet_V2_Weights.IMAGENET1K_V2", "torchvision's ImageNet weights"),
+        ("sha256:1234", "Initial weights: `sha256:1234`."),
+    ],
+)
+def test_initial_weights_are_named_as_what_they_are(manifest: Manifest, report: Report, digest: str, said: str) -> None:
+    origin = manifest.provenance | {"initial_weights": digest}
+    assert said in render_card(manifest.model_copy(update={"provenance": origin}), report)
+
+
+def test_probabilities_are_called_calibrated_only_when_they_are(manifest: Manifest, report: Report) -> None:
+    bare = manifest.model_copy(update={"calibration": None})
+    assert "softmax(logits), not calibrated" in render_card(bare, report.model_copy(update={"calibration": None}))
+    calibrated = manifest.model_copy(update={"calibration": Calibration(temperature=1.25)})
+    assert "softmax(logits / 1.250), calibrated" in render_card(calibrated, report)

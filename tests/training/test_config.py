@@ -1,0 +1,58 @@
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from app.bundle import Architecture
+from training.config import Config
+from training.problems import TrainingError
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("stem_stride", 3, "from 1 to 2"),
+        ("stage2_stride", 0, "from 1 to 2"),
+        ("epochs", 0, "from 1 to 1000"),
+        ("batch_size", 1, "from 2 to 4096"),
+        ("lr", float("nan"), "from 0 to 10"),
+        ("warmup", 1.1, "from 0 to 1"),
+        ("beta2", 1.0, "from 0 to 0.99999"),
+        ("label_smoothing", -0.1, "from 0 to 0.9"),
+        ("shift", 32, "from 0 to 31"),  # an image can be reflected by less than its own size
+        ("seed", -1, "from 0 to 2.14748e+09"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(field: str, value: float, allowed: str) -> None:
+    with pytest.raises(TrainingError, match=rf"^{field} is {value}: it must be {allowed.replace('+', '.')}$"):
+        replace(Config(), **{field: value})
+
+
+def test_it_is_frozen_and_survives_json() -> None:
+    config = Config(stage2_stride=2, lr=3e-4, flip=False)
+    assert Config(**json.loads(json.dumps(config.as_dict()))) == config
+    with pytest.raises(FrozenInstanceError):
+        config.lr = 1.0  # type: ignore[misc]
+
+
+def test_every_number_has_bounds() -> None:
+    for field in fields(Config):
+        if field.type is not bool:
+            with pytest.raises(TrainingError, match=field.name):
+                replace(Config(), **{field.name: -1})
+
+
+def test_the_architecture_follows_the_strides() -> None:
+    assert Config(stem_stride=2, stage2_stride=1).architecture == Architecture(stem_stride=2, stage2_stride=1)
+
+
+def test_differences_name_every_field_that_differs() -> None:
+    mine = Config(lr=0.001, epochs=6)
+    assert mine.differences(mine.as_dict()) == []
+    other = mine.as_dict() | {"lr": 0.01, "momentum": 0.9}
+    del other["epochs"]
+    assert mine.differences(other) == [
+        "epochs is 6 here and absent there",
+        "lr is 0.001 here and 0.01 there",
+        "momentum is absent here and 0.9 there",
+    ]

@@ -1,0 +1,220 @@
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load, load_file
+
+from app.bundle import MANIFEST, PICTURES, Architecture, Bundle, BundleError, Manifest, sha256
+from app.network import mobilenet_v2
+from tests.training.tiny import TINY
+from training import export as exporting
+from training import storage
+from training.evaluate import LOGITS
+from training.export import check_parity, check_target, export, run_graph
+from training.graph import build_graph
+from training.outcome import Outcome
+from training.problems import TrainingError
+
+FILES = {
+    *("bundle.json", "model.onnx", "checkpoint.safetensors", "report.json", "report.txt", "history.csv"),
+    *("split.json", "README.md", *PICTURES),
+}
+
+
+def write(run_dir: Path, bundle: Path, force: bool = False) -> Manifest:
+    return export(Outcome.read(run_dir), bundle.parent, bundle, force=force, download=False)
+
+
+def listing(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return tmp_path / "models" / "mobilenet_v2_cifar10"
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(quick_pictures: None) -> None:
+    """Real ones are in `finished_bundle`."""
+
+
+@pytest.fixture
+def written(finished_bundle: Path) -> Bundle:
+    return Bundle.load(finished_bundle)
+
+
+def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bundle) -> None:
+    manifest, outcome = written.manifest, Outcome.read(run_dir)
+    assert set(listing(finished_bundle.parent)) == {f"{finished_bundle.name}/{name}" for name in FILES}
+    assert set(manifest.files) == FILES - {MANIFEST}
+
+    assert manifest.version == f"1.0.0+{outcome.weights_sha256[:8]}"
+    assert manifest.files["checkpoint.safetensors"] == outcome.weights_sha256
+    assert manifest.architecture == TINY.architecture
+    assert (manifest.macs, manifest.parameters) == (6_124_928, 2_236_682)
+    assert (manifest.classes[3], len(manifest.classes)) == ("cat", 10)
+
+    origin = manifest.provenance
+    assert origin["config"] == TINY.as_dict()
+    assert origin["initial_weights"] == "random:0"
+    assert origin["data"] == {"train": outcome.train_data, "select": outcome.selection_data}
+    assert origin["seeds"] == {"run": 0, "split": 0}
+    assert origin["split"] == {"file": "split.json", "train": 30, "select": 20, "calibrate": 20}
+    assert {"created", "git_commit", "versions", "hardware", "cpu_hours"} <= set(origin)
+
+    split = json.loads(written.read("split.json"))
+    assert sorted(split["train"] + split["select"] + split["calibrate"]) == list(range(70))
+    for name in ("report.json", "report.txt", "history.csv"):
+        assert written.read(name) == (run_dir / name).read_bytes()
+    for picture in PICTURES:
+        assert Image.open(io.BytesIO(written.read(picture))).format == "PNG"
+
+
+def test_the_self_check_is_a_selection_image_and_its_logits(written: Bundle, run_dir: Path, tmp_path: Path) -> None:
+    check = written.manifest.self_check
+    image = np.asarray(Image.open(io.BytesIO(check.image)))
+    images, parts = Outcome.read(run_dir).data(tmp_path, download=False)
+    assert np.array_equal(image, images.images[parts.select[0]])
+    assert run_graph(written.read("model.onnx"), image[None])[0] == pytest.approx(check.logits, abs=1e-6)
+
+
+def test_the_checkpoint_holds_the_averaged_weights_under_torchvision_s_names(written: Bundle, run_dir: Path) -> None:
+    weights, state = load(written.read("checkpoint.safetensors")), load_file(run_dir / "state.safetensors")
+    assert weights.keys() == mobilenet_v2(Architecture()).state_dict().keys()
+    assert all(torch.equal(value, state[f"averaged.{name}"]) for name, value in weights.items())
+
+
+def test_the_same_run_gives_the_same_files(run_dir: Path, tmp_path: Path, written: Bundle) -> None:
+    files = write(run_dir, tmp_path / "again").files
+    assert {name for name in files if files[name] != written.manifest.files[name]} == set(PICTURES)  # not drawn here
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_without_parity_nothing_is_written(
+    run_dir: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setattr(exporting, "run_graph", lambda graph, images: np.full((len(images), 10), value, np.float32))
+    with pytest.raises(TrainingError, match=r"differs from PyTorch by .* on 20 images, 0.0001 is allowed"):
+        write(run_dir, bundle)
+    assert listing(bundle.parent) == {}
+
+
+def test_parity_is_of_the_logits(run_dir: Path, tmp_path: Path) -> None:
+    outcome = Outcome.read(run_dir)
+    images, _ = outcome.data(tmp_path, download=False)
+    model = outcome.model()
+    graph = build_graph(model).SerializeToString()
+    assert check_parity(model, graph, images.images) < 1e-5
+    with torch.no_grad():
+        model.network.get_parameter("classifier.1.bias")[4] += 2e-4
+    with pytest.raises(TrainingError, match=r"differs from PyTorch by 0.0002"):
+        check_parity(model, graph, images.images)
+
+
+def test_batches_do_not_change_what_the_graph_says(run_dir: Path, tmp_path: Path) -> None:
+    outcome = Outcome.read(run_dir)
+    images, _ = outcome.data(tmp_path, download=False)
+    graph = build_graph(outcome.model()).SerializeToString()
+    whole, parts = (run_graph(graph, images.images[:7].numpy(), batch_size=size) for size in (7, 3))
+    assert whole == pytest.approx(parts, abs=1e-5)
+
+
+def test_a_bundle_is_replaced_only_with_force(run_dir: Path, bundle: Path) -> None:
+    first = write(run_dir, bundle)
+    before = listing(bundle.parent)
+    with pytest.raises(TrainingError, match="exists: --force replaces it, or name another folder"):
+        write(run_dir, bundle)
+    assert listing(bundle.parent) == before
+    shutil.copy(bundle / "README.md", bundle / "left over")
+    assert write(run_dir, bundle, force=True).files == first.files
+    assert set(listing(bundle)) == FILES
+
+
+def test_a_folder_of_other_files_is_never_replaced(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.tex").write_text("years of work")
+    with pytest.raises(TrainingError, match="holds no bundle but other files: name another folder"):
+        write(run_dir, tmp_path / "home", force=True)
+    assert (tmp_path / "home" / "thesis.tex").exists()
+
+
+def test_an_empty_folder_may_be_used(run_dir: Path, bundle: Path) -> None:
+    bundle.mkdir(parents=True)
+    write(run_dir, bundle)
+    assert set(listing(bundle)) == FILES
+
+
+def test_a_link_to_a_bundle_stays_a_link(run_dir: Path, tmp_path: Path) -> None:
+    write(run_dir, tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    write(run_dir, tmp_path / "link", force=True)
+    assert (tmp_path / "link").is_symlink() and set(listing(tmp_path / "real")) == FILES
+
+
+def fail_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_through = storage._write_through
+
+    def fail(path: Path, content: bytes) -> None:
+        if path.name == "reliability.png":
+            raise OSError(28, "No space left on device")
+        write_through(path, content)
+
+    monkeypatch.setattr(storage, "_write_through", fail)
+
+
+def fail_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(folder: Path) -> None:
+        raise BundleError(f"{folder.name} is damaged")
+
+    monkeypatch.setattr(exporting.Bundle, "load", fail)
+
+
+@pytest.mark.parametrize(
+    ("fail", "said"), [(fail_to_write, "cannot write --bundle .*No space left"), (fail_to_verify, "is damaged")]
+)
+def test_a_failed_export_leaves_the_old_bundle(
+    run_dir: Path,
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fail: Callable[[pytest.MonkeyPatch], None],
+    said: str,
+) -> None:
+    write(run_dir, bundle)
+    before = listing(bundle.parent)
+    fail(monkeypatch)
+    with pytest.raises(TrainingError, match=said):
+        write(run_dir, bundle, force=True)
+    assert listing(bundle.parent) == before
+    assert list(bundle.parent.iterdir()) == [bundle]
+
+
+def test_a_run_must_be_evaluated_first(run_dir: Path, bundle: Path) -> None:
+    outcome = Outcome.read(run_dir)
+    other = replace(outcome, weights=outcome.weights + b" ")
+    with pytest.raises(TrainingError, match=r"was not evaluated: `python -m training evaluate --run-dir"):
+        export(other, bundle.parent, bundle, force=False, download=False)
+    (run_dir / LOGITS).unlink()
+    with pytest.raises(TrainingError, match="was not evaluated"):
+        write(run_dir, bundle)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "bundle", tmp_path / "file" / "deep" / "bundle"):
+        with pytest.raises(TrainingError, match=r"cannot write --bundle .*name a folder that can be written"):
+            check_target(folder, force=False)
+    with pytest.raises(TrainingError, match="is a file"):
+        check_target(tmp_path / "file", force=True)
+
+
+def test_checking_the_target_leaves_nothing_behind(bundle: Path) -> None:
+    check_target(bundle, force=False)
+    assert list(bundle.parent.iterdir()) == []

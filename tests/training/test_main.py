@@ -1,0 +1,165 @@
+"""The command line: what it does, and that whatever goes wrong is one line."""
+
+import csv
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from app.bundle import Bundle
+from app.network import mobilenet_v2
+from tests.training.conftest import TINY_OPTIONS, Answer
+from tests.training.tiny import TINY
+from training import __main__ as program
+from training.config import Config
+from training.export import NAME
+from training.fit import Run
+
+Command = Callable[..., Answer]
+
+
+def one_line(answer: Answer, code: int) -> str:
+    assert answer.code == code and answer.out == ""
+    assert answer.err.startswith("error: ") and answer.err.count("\n") == 1 and answer.err.endswith("\n")
+    return answer.err
+
+
+@pytest.fixture
+def everything(tmp_path: Path, tiny_data: None, quick_pictures: None) -> list[str]:
+    """`all`, quick and away from the repository."""
+    places = {
+        "--data-dir": tmp_path,
+        "--run-dir": tmp_path / "run",
+        "--test-reads": tmp_path / "test_reads.csv",
+        "--bundle": tmp_path / "models" / NAME,
+        "--threads": 1,
+    }
+    return ["all", *TINY_OPTIONS, *(str(word) for pair in places.items() for word in pair)]
+
+
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "fit", lambda *_: pytest.fail("it trained"))
+
+
+def test_all_makes_a_bundle_from_images(command: Command, everything: list[str], tmp_path: Path) -> None:
+    answer = command(*everything)
+    assert (answer.code, answer.err) == (0, "")  # quiet: this is no terminal
+    fitted, evaluated, exported = answer.out.splitlines()
+    assert "weights.safetensors: validation accuracy" in fitted and "after 2 epochs" in fitted
+    bundle = Bundle.load(tmp_path / "models" / NAME)
+    assert f"test accuracy {bundle.report.accuracy.value:.2%} (95 % interval" in evaluated
+    assert f"{bundle.manifest.version}, digest {bundle.manifest.digest}" in exported
+    with (tmp_path / "test_reads.csv").open() as file:
+        (read,) = csv.DictReader(file)
+    assert read["digest"] == bundle.manifest.files["checkpoint.safetensors"]
+
+    # The same again is refused at once; with --force it neither trains nor reads the test set again.
+    assert "exists: --force replaces it" in one_line(command(*everything), 1)
+    again = command(*everything, "--force")
+    assert again.code == 0 and Bundle.load(tmp_path / "models" / NAME).manifest.files == bundle.manifest.files
+    assert len((tmp_path / "test_reads.csv").read_text().splitlines()) == 2
+
+
+def test_what_can_be_refused_is_refused_before_training(
+    command: Command, everything: list[str], tmp_path: Path, no_training: None
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write --bundle" in one_line(command(*everything, "--bundle", tmp_path / "file" / "b"), 1)
+    assert "cannot write --test-reads" in one_line(command(*everything, "--test-reads", tmp_path), 1)
+    assert "--run-dir" in one_line(command(*everything, "--run-dir", tmp_path / "file" / "run"), 1)
+    assert "cannot read --init" in one_line(command(*everything, "--init", tmp_path / "none"), 1)
+
+
+@pytest.mark.parametrize("name", ["fit", "all"])
+def test_missing_data_are_one_line(command: Command, tmp_path: Path, name: str, no_training: None) -> None:
+    places = ["--run-dir", tmp_path / "run", "--data-dir", tmp_path]
+    if name == "all":
+        places += ["--bundle", tmp_path / "bundle", "--test-reads", tmp_path / "reads.csv"]
+    assert "--data-dir must hold" in one_line(command(name, "--no-download", "--threads", 1, *places), 1)
+
+
+def test_a_loss_that_is_not_finite_is_one_line(command: Command, everything: list[str], tmp_path: Path) -> None:
+    state = {name: value.contiguous() for name, value in mobilenet_v2(TINY.architecture).state_dict().items()}
+    state["classifier.1.bias"] = torch.full((10,), float("inf"))
+    save_file(state, tmp_path / "init.safetensors")
+    said = one_line(command(*everything, "--init", tmp_path / "init.safetensors"), 1)
+    assert "the loss became nan in epoch 1, step 1" in said
+    assert not (tmp_path / "models" / NAME).exists()
+
+
+def test_another_configuration_is_refused_by_its_field(command: Command, run_dir: Path) -> None:
+    answer = command("fit", *TINY_OPTIONS, "--run-dir", run_dir, "--threads", 1, "--lr", "0.5")
+    assert "lr is 0.5 here and 0.001 there" in one_line(answer, 1)
+
+
+def test_steps_before_their_time_are_one_line(command: Command, run_dir: Path, tmp_path: Path) -> None:
+    places = ["--threads", 1, "--data-dir", tmp_path, "--run-dir"]
+    assert "holds no run" in one_line(command("evaluate", *places, tmp_path / "none"), 1)
+    assert "holds no run" in one_line(command("export", *places, tmp_path / "none"), 1)
+    (run_dir / "logits.safetensors").unlink()
+    answer = command("export", *places, run_dir, "--bundle", tmp_path / "bundle")
+    assert "was not evaluated" in one_line(answer, 1)
+    (run_dir / "weights.safetensors").unlink()
+    answer = command("evaluate", *places, run_dir, "--test-reads", tmp_path / "reads.csv")
+    assert "is not finished" in one_line(answer, 1)
+    assert not (tmp_path / "reads.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["fit", "--epochs", "many"], 2, "Invalid value for '--epochs'"),
+        (["fit", "--threads", "0"], 2, "Invalid value for '--threads'"),
+        (["fit", "--momentum", "0.9"], 2, "No such option: --momentum"),
+        (["fit", "--epochs"], 2, "--epochs"),
+        (["evaluate", "surplus"], 2, "surplus"),
+        (["fti"], 2, "No such command 'fti'. Did you mean 'fit'?"),
+        (["fit", "--stem-stride", "3"], 1, "stem_stride is 3: it must be from 1 to 2"),
+        (["fit", "--lr", "nan"], 1, "lr is nan: it must be from 0 to 10"),
+    ],
+)
+def test_words_that_it_does_not_know_are_one_line(
+    command: Command, arguments: list[str], code: int, said: str, no_training: None, tmp_path: Path
+) -> None:
+    error = one_line(command(*arguments), code)
+    assert said in error
+    assert code == 1 or "--help shows what is allowed" in error
+
+
+def test_an_interrupt_is_one_line(command: Command, everything: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "fit", interrupt)
+    assert "interrupted: the same command goes on" in one_line(command(*everything), 130)
+
+
+def test_a_full_disk_is_one_line(command: Command, everything: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(*_: Any) -> None:
+        raise OSError(28, "No space left on device", "state.safetensors")
+
+    monkeypatch.setattr(Run, "fit", fill)
+    assert "No space left on device: state.safetensors: free some space" in one_line(command(*everything), 1)
+
+
+def test_bare_it_shows_its_help(command: Command) -> None:
+    answer = command()
+    assert (answer.code, answer.err) == (0, "")
+    assert "python -m training all " in answer.out
+    for name in ("fit", "evaluate", "export", "all"):
+        assert f"\n  {name} " in answer.out
+    assert command("fit", "--help").code == 0
+
+
+@pytest.mark.parametrize("name", ["fit", "everything"])
+def test_every_field_of_the_configuration_is_an_option(name: str) -> None:
+    options = inspect.signature(getattr(program, name)).parameters
+    assert {field.name: field.default for field in fields(Config)}.items() <= {
+        option: parameter.default for option, parameter in options.items()
+    }.items()
