@@ -1,26 +1,46 @@
 """The service's command line.
 
-python -m app serve        # what a bare `python -m app` does too
+python -m app serve                      # what a bare `python -m app` does too
+python -m app classify photos cat.png    # no server
 """
 
+import asyncio
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
 import typer
 import uvicorn
 from pydantic import ValidationError
 
-from app.bundle import BundleError
+from app import files
+from app.bundle import Bundle, BundleError
 from app.main import create_app
-from app.sessions import SessionError, load_session
+from app.problems import Problem
+from app.sessions import Session, SessionError, load_session
 from app.settings import Settings
 from app.telemetry import configure_logging
 
-cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+cli = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # frames around errors help neither logs nor scripts
+    help="Image classification: a service, and a command for files.",
+)
 
 
 class StartupError(Exception):
-    """The service cannot start; the message is one line for the operator."""
+    """The command cannot start; the message is one line for the operator."""
+
+    exit_code = 1
+
+
+class UsageError(StartupError):
+    """What was typed makes no sense."""
+
+    exit_code = 2
 
 
 @cli.callback(invoke_without_command=True)
@@ -32,13 +52,7 @@ def bare(context: typer.Context) -> None:
 @cli.command()
 def serve() -> None:
     """Serve the bundle over HTTP until SIGTERM; every setting is an environment variable."""
-    try:
-        settings = Settings()
-        loaded = load_session(settings)
-    except ValidationError as error:
-        raise StartupError(_say(error)) from None
-    except (BundleError, SessionError) as error:
-        raise StartupError(str(error)) from None
+    settings, loaded = _load()
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)
     server = uvicorn.Server(
@@ -61,6 +75,61 @@ def serve() -> None:
         sys.exit(1)
 
 
+@cli.command()
+def classify(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders (and theirs) and globs.")],
+    top_k: Annotated[int, typer.Option(help="How many classes to name.")] = 3,
+    json: Annotated[bool, typer.Option("--json", help="A JSON object a line instead of a table.")] = False,
+) -> None:
+    """Say what images on this machine show, without a server; settings are those of the service.
+
+    Exit status: 0, 1 when a file failed, 2 when there is nothing to do or an option makes no sense.
+    """
+    try:
+        found = files.find(paths)
+    except files.FilesError as error:
+        raise UsageError(str(error)) from None
+    settings, loaded = _load()
+    classes = len(loaded[0].manifest.classes)
+    if not 1 <= top_k <= classes:
+        raise UsageError(f"--top-k: it must be from 1 to {classes} (given: {top_k})")
+    try:
+        failed = asyncio.run(_print_results(found, settings, loaded, top_k, json))
+    except Problem as problem:
+        raise StartupError(problem.detail) from None
+    if failed:
+        print(f"{failed} of {len(found)} files failed", file=sys.stderr)
+        sys.exit(1)
+
+
+async def _print_results(
+    paths: Sequence[Path], settings: Settings, loaded: tuple[Bundle, Session], top_k: int, json: bool
+) -> int:
+    """Print each result as it comes, and to a terminal how many there are to come. Returns how many files failed."""
+    width = max(len(files.shown(path)) for path in paths)
+    progress = sys.stderr.isatty()
+    done = failed = 0
+    async for result in files.classify(paths, settings, loaded, top_k):
+        done += 1
+        failed += result.fault is not None
+        if progress:
+            print(end="\r\x1b[K", file=sys.stderr, flush=True)
+        print(files.as_json(result) if json else files.as_row(result, width), flush=progress)
+        if progress and done < len(paths):
+            print(f"{done} of {len(paths)} files", end="", file=sys.stderr, flush=True)
+    return failed
+
+
+def _load() -> tuple[Settings, tuple[Bundle, Session]]:
+    try:
+        settings = Settings()
+        return settings, load_session(settings)
+    except ValidationError as error:
+        raise StartupError(_say(error)) from None
+    except (BundleError, SessionError) as error:
+        raise StartupError(str(error)) from None
+
+
 def _say(error: ValidationError) -> str:
     parts = (f"{'.'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in error.errors())
     return "; ".join(parts)
@@ -71,7 +140,7 @@ def main() -> None:
         cli()
     except StartupError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Bytes of an image in, ranked and calibrated predictions out; joins images, engine and bundle."""
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,13 @@ from app.bundle import Manifest
 from app.engine import Engine
 from app.images import EncodedImage
 from app.limits import PixelBudget
-from app.sessions import Logits
+from app.schemas import Prediction
+from app.sessions import Images, Logits
 
 if TYPE_CHECKING:
     from app.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Classifier:
         self._width = manifest.input.width
         self._temperature = manifest.calibration.temperature if manifest.calibration else 1.0
         self._engine = engine
+        self._threads = settings.inference_threads
+        self._max_batch_images = settings.max_batch_images
         self._views = settings.views
         self._max_pixels = settings.max_pixels
         self._pixels = PixelBudget(settings.max_inflight_pixels)
@@ -55,8 +61,8 @@ class Classifier:
         loop = asyncio.get_running_loop()
         image = await loop.run_in_executor(self._decoders, EncodedImage.identify, content, self._max_pixels)
         async with self._pixels.hold(image.pixels, deadline):
-            thumbnails = await loop.run_in_executor(
-                self._decoders, image.thumbnails, self._views, self._height, self._width
+            thumbnails = await _to_its_end(
+                loop.run_in_executor(self._decoders, image.thumbnails, self._views, self._height, self._width)
             )
         decoded = time.monotonic()
         answer = await self._engine.infer(thumbnails, deadline)
@@ -68,8 +74,45 @@ class Classifier:
             inference_seconds=answer.inference_seconds,
         )
 
+    async def classify_pixels(self, images: Images, deadline: float) -> list[Classification]:
+        """What each image of uint8 RGB [N, height, width, 3] shows; each is one view.
+
+        The engine gets them in as few pieces as keep all its workers busy. Raises DeadlineExceeded or Unavailable.
+        """
+        pieces = max(math.ceil(len(images) / self._max_batch_images), min(len(images), self._threads))
+        answers = await asyncio.gather(
+            *(self._engine.infer(piece, deadline) for piece in np.array_split(images, pieces))
+        )
+        return [
+            Classification(
+                probabilities=probabilities(logits[None], self._temperature),
+                views=1,
+                decode_seconds=0.0,
+                queue_seconds=answer.queue_seconds,
+                inference_seconds=answer.inference_seconds,
+            )
+            for answer in answers
+            for logits in answer.logits
+        ]
+
+    def ranked(self, values: NDArray[np.float64], k: int) -> list[Prediction]:
+        """The k most probable classes, most probable first; `values` are the probabilities [classes]."""
+        return [
+            Prediction(label=self.classes[index], class_id=index, probability=round(float(values[index]), 6))
+            for index in top_k(values, k)
+        ]
+
     def close(self) -> None:
         self._decoders.shutdown()
+
+
+async def _to_its_end(work: "asyncio.Future[T]") -> T:
+    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait({work})
+        raise
 
 
 def probabilities(logits: Logits, temperature: float) -> NDArray[np.float64]:

@@ -94,18 +94,26 @@ class Engine:
         return self._reserved
 
     @contextmanager
-    def reserve(self, images: int) -> Iterator[None]:
+    def reserve(self, images: int) -> Iterator[Callable[[int], None]]:
         """Hold places for `images` images from the headers to the answer. For the event loop's thread only.
 
+        Yields a function that gives back all places but so many, for when the request turns out to be smaller.
         Raises Overloaded when too few places are left.
         """
         if self._reserved + images > self._queue_images:
             raise Overloaded(f"{self._reserved} images are being worked on, at most {self._queue_images} may be")
-        self._reserved += images
+        held = images
+        self._reserved += held
+
+        def keep(fewer: int) -> None:
+            nonlocal held
+            self._reserved -= held - fewer
+            held = fewer
+
         try:
-            yield
+            yield keep
         finally:
-            self._reserved -= images
+            keep(0)
 
     async def infer(self, images: Images, deadline: float) -> Answer:
         """The answer for one call's images, which stay together in one batch.

@@ -1,6 +1,6 @@
 """What a request may cost: bytes, pixels and time. Pure ASGI, so that a client that leaves is seen.
 
-BodyLimits      middleware: counts bytes while they stream, and gives every request its one deadline
+BodyLimits      middleware: counts bytes while they stream, and gives every request its one deadline and the budget
 Budget          a number of bytes that all requests share; more is refused
 PixelBudget     a number of pixels that all decodes share; more waits its turn
 read_image      the one image that a request carries, as multipart or as the raw body
@@ -110,7 +110,7 @@ class BodyLimits:
             await self.app(scope, receive, send)
             return
         deadline = time.monotonic() + self.deadline_seconds
-        scope.setdefault("state", {})["deadline"] = deadline
+        scope.setdefault("state", {}).update(deadline=deadline, budget=self.budget)
         declared = declared_length(Headers(scope=scope))
         if declared > self.max_bytes:
             raise PayloadTooLarge(f"the request has {declared} bytes, at most {self.max_bytes} are accepted")

@@ -11,6 +11,7 @@
     ├── UnsupportedMediaType     415  not an image format, or not a kind of body, that is accepted
     ├── UndecodableImage         422  empty, cut short or corrupt
     ├── InvalidParameter         422  missing or out of range
+    ├── InvalidBatch             422  some images of a batch cannot be used; the member `errors` names them
     ├── Overloaded               429  queue or memory budget is full: try again after Retry-After seconds
     ├── ClientGone               499  the client left before its answer: for the log, nobody receives it
     ├── Internal                 500  a bug; the detail says nothing but the request's id
@@ -22,7 +23,7 @@ Answers are RFC 9457 problem documents. `error` repeats `detail` for Open Infere
 
 import http
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from fastapi import FastAPI, Request
@@ -59,6 +60,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.detail = detail
         self.headers = dict(headers or {})
+        self.members: dict[str, Any] = {}  # what the document says beyond the members that all have
 
 
 class MalformedRequest(Problem):
@@ -127,6 +129,16 @@ class InvalidParameter(Problem):
     status, code, title = 422, "invalid_parameter", "A parameter is missing or invalid"
 
 
+class InvalidBatch(Problem):
+    """Some images of a batch cannot be used, so none was answered for; `errors` names each, with its own code."""
+
+    status, code, title = 422, "invalid_batch", "Some images of the batch cannot be used"
+
+    def __init__(self, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(detail)
+        self.members["errors"] = list(errors)
+
+
 class ClientGone(Problem):
     """The client closed the connection before its answer; only logs and metrics see this (nginx's number for it)."""
 
@@ -163,8 +175,8 @@ class DeadlineExceeded(Problem):
 PROBLEMS: dict[str, type[Problem]] = {kind.code: kind for kind in Problem.__subclasses__()}
 
 
-def problem_response(problem: Problem, request_id: str) -> Response:
-    document = ProblemDocument(
+def problem_document(problem: Problem, request_id: str) -> ProblemDocument:
+    return ProblemDocument(
         type=f"/problems/{problem.code}",
         title=problem.title,
         status=problem.status,
@@ -173,8 +185,11 @@ def problem_response(problem: Problem, request_id: str) -> Response:
         instance=request_id,
         error=problem.detail,
     )
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
     return JSONResponse(
-        document.model_dump(),
+        problem_document(problem, request_id).model_dump() | problem.members,
         status_code=problem.status,
         headers=problem.headers,
         media_type="application/problem+json",

@@ -1,6 +1,11 @@
 """What goes over the wire."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field
+
+from app.bundle import Architecture, Calibration, Input
+from app.problems import ProblemDocument
 
 
 class ModelName(BaseModel):
@@ -23,6 +28,13 @@ class Timing(BaseModel):
     total: float = Field(examples=[5.6])
 
 
+class ImageResult(BaseModel):
+    """The top_k most probable classes, most probable first."""
+
+    predictions: list[Prediction]
+    views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
+
+
 class PredictResponse(BaseModel):
     """The top_k most probable classes, most probable first."""
 
@@ -32,6 +44,56 @@ class PredictResponse(BaseModel):
     predictions: list[Prediction]
     views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
     timing_ms: Timing
+
+
+class ImageFailure(BaseModel):
+    """Why there is no result for one image of a batch."""
+
+    error: ProblemDocument
+
+
+class BatchResponse(BaseModel):
+    """One result an image, in the order of the images."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: ModelName
+    results: list[ImageResult | ImageFailure] = Field(description="Failures only with `partial=true`.")
+    timing_ms: Timing = Field(description="Each stage of the image that spent most time in it; total of the request.")
+
+
+class Fault(BaseModel):
+    code: str = Field(examples=["undecodable_image"])
+    detail: str = Field(examples=["the PNG is cut short or corrupt"])
+
+
+class BatchFault(Fault):
+    """An image for which a batch was refused."""
+
+    index: int = Field(ge=0, description="Its place in the request, from 0.")
+    filename: str | None = Field(None, description="As sent; missing where none was.", examples=["cat.png"])
+
+
+class BatchProblemDocument(ProblemDocument):
+    errors: list[BatchFault] = Field([], description="With the code `invalid_batch`: every image that cannot be used.")
+
+
+class Model(BaseModel):
+    """The bundle's manifest, without its self-check."""
+
+    schema_version: int
+    name: str
+    version: str
+    classes: list[str] = Field(description="In index order.")
+    architecture: Architecture
+    input: Input
+    macs: int = Field(description="Multiply-adds for one image.")
+    parameters: int
+    calibration: Calibration | None
+    abstention: dict[str, Any] | None
+    files: dict[str, str] = Field(description="sha256 by name.")
+    provenance: dict[str, Any]
+    digest: str
 
 
 class Health(BaseModel):

@@ -1,15 +1,14 @@
 """GET /model: which model answers, and where it comes from."""
 
-from typing import Any
-
 from fastapi import APIRouter
 
+from app.schemas import Model
 from app.state import Service
 
 router = APIRouter(tags=["model"])
 
 
 @router.get("/model")
-async def model(service: Service) -> dict[str, Any]:
+async def model(service: Service) -> Model:
     """The bundle's manifest, without its self-check."""
-    return service.bundle.manifest.model_dump(mode="json", exclude={"self_check"})
+    return Model.model_validate(service.bundle.manifest.model_dump(exclude={"self_check"}))

@@ -1,18 +1,31 @@
-"""POST /predict: one image in, its most probable classes out."""
+"""POST /predict: one image in, its most probable classes out. POST /predict/batch: the same for up to 32."""
 
+import asyncio
 import time
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 
-from app.classifier import Classification, top_k
+from app.classifier import Classification
 from app.limits import unless_gone
-from app.problems import InvalidParameter, ProblemDocument
-from app.schemas import ModelName, Prediction, PredictResponse, Timing
+from app.problems import InvalidBatch, InvalidParameter, Problem, ProblemDocument, problem_document
+from app.schemas import (
+    BatchFault,
+    BatchProblemDocument,
+    BatchResponse,
+    ImageFailure,
+    ImageResult,
+    ModelName,
+    PredictResponse,
+    Timing,
+)
 from app.state import Service, ServiceState
-from app.uploads import read_image
+from app.uploads import Upload, check_size, read_image, read_images
 
 router = APIRouter(tags=["predict"])
+
+BATCH_IMAGES = 32
 
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 BODY = {
@@ -25,6 +38,23 @@ BODY = {
             },
             "application/octet-stream": {"schema": BINARY},
             "image/*": {"schema": BINARY},
+        },
+    }
+}
+BATCH_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The images, as multipart parts that are all named `files`.",
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {"type": "array", "items": BINARY, "minItems": 1, "maxItems": BATCH_IMAGES}
+                    },
+                },
+            },
         },
     }
 }
@@ -43,60 +73,143 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         504: "No answer within the deadline.",
     }.items()
 }
+BATCH_PROBLEM = {
+    "description": "Images that cannot be used, each named in `errors`; no image, or a parameter out of range.",
+    "model": BatchProblemDocument,
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/BatchProblemDocument"}}},
+}
 
 
-@router.post("/predict", responses={**PROBLEMS, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
-async def predict(
-    request: Request,
+async def _checked_top_k(
     service: Service,
     top_k: Annotated[int, Query(ge=1, description="How many classes to name, at most all.")] = 5,
-) -> PredictResponse:
-    """Which classes the image shows, most probable first."""
-    started = time.monotonic()
+) -> int:
     classes = len(service.bundle.manifest.classes)
     if top_k > classes:
         raise InvalidParameter(f"top_k: it must be from 1 to {classes} (given: {top_k})")
+    return top_k
+
+
+TopK = Annotated[int, Depends(_checked_top_k)]
+
+
+@router.post("/predict", responses={**PROBLEMS, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
+async def predict(request: Request, service: Service, top_k: TopK) -> PredictResponse:
+    """Which classes the image shows, most probable first."""
+    started = time.monotonic()
     with service.engine.reserve(service.settings.views):
         content = await read_image(request, service.settings.max_file_bytes)
         read_seconds = time.monotonic() - started
         result = await unless_gone(request, service.classifier.classify(content, request.state.deadline))
-    timing = _observe(request, service, result, read_seconds, time.monotonic() - started)
-    manifest = service.bundle.manifest
+    label, confidence = _count(service, result)
+    request.state.log = {"label": label, "confidence": confidence}
     return PredictResponse(
-        model=ModelName(name=manifest.name, version=manifest.version),
-        predictions=_ranked(service, result, top_k),
+        model=_model_name(service),
+        predictions=service.classifier.ranked(result.probabilities, top_k),
         views=result.views,
-        timing_ms=timing,
+        timing_ms=_timing(service, [result], read_seconds, time.monotonic() - started),
     )
 
 
-def _ranked(service: ServiceState, result: Classification, count: int) -> list[Prediction]:
-    labels = service.bundle.manifest.classes
-    return [
-        Prediction(
-            label=labels[class_id], class_id=class_id, probability=round(float(result.probabilities[class_id]), 6)
-        )
-        for class_id in top_k(result.probabilities, count)
+@router.post(
+    "/predict/batch",
+    responses={**PROBLEMS, 422: BATCH_PROBLEM, 500: {"model": ProblemDocument}},
+    openapi_extra=BATCH_BODY,
+)
+async def predict_batch(
+    request: Request,
+    service: Service,
+    top_k: TopK,
+    partial: Annotated[bool, Query(description="Answer for the good images although others are bad.")] = False,
+) -> BatchResponse:
+    """Which classes each of 1 to 32 images shows, in the order of the images.
+
+    One image that cannot be used refuses the batch, and the answer names every such image;
+    with `partial=true` it fails alone, with a problem document in its place.
+    """
+    started = time.monotonic()
+    views = service.settings.views
+    most = min(BATCH_IMAGES, service.settings.queue_images // views)
+    # How many images will come is known only when they are here: room for the most, and the rest is given back.
+    with service.engine.reserve(most * views) as keep:
+        uploads = await read_images(request, most)
+        keep(len(uploads) * views)
+        read_seconds = time.monotonic() - started
+        results = await unless_gone(request, _classify_all(service, uploads, request.state.deadline))
+    good = [result for result in results if not isinstance(result, Problem)]
+    if len(good) < len(results) and not partial:
+        raise _refusal(uploads, results)
+    for result in good:
+        _count(service, result)
+    request.state.log = {"images": len(results), "failed": len(results) - len(good)}
+    return BatchResponse(
+        model=_model_name(service),
+        results=[
+            ImageFailure(error=problem_document(result, request.state.request_id))
+            if isinstance(result, Problem)
+            else ImageResult(predictions=service.classifier.ranked(result.probabilities, top_k), views=result.views)
+            for result in results
+        ],
+        timing_ms=_timing(service, good, read_seconds, time.monotonic() - started),
+    )
+
+
+async def _classify_all(
+    service: ServiceState, uploads: Iterable[Upload], deadline: float
+) -> list[Classification | Problem]:
+    """In order; a Problem where an image is at fault. Raises the first error that is not an image's own."""
+
+    async def classify(content: bytes) -> Classification:
+        check_size(content, service.settings.max_file_bytes)
+        return await service.classifier.classify(content, deadline)
+
+    # Each for itself: the engine's workers share them, and decoding overlaps with computing.
+    outcomes = await asyncio.gather(*(classify(upload.content) for upload in uploads), return_exceptions=True)
+    results: list[Classification | Problem] = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException) and not (isinstance(outcome, Problem) and outcome.status < 500):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+def _refusal(uploads: Iterable[Upload], results: list[Classification | Problem]) -> InvalidBatch:
+    errors = [
+        BatchFault(code=result.code, detail=result.detail, index=index, filename=upload.filename)
+        for index, (upload, result) in enumerate(zip(uploads, results, strict=True))
+        if isinstance(result, Problem)
     ]
+    first = errors[0]
+    return InvalidBatch(
+        f"{len(errors)} of {len(results)} images cannot be used; the first is number {first.index}: {first.detail}",
+        [error.model_dump(exclude_none=True) for error in errors],
+    )
 
 
-def _observe(
-    request: Request, service: ServiceState, result: Classification, read_seconds: float, total_seconds: float
-) -> Timing:
-    telemetry = service.telemetry
+def _model_name(service: ServiceState) -> ModelName:
+    return ModelName(name=service.bundle.manifest.name, version=service.bundle.manifest.version)
+
+
+def _count(service: ServiceState, result: Classification) -> tuple[str, float]:
+    """Add an image's answer to the metrics. Returns its most probable label, and how probable that is."""
+    (best,) = service.classifier.ranked(result.probabilities, 1)
+    service.telemetry.predictions.labels(best.label).inc()
+    service.telemetry.confidence.observe(best.probability)
+    return best.label, round(best.probability, 4)
+
+
+def _timing(service: ServiceState, results: list[Classification], read_seconds: float, total_seconds: float) -> Timing:
+    """Add a request's times to the metrics, and those of its images. Returns the longest of each stage."""
     stages = {
-        "read": read_seconds,
-        "decode": result.decode_seconds,
-        "queue": result.queue_seconds,
-        "inference": result.inference_seconds,
-        "total": total_seconds,
+        "read": [read_seconds],
+        "decode": [result.decode_seconds for result in results],
+        "queue": [result.queue_seconds for result in results],
+        "inference": [result.inference_seconds for result in results],
+        "total": [total_seconds],
     }
-    for stage, seconds in stages.items():
-        telemetry.stage_seconds.labels(stage).observe(seconds)
-    (best,) = top_k(result.probabilities, 1)
-    label = service.bundle.manifest.classes[best]
-    confidence = float(result.probabilities[best])
-    telemetry.predictions.labels(label).inc()
-    telemetry.confidence.observe(confidence)
-    request.state.log = {"label": label, "confidence": round(confidence, 4)}
-    return Timing(**{stage: round(seconds * 1000, 3) for stage, seconds in stages.items() if stage != "read"})
+    for stage, times in stages.items():
+        histogram = service.telemetry.stage_seconds.labels(stage)
+        for seconds in times:
+            histogram.observe(seconds)
+    del stages["read"]
+    return Timing(**{stage: round(max(times, default=0.0) * 1000, 3) for stage, times in stages.items()})

@@ -1,7 +1,16 @@
+import asyncio
+import threading
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from app.classifier import probabilities, top_k
+from app.bundle import Bundle
+from app.classifier import Classifier, probabilities, top_k
+from app.images import EncodedImage
+from app.sessions import Session
+from app.settings import Settings
 
 
 def test_probabilities_are_a_softmax() -> None:
@@ -31,3 +40,28 @@ def test_extreme_logits_do_not_overflow(value: float) -> None:
 
 def test_equal_values_rank_by_index() -> None:
     assert top_k(np.array([0.25, 0.5, 0.25, 0.0]), 3) == [1, 0, 2]
+
+
+async def test_a_decode_holds_its_pixels_until_its_thread_is_done(
+    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> np.ndarray:
+        begun.set()
+        assert end.wait(30)
+        return np.zeros((1, 32, 32, 3), np.uint8)
+
+    monkeypatch.setattr(EncodedImage, "thumbnails", slow)
+    classifier = Classifier(loaded[0].manifest, SimpleNamespace(), Settings(inference_threads=1))
+    call = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
+    await asyncio.to_thread(begun.wait, 30)
+    call.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert classifier._pixels.used > 0
+    end.set()
+    await asyncio.wait({call})
+    assert call.cancelled()
+    assert classifier._pixels.used == 0
+    classifier.close()

@@ -1,15 +1,18 @@
 """`python -m app`, as an operator meets it."""
 
 import json
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.app.server import run, serve
-from tests.conftest import BUNDLE
+from tests.conftest import BUNDLE, DATA, ROOT
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
@@ -138,3 +141,70 @@ def test_help_names_the_commands() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "serve" in done.stdout
+    assert "classify" in done.stdout
+
+
+def test_classify_prints_a_table(cat_label: str) -> None:
+    done = run("classify", str(DATA / "cat.png"), str(DATA / "*.png"), "--top-k", "2")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == 10
+    assert lines[0].split()[:2] == [str(DATA / "cat.png"), cat_label]
+    assert lines[0].count("%") == 2
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_classify_prints_json_lines(tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    done = run("classify", str(DATA), str(tmp_path), "--json", "--top-k", "10")
+    assert done.returncode == 1
+    assert one_line(done.stderr) == "1 of 11 files failed"
+    *good, bad = (json.loads(line) for line in done.stdout.splitlines())
+    assert [len(line["predictions"]) for line in good] == [10] * 10
+    assert bad == {"path": str(tmp_path / "bad.png"), "error": bad["error"]}
+
+
+@pytest.mark.parametrize("arguments", [["nowhere/*.png"], [".", "nowhere.png"], [str(DATA), "--top-k", "11"]])
+def test_classify_refuses_with_one_line_what_makes_no_sense(arguments: list[str]) -> None:
+    done = run("classify", *arguments)
+    assert done.returncode == 2
+    assert one_line(done.stderr).startswith("error: ")
+    assert done.stdout == ""
+
+
+def test_classify_needs_a_path_and_a_whole_bundle() -> None:
+    assert run("classify").returncode == 2
+    done = run("classify", str(DATA), MODEL_DIR="nowhere")
+    assert done.returncode == 1
+    assert "nowhere" in one_line(done.stderr)
+
+
+def test_classify_counts_on_a_terminal_only() -> None:
+    terminal, end = os.openpty()
+    command = [sys.executable, "-m", "app", "classify", str(DATA)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=end, timeout=60)
+    os.close(end)
+    with open(terminal, "rb", buffering=0) as file:
+        seen = file.read(4096)
+    assert done.returncode == 0
+    assert b"9 of 10 files" in seen
+    assert seen.endswith(b"\r\x1b[K")
+    assert b"\x1b" not in done.stdout
+
+
+def test_classify_ends_with_an_error_when_the_engine_dies(tmp_path: Path) -> None:
+    # A site folder whose only purpose is to break the session after its self-check.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import app.sessions as s\n"
+        "check = s.self_check\n"
+        "def logits(self, images): raise RuntimeError('gone')\n"
+        "def self_check(session, bundle):\n"
+        "    check(session, bundle)\n"
+        "    s.OnnxSession.logits = logits\n"
+        "s.self_check = self_check\n"
+    )
+    done = run("classify", str(DATA), PYTHONPATH=f"{tmp_path}:.")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: the engine")
+    assert done.stdout == ""

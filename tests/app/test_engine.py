@@ -165,6 +165,17 @@ async def test_places_are_counted_in_images() -> None:
     engine.close()
 
 
+async def test_places_that_turn_out_not_to_be_needed_are_given_back() -> None:
+    engine = engine_of(mean_logits, queue_images=10)
+    with engine.reserve(8) as keep:
+        keep(3)
+        assert engine.reserved_images == 3
+        with engine.reserve(7):
+            assert engine.reserved_images == 10
+    assert engine.reserved_images == 0
+    engine.close()
+
+
 async def test_a_worker_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
     deaths: list[None] = []

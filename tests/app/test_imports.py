@@ -1,6 +1,7 @@
 """The service stays light: it never imports training, and torch only when ENGINE=torch asks for it."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,10 @@ def test_the_application_starts_without_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_onnx_runtime_reports_to_nobody() -> None:
+    program = "import app.sessions, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "1"

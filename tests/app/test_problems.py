@@ -27,6 +27,7 @@ DESIGN = {
     "unsupported_media_type": 415,
     "undecodable_image": 422,
     "invalid_parameter": 422,
+    "invalid_batch": 422,
     "overloaded": 429,
     "client_gone": 499,
     "internal": 500,

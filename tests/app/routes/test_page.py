@@ -4,7 +4,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app.problems import PROBLEMS
-from tests.app.routes.test_predict import assert_problem
+from tests.app.problems import assert_problem
 
 
 def test_home_leads_to_the_documentation(client: TestClient) -> None:
@@ -30,12 +30,24 @@ def test_openapi_names_every_route(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/predict",
+        "/predict/batch",
         "/metrics/report",
         "/metrics/report/{picture}.png",
         "/metrics",
         "/model",
         "/livez",
         "/readyz",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/v2/models",
+        "/v2/models/stats",
+        "/v2/repository/index",
+        *(
+            f"/v2/models/{{model}}{version}{what}"
+            for version in ("", "/versions/{version}")
+            for what in ("", "/ready", "/config", "/stats", "/infer")
+        ),
     }
     body = document["paths"]["/predict"]["post"]["requestBody"]["content"]
     assert {"multipart/form-data", "application/octet-stream"} <= set(body)

@@ -1,15 +1,20 @@
+import asyncio
 import io
 import logging
 import threading
 from collections.abc import Callable
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from app.schemas import PredictResponse
-from tests.conftest import DATA
+from app.main import create_app
+from app.schemas import BatchProblemDocument, BatchResponse, PredictResponse
+from app.settings import Settings
+from tests.app.problems import assert_problem
+from tests.conftest import BUNDLE, DATA
 
 MakeClient = Callable[..., TestClient]
 
@@ -18,25 +23,6 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
     out = io.BytesIO()
     image.save(out, format, **options)
     return out.getvalue()
-
-
-def assert_problem(response: object, status: int, code: str) -> dict:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    document = response.json()
-    assert document["code"] == code
-    assert document["status"] == status
-    assert document["type"] == f"/problems/{code}"
-    assert document["error"] == document["detail"]
-    assert document["instance"] == response.headers["x-request-id"]
-    return document
-
-
-def test_multipart_and_raw_body_give_the_same_answer(client: TestClient, cat: bytes) -> None:
-    multipart = client.post("/predict", files={"file": ("cat.png", cat, "image/png")})
-    raw = client.post("/predict", content=cat, headers={"Content-Type": "image/png"})
-    assert multipart.status_code == raw.status_code == 200
-    assert multipart.json()["predictions"] == raw.json()["predictions"]
 
 
 def test_the_answer_has_the_promised_form(client: TestClient, cat: bytes) -> None:
@@ -64,11 +50,6 @@ def test_the_answer_is_the_models(client: TestClient, cat: bytes, cat_label: str
     assert client.get("/model").json()["classes"][best["class_id"]] == cat_label
 
 
-@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "image/png", "nonsense"])
-def test_the_content_type_of_a_raw_body_is_ignored(client: TestClient, cat: bytes, kind: str) -> None:
-    assert client.post("/predict", content=cat, headers={"Content-Type": kind}).status_code == 200
-
-
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
 def test_every_format_is_read(client: TestClient, format: str) -> None:
     image = Image.open(DATA / "ship.png").convert("RGB")
@@ -89,49 +70,6 @@ def test_top_k_out_of_range(client: TestClient, cat: bytes, top_k: str) -> None:
     assert "top_k" in document["detail"]
 
 
-def test_no_image_at_all(client: TestClient) -> None:
-    assert_problem(client.post("/predict"), 422, "undecodable_image")
-    assert_problem(client.post("/predict", files={"file": ("empty.png", b"")}), 422, "undecodable_image")
-
-
-def test_multipart_without_the_file(client: TestClient, cat: bytes) -> None:
-    wrong_name = client.post("/predict", files={"image": ("cat.png", cat)})
-    assert "'image'" in assert_problem(wrong_name, 422, "invalid_parameter")["detail"]
-    text = client.post("/predict", files={"file": (None, "a cat")})
-    assert "as text" in assert_problem(text, 422, "invalid_parameter")["detail"]
-    parameter = client.post("/predict", files={"file": ("cat.png", cat)}, data={"top_k": "3"})
-    assert "query string" in assert_problem(parameter, 422, "invalid_parameter")["detail"]
-    boundary = {"Content-Type": "multipart/form-data; boundary=x"}
-    nothing = client.post("/predict", content=b"--x--\r\n", headers=boundary)
-    assert "missing" in assert_problem(nothing, 422, "invalid_parameter")["detail"]
-
-
-def test_two_files(client: TestClient, cat: bytes) -> None:
-    two = client.post("/predict", files=[("file", ("a.png", cat)), ("file", ("b.png", cat))])
-    assert_problem(two, 400, "malformed_request")
-
-
-@pytest.mark.parametrize(
-    ("content", "content_type"),
-    [
-        (b"garbage", "multipart/form-data"),
-        (b"garbage", "multipart/form-data; boundary=x"),
-        (b"--x\r\nContent-Disposition: form-data\r\n\r\nhello\r\n--x--\r\n", "multipart/form-data; boundary=x"),
-        (b"--x\r\nno colon\r\n\r\n", "multipart/form-data; boundary=x"),
-    ],
-)
-def test_broken_multipart(client: TestClient, content: bytes, content_type: str) -> None:
-    assert_problem(
-        client.post("/predict", content=content, headers={"Content-Type": content_type}), 400, "malformed_request"
-    )
-
-
-def test_json_and_compressed_bodies_are_not_accepted(client: TestClient, cat: bytes) -> None:
-    assert_problem(client.post("/predict", json={"file": "cat"}), 415, "unsupported_media_type")
-    compressed = client.post("/predict", content=cat, headers={"Content-Encoding": "gzip"})
-    assert "gzip" in assert_problem(compressed, 415, "unsupported_media_type")["detail"]
-
-
 def test_other_formats_and_damage(client: TestClient, cat: bytes) -> None:
     assert_problem(client.post("/predict", content=b"%PDF-1.7 hello"), 415, "unsupported_media_type")
     assert_problem(client.post("/predict", content=b"hello"), 415, "unsupported_media_type")
@@ -142,17 +80,6 @@ def test_too_many_pixels(make_client: MakeClient) -> None:
     image = encoded(Image.new("L", (101, 100)))
     document = assert_problem(make_client(max_pixels=10_000).post("/predict", content=image), 413, "image_too_large")
     assert "10,000" in document["detail"]
-
-
-def test_too_many_bytes(make_client: MakeClient, cat: bytes) -> None:
-    client = make_client(max_file_bytes=len(cat) - 1, max_request_bytes=len(cat) + 1000)
-    assert_problem(client.post("/predict", content=cat), 413, "payload_too_large")
-    assert_problem(client.post("/predict", content=iter([cat[:9], cat[9:]])), 413, "payload_too_large")
-    assert_problem(client.post("/predict", files={"file": ("cat.png", cat)}), 413, "payload_too_large")
-    assert_problem(client.post("/predict", content=bytes(len(cat) + 2000)), 413, "payload_too_large")
-    large = client.post("/predict", content=iter([bytes(1000)] * 9))
-    assert_problem(large, 413, "payload_too_large")
-    assert large.headers["connection"] == "close"
 
 
 def test_memory_for_bodies_is_shared(make_client: MakeClient, cat: bytes) -> None:
@@ -248,3 +175,151 @@ def test_only_post_is_allowed(client: TestClient) -> None:
     response = client.get("/predict")
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == "POST"
+
+
+def files(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
+    return [("files", (f"{index}.png", content)) for index, content in enumerate(contents)]
+
+
+def test_a_batch_is_answered_in_order(client: TestClient) -> None:
+    names = sorted(DATA.glob("*.png"))
+    singles = [client.post("/predict", content=name.read_bytes()).json() for name in names]
+    answer = client.post("/predict/batch", files=files(*(name.read_bytes() for name in names))).json()
+    BatchResponse.model_validate(answer)
+    assert set(answer) == {"model", "results", "timing_ms"}
+    assert answer["model"] == singles[0]["model"]
+    assert len(answer["results"]) == len(names)
+    for result, single in zip(answer["results"], singles, strict=True):
+        assert set(result) == {"predictions", "views"}
+        assert result["views"] == single["views"]
+        expected = {item["label"]: item["probability"] for item in single["predictions"]}
+        found = {item["label"]: item["probability"] for item in result["predictions"]}
+        assert found == pytest.approx(expected, abs=1e-5)  # a batch of another size rounds otherwise
+    assert 0 < answer["timing_ms"]["inference"] <= answer["timing_ms"]["total"]
+
+
+def test_a_batch_of_one_and_of_the_most(client: TestClient, cat: bytes) -> None:
+    for count in (1, 32):
+        answer = client.post("/predict/batch?top_k=1", files=files(*[cat] * count))
+        assert [len(result["predictions"]) for result in answer.json()["results"]] == [1] * count
+
+
+def test_a_batch_too_many_or_none(make_client: MakeClient, cat: bytes) -> None:
+    client = make_client()
+    problem = assert_problem(client.post("/predict/batch", files=files(*[cat] * 33)), 400, "malformed_request")
+    assert "32" in problem["detail"]
+    assert_problem(client.post("/predict/batch", files={"file": cat}), 422, "invalid_parameter")
+    assert_problem(client.post("/predict/batch"), 415, "unsupported_media_type")
+    assert_problem(client.post("/predict/batch", content=cat), 415, "unsupported_media_type")
+    assert_problem(client.post("/predict/batch?top_k=11", files=files(cat)), 422, "invalid_parameter")
+    assert_problem(client.post("/predict/batch?partial=maybe", files=files(cat)), 422, "invalid_parameter")
+    small = make_client(queue_images=7, views=3)  # what can never fit must not be told to try again
+    assert small.post("/predict/batch", files=files(cat, cat)).status_code == 200
+    assert_problem(small.post("/predict/batch", files=files(cat, cat, cat)), 400, "malformed_request")
+
+
+def test_a_batch_is_refused_whole_and_every_bad_image_named(make_client: MakeClient, cat: bytes) -> None:
+    client = make_client(max_file_bytes=5000)
+    parts = [*files(cat, b"hello", cat, cat[:-40], b""), ("files", ("big.png", bytes(5001)))]
+    problem = assert_problem(client.post("/predict/batch", files=parts), 422, "invalid_batch")
+    assert [(item["index"], item["filename"], item["code"]) for item in problem["errors"]] == [
+        (1, "1.png", "unsupported_media_type"),
+        (3, "3.png", "undecodable_image"),
+        (4, "4.png", "undecodable_image"),
+        (5, "big.png", "payload_too_large"),
+    ]
+    assert problem["detail"].startswith("4 of 6 images")
+    BatchProblemDocument.model_validate(problem)
+    assert "prediction_confidence_count 0.0" in client.get("/metrics").text
+
+
+def test_an_image_without_a_name_is_named_by_its_index(client: TestClient) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename=""\r\n\r\nhello\r\n--x--\r\n'
+    answer = client.post("/predict/batch", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    (error,) = assert_problem(answer, 422, "invalid_batch")["errors"]
+    assert set(error) == {"index", "code", "detail"}
+
+
+def test_a_partial_batch_answers_for_the_good_images(client: TestClient, cat: bytes, cat_label: str) -> None:
+    answer = client.post("/predict/batch?partial=true&top_k=1", files=files(cat, b"hello", cat))
+    assert answer.status_code == 200
+    first, second, third = answer.json()["results"]
+    assert first["predictions"][0]["label"] == third["predictions"][0]["label"] == cat_label
+    assert set(second) == {"error"}
+    assert second["error"]["code"] == "unsupported_media_type"
+    assert second["error"]["instance"] == answer.headers["x-request-id"]
+    metrics = client.get("/metrics").text
+    assert f'predictions_total{{label="{cat_label}"}} 2.0' in metrics
+    nothing = client.post("/predict/batch?partial=true", files=files(b"hello"))
+    assert nothing.json()["timing_ms"]["inference"] == 0
+
+
+def test_a_batch_takes_its_places_before_its_body_and_gives_them_back(make_client: MakeClient, cat: bytes) -> None:
+    client = make_client(queue_images=40)
+    engine = client.app.state.service.engine
+    with engine.reserve(9):
+        # This body cannot be parsed: it would be another problem had it been read.
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        refused = client.post("/predict/batch", content=b"garbage", headers=headers)
+        assert_problem(refused, 429, "overloaded")
+        assert refused.headers["retry-after"] == "1"
+    assert client.post("/predict/batch", files=files(*[cat] * 32)).status_code == 200
+    assert_problem(client.post("/predict/batch", files=files(b"hello")), 422, "invalid_batch")
+    assert engine.reserved_images == 0
+
+
+def test_a_service_at_fault_fails_the_whole_batch(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
+    release = threading.Event()
+
+    class Slow:
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            release.wait(30)
+            return loaded[1].logits(images)
+
+    client = make_client(session=Slow(), deadline_seconds=0.5)
+    response = client.post("/predict/batch?partial=true", files=files(cat, b"hello"))
+    release.set()
+    assert_problem(response, 504, "deadline_exceeded")
+
+
+async def test_a_batch_whose_client_leaves_is_withdrawn(loaded: tuple, cat: bytes) -> None:
+    begun, release, computed = asyncio.Event(), threading.Event(), []
+    loop = asyncio.get_running_loop()
+
+    class Held:
+        def logits(self, images: np.ndarray) -> np.ndarray:
+            computed.append(len(images))
+            loop.call_soon_threadsafe(begun.set)
+            release.wait(30)
+            return loaded[1].logits(images)
+
+    app = create_app(Settings(model_dir=BUNDLE, inference_threads=1, max_batch_images=1), (loaded[0], Held()))
+    request = httpx.Request("POST", "http://x/predict/batch", files=files(*[cat] * 9))
+    messages = iter([{"type": "http.request", "body": request.read(), "more_body": False}])
+    sent: list[dict] = []
+
+    async def receive() -> dict:
+        for message in messages:
+            return message
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict/batch",
+        "query_string": b"",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+    }
+    async with app.router.lifespan_context(app):
+        before = asyncio.all_tasks()
+        await app(scope, receive, send)
+        assert app.state.service.engine.reserved_images == 0
+        while asyncio.all_tasks() - before:  # those of the images, which have been told to end
+            await asyncio.sleep(0)
+        release.set()
+    assert sent[0]["status"] == 499
+    assert computed == [1]

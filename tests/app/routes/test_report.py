@@ -3,7 +3,7 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
-from tests.app.routes.test_predict import assert_problem
+from tests.app.problems import assert_problem
 from tests.conftest import BUNDLE
 
 

@@ -1,0 +1,255 @@
+import email.utils
+import io
+import pickle
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from app.bundle import Bundle
+from app.client import AsyncClient, Client, ProblemError
+from app.main import create_app
+from app.schemas import ImageFailure, ImageResult, PredictResponse
+from app.settings import Settings
+from tests.app.server import serve
+from tests.conftest import BUNDLE, DATA
+
+CAT = DATA / "cat.png"
+GOOD = {
+    "model": {"name": "m", "version": "1"},
+    "predictions": [{"label": "cat", "class_id": 3, "probability": 0.5}],
+    "views": 1,
+    "timing_ms": {"decode": 1, "queue": 1, "inference": 1, "total": 3},
+}
+
+
+def busy(status: int = 429, **headers: str) -> httpx.Response:
+    return httpx.Response(status, headers=headers, json={"code": "overloaded", "detail": "busy"})
+
+
+def good() -> httpx.Response:
+    return httpx.Response(200, json=GOOD)
+
+
+class Service:
+    """Gives the answers one after the other; keeps the requests, and the pauses between them."""
+
+    def __init__(self, *answers: httpx.Response | Exception) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+        self.bodies: list[bytes] = []
+        self.pauses: list[float] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        self.bodies.append(request.read())
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        return self(request)
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+    def client(self, **options: object) -> Client:
+        return Client("http://test", transport=httpx.MockTransport(self), sleep=self.pauses.append, **options)
+
+    def async_client(self, **options: object) -> AsyncClient:
+        return AsyncClient("http://test", transport=httpx.MockTransport(self.answer), sleep=self.sleep, **options)
+
+
+async def predict(service: Service, kind: str, **options: object) -> PredictResponse:
+    """The same call with either client."""
+    if kind == "sync":
+        with service.client(**options) as client:
+            return client.predict(b"image")
+    async with service.async_client(**options) as client:
+        return await client.predict(b"image")
+
+
+both = pytest.mark.parametrize("kind", ["sync", "async"])
+
+
+@both
+async def test_a_busy_service_is_asked_again_when_it_says(kind: str) -> None:
+    service = Service(busy(**{"Retry-After": "7"}), busy(503, **{"Retry-After": "0"}), busy(), good())
+    answer = await predict(service, kind)
+    assert answer.predictions[0].label == "cat"
+    assert service.pauses == [7, 0, 2]  # the third without a word: 0.5 s, doubled twice
+    assert service.bodies == [b"image"] * 4
+
+
+@both
+async def test_a_service_that_stays_busy_is_left_alone_in_the_end(kind: str) -> None:
+    service = Service(*(busy(**{"Retry-After": "1"}) for _ in range(4)))
+    with pytest.raises(ProblemError) as caught:
+        await predict(service, kind)
+    assert caught.value.status == 429
+    assert service.pauses == [1, 1, 1]
+    unwilling = Service(busy())
+    with pytest.raises(ProblemError):
+        await predict(unwilling, kind, retries=0)
+    assert unwilling.pauses == []
+
+
+@both
+async def test_a_pause_that_is_too_long_is_not_waited_for(kind: str) -> None:
+    service = Service(busy(503, **{"Retry-After": "3600"}))
+    with pytest.raises(ProblemError):
+        await predict(service, kind)
+    assert service.pauses == []
+
+
+@both
+@pytest.mark.parametrize(
+    "error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.RemoteProtocolError]
+)
+async def test_a_broken_connection_is_tried_again(kind: str, error: type[httpx.TransportError]) -> None:
+    service = Service(error("broken"), good())
+    assert (await predict(service, kind)).views == 1
+    assert service.pauses == [0.5]
+    broken = Service(*(error("broken") for _ in range(4)))
+    with pytest.raises(error):
+        await predict(broken, kind)
+
+
+@both
+@pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.WriteTimeout, httpx.UnsupportedProtocol])
+async def test_what_another_attempt_would_not_mend_is_raised(kind: str, error: type[httpx.TransportError]) -> None:
+    service = Service(error("slow"))
+    with pytest.raises(error):
+        await predict(service, kind)
+    assert service.pauses == []
+
+
+def test_retry_after_may_be_a_date() -> None:
+    service = Service(
+        busy(**{"Retry-After": email.utils.formatdate(time.time() + 30, usegmt=True)}),
+        busy(**{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
+        busy(**{"Retry-After": "soon"}),
+        good(),
+    )
+    service.client().predict(b"image")
+    first, *rest = service.pauses
+    assert 0 < first <= 30
+    assert rest == [0, 2]
+
+
+@both
+async def test_an_error_carries_the_problem_document(kind: str) -> None:
+    document = {
+        "type": "/problems/undecodable_image",
+        "title": "The image cannot be decoded",
+        "status": 422,
+        "detail": "the PNG is cut short or corrupt",
+        "code": "undecodable_image",
+        "instance": "abc",
+    }
+    with pytest.raises(ProblemError) as caught:
+        await predict(Service(httpx.Response(422, json=document)), kind)
+    error = caught.value
+    assert (error.status, error.code, error.instance) == (422, "undecodable_image", "abc")
+    assert (error.title, error.detail) == (document["title"], document["detail"])
+    assert error.document == document
+    assert str(error) == "422 undecodable_image: the PNG is cut short or corrupt (request abc)"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+@pytest.mark.parametrize("content", [b"<h1>Bad gateway</h1>", b"[]", b'{"message": "no"}', b""])
+def test_an_error_that_is_not_the_services(content: bytes) -> None:
+    with pytest.raises(ProblemError) as caught:
+        Service(httpx.Response(502, content=content)).client().predict(b"image")
+    assert (caught.value.status, caught.value.code, caught.value.title) == (502, "http_error", "Bad Gateway")
+    assert caught.value.detail == content.decode()
+
+
+def sent(image: object) -> bytes:
+    service = Service(good())
+    service.client().predict(image)
+    return service.bodies[0]
+
+
+def test_paths_and_bytes_are_sent_as_they_are() -> None:
+    assert sent(CAT) == sent(str(CAT)) == sent(CAT.read_bytes()) == CAT.read_bytes()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "F", "I;16"])
+def test_pil_images_are_sent_as_png(mode: str) -> None:
+    with Image.open(CAT) as picture:
+        image = Image.new(mode, (5, 4)) if mode == "I;16" else picture.convert(mode)
+    with Image.open(io.BytesIO(sent(image))) as received:
+        assert (received.format, received.size) == ("PNG", image.size)
+        if mode in ("RGB", "L", "RGBA", "LA"):
+            assert received.tobytes() == image.tobytes()
+
+
+def test_a_pil_image_is_sent_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    Image.new("RGB", (40, 20)).save(tmp_path / "photo.jpg", exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as image, Image.open(io.BytesIO(sent(image))) as received:
+        assert received.size == (20, 40)
+
+
+def test_the_request_says_what_was_asked() -> None:
+    service = Service(good())
+    service.client(api_key="secret").predict(b"image", top_k=3)
+    (request,) = service.requests
+    assert request.url == "http://test/predict?top_k=3"
+    assert request.headers["authorization"] == "Bearer secret"
+    assert "authorization" not in Service(good()).client()._http.headers
+
+
+def test_a_service_below_a_path(cat: bytes) -> None:
+    service = Service(good())
+    Client("http://test/cifar/", transport=httpx.MockTransport(service)).predict(cat)
+    assert service.requests[0].url.path == "/cifar/predict"
+
+
+async def test_every_call_against_the_application(loaded: tuple, cat: bytes, cat_label: str) -> None:
+    app = create_app(Settings(model_dir=BUNDLE, inference_threads=1, api_keys="secret"), loaded)
+    bundle: Bundle = loaded[0]
+    async with (
+        app.router.lifespan_context(app),
+        AsyncClient("http://test", "secret", transport=httpx.ASGITransport(app)) as client,
+        AsyncClient("http://test", transport=httpx.ASGITransport(app)) as stranger,
+    ):
+        assert (await client.predict(CAT, top_k=1)).predictions[0].label == cat_label
+        assert await client.report() == bundle.report
+        model = await client.model()
+        assert (model.version, model.digest) == (bundle.manifest.version, bundle.manifest.digest)
+        batch = await client.predict_batch([CAT, cat, Image.open(CAT)], top_k=2)
+        assert [len(result.predictions) for result in batch.results] == [2] * 3
+        with pytest.raises(ProblemError) as caught:
+            await client.predict_batch([CAT, b"hello"])
+        assert caught.value.document["errors"][0]["filename"] == "1"
+        first, second = (await client.predict_batch([CAT, b"hello"], partial=True)).results
+        assert isinstance(first, ImageResult)
+        assert isinstance(second, ImageFailure)
+        assert second.error.code == "unsupported_media_type"
+        with pytest.raises(ProblemError, match="401 unauthorized"):
+            await stranger.predict(cat)
+
+
+def test_every_call_against_a_server(cat_label: str) -> None:
+    with serve() as (_, http), Client(str(http.base_url)) as client:
+        assert client.predict(CAT).predictions[0].label == cat_label
+        assert len(client.predict_batch([CAT] * 3).results) == 3
+        assert client.report().n > 0
+        assert len(client.model().classes) == 10
+
+
+def test_a_server_that_is_not_there() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        port = reserved.getsockname()[1]
+    pauses: list[float] = []
+    with Client(f"http://127.0.0.1:{port}", sleep=pauses.append) as client, pytest.raises(httpx.ConnectError):
+        client.model()
+    assert pauses == [0.5, 1, 2]

@@ -1,0 +1,40 @@
+"""What others build on changes on purpose or not at all.
+
+python -m tests.app.test_interface    # writes the OpenAPI document anew, once the change is meant
+"""
+
+import json
+from typing import Any
+
+import app.client
+from app.main import create_app
+from app.settings import Settings
+from tests.conftest import DATA
+
+SNAPSHOT = DATA / "openapi.json"
+
+
+def openapi() -> dict[str, Any]:
+    document = create_app(Settings(_env_file=None)).openapi()
+    document["info"]["version"] = "any"  # a release changes nothing else
+    return document
+
+
+def render(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_the_openapi_document_is_the_committed_one() -> None:
+    # By line, so that pytest shows those that differ.
+    assert render(openapi()).splitlines() == SNAPSHOT.read_text().splitlines(), (
+        "the HTTP interface has changed; if it was meant to: python -m tests.app.test_interface, and commit the result"
+    )
+
+
+def test_the_clients_names() -> None:
+    assert app.client.__all__ == ["AsyncClient", "Client", "ImageSource", "ProblemError"]
+    assert all(hasattr(app.client, name) for name in app.client.__all__)
+
+
+if __name__ == "__main__":
+    SNAPSHOT.write_text(render(openapi()))

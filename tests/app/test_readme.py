@@ -1,0 +1,81 @@
+"""What the README says is what a user meets: its commands run, its answers are the service's."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.app.server import serve
+from tests.benchmarks.examples import rows
+from tests.conftest import BUNDLE, ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+REQUESTS = [content for kind, content in BLOCKS if kind == "sh" and "curl" in content]
+ANSWERS = [json.loads(content) for kind, content in BLOCKS if kind == "json"]
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with serve() as (_, client):
+        yield client
+
+
+def run(command: list[str], source: str, client: httpx.Client) -> str:
+    """What a block prints, run from the repository's root against the server of this test."""
+    address = f"{client.base_url.host}:{client.base_url.port}"
+    environment = os.environ | {
+        "MODEL_DIR": str(BUNDLE),
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    source = source.replace("localhost:8000", address).replace(".venv/bin/", "")
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, input=source, stdout=subprocess.PIPE, text=True, timeout=60, check=True
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_requests_are_answered_as_shown(client: httpx.Client, number: int) -> None:
+    shown, said = ANSWERS[number], json.loads(run(["bash", "-eu"], REQUESTS[number], client))
+    assert set(said) == set(shown)
+    for own in ("timing_ms", "instance"):  # of each request
+        said.pop(own, None), shown.pop(own, None)
+    for one, other in zip(said.get("predictions", []), shown.get("predictions", []), strict=True):
+        assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-3)
+    assert said == shown
+
+
+def test_every_request_has_its_answer() -> None:
+    assert len(REQUESTS) == len(ANSWERS) == 2
+
+
+def test_the_ten_examples_are_as_shown(client: httpx.Client) -> None:
+    table = TEXT.split("| image | answer | probability | second |")[1].split("\n\n")[0].splitlines()[2:]
+    shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    measured = rows(client)
+    assert len(measured) == 10
+    for one, other in zip(measured, shown, strict=True):
+        assert one[:2] == other[:2]
+        assert float(one[2]) == pytest.approx(float(other[2]), abs=2e-3)
+
+
+def test_the_other_commands_run(client: httpx.Client) -> None:
+    (classify,) = [content for kind, content in BLOCKS if kind == "sh" and "app classify" in content]
+    assert "cat.png" in run(["bash", "-eu"], classify, client)
+    (python,) = [content for kind, content in BLOCKS if kind == "python"]
+    assert "probability" in run([sys.executable, "-"], python, client)
+
+
+def test_the_accuracy_is_the_reports() -> None:
+    report = json.loads((BUNDLE / "report.json").read_text())["accuracy"]
+    low, high = report["ci95"]
+    assert f"{report['value'] * 100:.2f} %" in TEXT
+    assert f"{low * 100:.2f} to {high * 100:.2f} %" in TEXT

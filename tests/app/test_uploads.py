@@ -1,0 +1,74 @@
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.app.problems import assert_problem
+
+MakeClient = Callable[..., TestClient]
+
+
+def test_multipart_and_raw_body_give_the_same_answer(client: TestClient, cat: bytes) -> None:
+    multipart = client.post("/predict", files={"file": ("cat.png", cat, "image/png")})
+    raw = client.post("/predict", content=cat, headers={"Content-Type": "image/png"})
+    assert multipart.status_code == raw.status_code == 200
+    assert multipart.json()["predictions"] == raw.json()["predictions"]
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded", "image/png", "nonsense"])
+def test_the_content_type_of_a_raw_body_is_ignored(client: TestClient, cat: bytes, kind: str) -> None:
+    assert client.post("/predict", content=cat, headers={"Content-Type": kind}).status_code == 200
+
+
+def test_no_image_at_all(client: TestClient) -> None:
+    assert_problem(client.post("/predict"), 422, "undecodable_image")
+    assert_problem(client.post("/predict", files={"file": ("empty.png", b"")}), 422, "undecodable_image")
+
+
+def test_multipart_without_the_file(client: TestClient, cat: bytes) -> None:
+    wrong_name = client.post("/predict", files={"image": ("cat.png", cat)})
+    assert "'image'" in assert_problem(wrong_name, 422, "invalid_parameter")["detail"]
+    text = client.post("/predict", files={"file": (None, "a cat")})
+    assert "as text" in assert_problem(text, 422, "invalid_parameter")["detail"]
+    parameter = client.post("/predict", files={"file": ("cat.png", cat)}, data={"top_k": "3"})
+    assert "query string" in assert_problem(parameter, 422, "invalid_parameter")["detail"]
+    boundary = {"Content-Type": "multipart/form-data; boundary=x"}
+    nothing = client.post("/predict", content=b"--x--\r\n", headers=boundary)
+    assert "missing" in assert_problem(nothing, 422, "invalid_parameter")["detail"]
+
+
+def test_two_files(client: TestClient, cat: bytes) -> None:
+    two = client.post("/predict", files=[("file", ("a.png", cat)), ("file", ("b.png", cat))])
+    assert_problem(two, 400, "malformed_request")
+
+
+@pytest.mark.parametrize(
+    ("content", "content_type"),
+    [
+        (b"garbage", "multipart/form-data"),
+        (b"garbage", "multipart/form-data; boundary=x"),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\nhello\r\n--x--\r\n", "multipart/form-data; boundary=x"),
+        (b"--x\r\nno colon\r\n\r\n", "multipart/form-data; boundary=x"),
+    ],
+)
+def test_broken_multipart(client: TestClient, content: bytes, content_type: str) -> None:
+    assert_problem(
+        client.post("/predict", content=content, headers={"Content-Type": content_type}), 400, "malformed_request"
+    )
+
+
+def test_json_and_compressed_bodies_are_not_accepted(client: TestClient, cat: bytes) -> None:
+    assert_problem(client.post("/predict", json={"file": "cat"}), 415, "unsupported_media_type")
+    compressed = client.post("/predict", content=cat, headers={"Content-Encoding": "gzip"})
+    assert "gzip" in assert_problem(compressed, 415, "unsupported_media_type")["detail"]
+
+
+def test_too_many_bytes(make_client: MakeClient, cat: bytes) -> None:
+    client = make_client(max_file_bytes=len(cat) - 1, max_request_bytes=len(cat) + 1000)
+    assert_problem(client.post("/predict", content=cat), 413, "payload_too_large")
+    assert_problem(client.post("/predict", content=iter([cat[:9], cat[9:]])), 413, "payload_too_large")
+    assert_problem(client.post("/predict", files={"file": ("cat.png", cat)}), 413, "payload_too_large")
+    assert_problem(client.post("/predict", content=bytes(len(cat) + 2000)), 413, "payload_too_large")
+    large = client.post("/predict", content=iter([bytes(1000)] * 9))
+    assert_problem(large, 413, "payload_too_large")
+    assert large.headers["connection"] == "close"
