@@ -1,12 +1,13 @@
 """What a running service holds; routes take it from the application."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from app.bundle import Bundle
-from app.classifier import Classifier
+from app.classifier import Classification, Classifier
 from app.engine import Engine
 from app.protocol_models import ServedModel, served_models
 from app.settings import Settings
@@ -25,6 +26,19 @@ class ServiceState:
 
     def __post_init__(self) -> None:
         self.models = served_models(self.settings, self.bundle.manifest)
+
+    def observe(self, results: Sequence[Classification], *, read_seconds: float, total_seconds: float) -> None:
+        """Add a request's times, and its images' times and answers, to the metrics."""
+        telemetry = self.telemetry
+        telemetry.stage_seconds.labels("read").observe(read_seconds)
+        telemetry.stage_seconds.labels("total").observe(total_seconds)
+        for result in results:
+            telemetry.stage_seconds.labels("decode").observe(result.decode_seconds)
+            telemetry.stage_seconds.labels("queue").observe(result.queue_seconds)
+            telemetry.stage_seconds.labels("inference").observe(result.inference_seconds)
+            (best,) = self.classifier.ranked(result.probabilities, 1)
+            telemetry.predictions.labels(best.label).inc()
+            telemetry.confidence.observe(best.probability)
 
 
 # Plain functions are called on a thread of FastAPI's pool; this one would spend more on the way there than at work.

@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from app import __version__, protocol
 from app.bodies import read_body
-from app.classifier import Classification, Classifier
+from app.classifier import Classification
 from app.limits import unless_gone
 from app.problems import MalformedRequest, NotFound, Problem, ProblemDocument
 from app.protocol_models import VERSION, ServedModel
@@ -24,7 +24,6 @@ from app.routes import health
 from app.routes.predict import PROBLEMS
 from app.sessions import Images
 from app.state import Service, ServiceState
-from app.telemetry import Telemetry
 from app.uploads import check_size
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
@@ -186,7 +185,7 @@ async def _infer(request: Request, service: ServiceState, model: ServedModel, st
         inference, [result.probabilities for result in results], model, request.state.request_id
     )
     now = time.monotonic()
-    _observe(service.telemetry, service.classifier, results, {"read": read - started, "total": now - started})
+    service.observe(results, read_seconds=read - started, total_seconds=now - started)
     decode, queue, inference_seconds = _means(results)
     model.statistics.succeed(
         len(results),
@@ -244,17 +243,3 @@ def _means(results: list[Classification]) -> tuple[float, float, float]:
     times = [(result.decode_seconds, result.queue_seconds, result.inference_seconds) for result in results]
     decode, queue, inference = (sum(column) / len(results) for column in zip(*times, strict=True))
     return decode, queue, inference
-
-
-def _observe(
-    telemetry: Telemetry, classifier: Classifier, results: list[Classification], seconds: dict[str, float]
-) -> None:
-    for stage, spent in seconds.items():
-        telemetry.stage_seconds.labels(stage).observe(spent)
-    for result in results:
-        telemetry.stage_seconds.labels("decode").observe(result.decode_seconds)
-        telemetry.stage_seconds.labels("queue").observe(result.queue_seconds)
-        telemetry.stage_seconds.labels("inference").observe(result.inference_seconds)
-        (best,) = classifier.ranked(result.probabilities, 1)
-        telemetry.predictions.labels(best.label).inc()
-        telemetry.confidence.observe(best.probability)

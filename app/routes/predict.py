@@ -101,13 +101,15 @@ async def predict(request: Request, service: Service, top_k: TopK) -> PredictRes
         content = await read_image(request, service.settings.max_file_bytes)
         read_seconds = time.monotonic() - started
         result = await unless_gone(request, service.classifier.classify(content, request.state.deadline))
-    label, confidence = _count(service, result)
-    request.state.log = {"label": label, "confidence": confidence}
+    total_seconds = time.monotonic() - started
+    service.observe([result], read_seconds=read_seconds, total_seconds=total_seconds)
+    (best,) = service.classifier.ranked(result.probabilities, 1)
+    request.state.log = {"label": best.label, "confidence": round(best.probability, 4)}
     return PredictResponse(
         model=_model_name(service),
         predictions=service.classifier.ranked(result.probabilities, top_k),
         views=result.views,
-        timing_ms=_timing(service, [result], read_seconds, time.monotonic() - started),
+        timing_ms=_timing([result], total_seconds),
     )
 
 
@@ -139,8 +141,8 @@ async def predict_batch(
     good = [result for result in results if not isinstance(result, Problem)]
     if len(good) < len(results) and not partial:
         raise _refusal(uploads, results)
-    for result in good:
-        _count(service, result)
+    total_seconds = time.monotonic() - started
+    service.observe(good, read_seconds=read_seconds, total_seconds=total_seconds)
     request.state.log = {"images": len(results), "failed": len(results) - len(good)}
     return BatchResponse(
         model=_model_name(service),
@@ -150,7 +152,7 @@ async def predict_batch(
             else ImageResult(predictions=service.classifier.ranked(result.probabilities, top_k), views=result.views)
             for result in results
         ],
-        timing_ms=_timing(service, good, read_seconds, time.monotonic() - started),
+        timing_ms=_timing(good, total_seconds),
     )
 
 
@@ -190,26 +192,15 @@ def _model_name(service: ServiceState) -> ModelName:
     return ModelName(name=service.bundle.manifest.name, version=service.bundle.manifest.version)
 
 
-def _count(service: ServiceState, result: Classification) -> tuple[str, float]:
-    """Add an image's answer to the metrics. Returns its most probable label, and how probable that is."""
-    (best,) = service.classifier.ranked(result.probabilities, 1)
-    service.telemetry.predictions.labels(best.label).inc()
-    service.telemetry.confidence.observe(best.probability)
-    return best.label, round(best.probability, 4)
+def _timing(results: list[Classification], total_seconds: float) -> Timing:
+    """The longest of each stage, in milliseconds."""
 
+    def longest(seconds: Iterable[float]) -> float:
+        return round(max(seconds, default=0.0) * 1000, 3)
 
-def _timing(service: ServiceState, results: list[Classification], read_seconds: float, total_seconds: float) -> Timing:
-    """Add a request's times to the metrics, and those of its images. Returns the longest of each stage."""
-    stages = {
-        "read": [read_seconds],
-        "decode": [result.decode_seconds for result in results],
-        "queue": [result.queue_seconds for result in results],
-        "inference": [result.inference_seconds for result in results],
-        "total": [total_seconds],
-    }
-    for stage, times in stages.items():
-        histogram = service.telemetry.stage_seconds.labels(stage)
-        for seconds in times:
-            histogram.observe(seconds)
-    del stages["read"]
-    return Timing(**{stage: round(max(times, default=0.0) * 1000, 3) for stage, times in stages.items()})
+    return Timing(
+        decode=longest(result.decode_seconds for result in results),
+        queue=longest(result.queue_seconds for result in results),
+        inference=longest(result.inference_seconds for result in results),
+        total=longest([total_seconds]),
+    )
