@@ -3,7 +3,6 @@
 BodyLimits      middleware: counts bytes while they stream, and gives every request its one deadline and the budget
 Budget          a number of bytes that all requests share; more is refused
 PixelBudget     a number of pixels that all decodes share; more waits its turn
-read_image      the one image that a request carries, as multipart or as the raw body
 unless_gone     work that ends when its client leaves
 """
 

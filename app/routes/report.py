@@ -1,6 +1,6 @@
 """GET /metrics/report: how good the model is, as it was measured when it was made."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
@@ -10,8 +10,6 @@ from app.problems import NotFound
 from app.state import Service
 
 router = APIRouter(tags=["report"])
-
-Picture = Literal["accuracy_and_loss", "confusion_matrix", "reliability"]
 
 
 @router.get(
