@@ -19,7 +19,7 @@ class Config:
 
     stem_stride: int = 1  # 1 or 2
     stage2_stride: int = 1  # 1: 88 M multiply-adds; 2: 24.5 M
-    epochs: int = 6  # passes over the training split
+    epochs: int = 7  # passes over the training split
     batch_size: int = 64  # images a step
     lr: float = 1e-3  # peak learning rate of AdamW
     warmup: float = 0.08  # fraction of all steps over which the rate rises from zero

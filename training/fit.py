@@ -202,7 +202,9 @@ class Run:
 
     def _finish_epoch(self) -> None:
         now = self.progress
+        cpu_clock = time.process_time()
         loss, accuracy = self._validate()
+        cpu_seconds = now.cpu_seconds + time.process_time() - cpu_clock
         steps = self.config.epochs * self.steps_per_epoch
         row = Epoch(
             epoch=now.epoch + 1,
@@ -216,7 +218,7 @@ class Run:
             seconds=round(now.epoch_seconds, 1),
         )
         history = [*now.history, row.model_dump()]
-        self.progress = Progress(epoch=now.epoch + 1, cpu_seconds=now.cpu_seconds, history=history)
+        self.progress = Progress(epoch=now.epoch + 1, cpu_seconds=cpu_seconds, history=history)
         write_atomically(self.folder / HISTORY, history_csv(history).encode())
 
     def _validate(self) -> tuple[float, float]:

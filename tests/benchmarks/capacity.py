@@ -39,10 +39,11 @@ end
 """
 
 
-def bare(threads: int, seconds: float) -> float:
+def bare(engine: str, threads: int, seconds: float) -> float:
     """Images per second of that many threads that do nothing but single-image inference."""
-    _, session = load_session(Settings())
+    _, session = load_session(Settings(engine=engine))
     image = np.zeros((1, 32, 32, 3), np.uint8)
+    session.logits(image)  # the first call of an engine sets it up
     counts = [0] * threads
     end = time.perf_counter() + seconds
 
@@ -78,7 +79,8 @@ def main() -> None:
     environment = os.environ | {"PORT": str(options.port), "LOG_LEVEL": "warning"}
     server = subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=environment)
     cores = available_cores()
-    inference: dict[int, list[float]] = {threads: [] for threads in sorted({1, cores})}
+    inference: dict[tuple[str, int], list[float]] = {("onnx", threads): [] for threads in sorted({1, cores})}
+    inference["torch", 1] = []
     service: dict[int, list[tuple[float, float, float]]] = {connections: [] for connections in CONCURRENCY}
     try:
         wait(url)
@@ -86,17 +88,18 @@ def main() -> None:
             script = Path(folder) / "post.lua"
             script.write_text(SCRIPT.format(image=IMAGE))
             for _ in range(options.rounds):
-                for threads, rates in inference.items():
-                    rates.append(bare(threads, options.seconds / 2))
+                for (engine, threads), rates in inference.items():
+                    rates.append(bare(engine, threads, options.seconds / 2))
                 for connections, results in service.items():
                     results.append(wrk(url, connections, options.seconds, script))
     finally:
         server.terminate()
         server.wait()
     print("| what | images/s | median ms | 99 % ms |\n| --- | --- | --- | --- |")
-    for threads, rates in inference.items():
+    for (engine, threads), rates in inference.items():
         rate = statistics.median(rates)
-        print(f"| bare inference, {threads} thread{'s' * (threads > 1)} | {rate:.0f} | {1000 * threads / rate:.2f} | |")
+        name = f"bare inference, {engine}, {threads} thread{'s' * (threads > 1)}"
+        print(f"| {name} | {rate:.0f} | {1000 * threads / rate:.2f} | |")
     for connections, results in service.items():
         rate, median, tail = (statistics.median(column) for column in zip(*results, strict=True))
         print(f"| `/predict`, {connections} at once | {rate:.0f} | {median:.2f} | {tail:.2f} |")
