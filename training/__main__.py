@@ -60,6 +60,8 @@ HELP = {
     "ema_every": "Steps between updates of the averaged weights.",
     "flip": "Mirror every image in every second epoch.",
     "shift": "Pixels, at most, in each direction.",
+    "zoom": "Largest factor by which half of the images are enlarged or shrunk; 1: none.",
+    "colour": "Largest relative change of brightness, contrast and saturation; 0: none.",
     "cutout": "Side of the hidden square, pixels.",
     "seed": "Of new layers, order and augmentation.",
     "split_seed": "Of the three-way split.",

@@ -1,7 +1,12 @@
 """Batched augmentation: pure functions from uint8 images [N, H, W, C] to the same shape, seeded by a generator."""
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green, blue
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -27,6 +32,45 @@ def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     padded = _reflect(_reflect(images, pixels, 1), pixels, 2)
     windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view: [N, 2p+1, 2p+1, C, H, W]
     return windows[torch.arange(count), rows, columns].permute(0, 2, 3, 1).contiguous()
+
+
+def zoom(images: Tensor, factor: float, generator: torch.Generator) -> Tensor:
+    """Enlarge or shrink every other image, by lot, by up to `factor` (1: none) around its centre.
+
+    Factors are spread evenly on a logarithmic scale; bilinear, what comes in at the border is its reflection.
+    The other images stay as sharp as those that the network will meet.
+    """
+    if factor == 1:
+        return images
+    count = len(images)
+    powers = torch.rand(count, generator=generator) * 2 - 1
+    chosen = torch.rand(count, generator=generator) < 0.5
+    scale = torch.exp(powers[chosen] * -math.log(factor))
+    theta = torch.zeros(len(scale), 2, 3)
+    theta[:, 0, 0] = theta[:, 1, 1] = scale
+    pixels = images[chosen].permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
+    zoomed = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    result = images.clone()
+    result[chosen] = zoomed.round().to(torch.uint8).permute(0, 2, 3, 1)
+    return result
+
+
+def colour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change brightness, contrast and saturation of each image by factors from 1 - strength to 1 + strength.
+
+    Brightness scales all values, contrast their distance from the image's mean grey, saturation that from
+    each pixel's grey (ITU-R BT.601 luma), in that order and clipped once.
+    """
+    if strength == 0:
+        return images
+    factors = 1 + strength * (torch.rand(3, len(images), 1, 1, 1, generator=generator) * 2 - 1)
+    brightness, contrast, saturation = factors
+    pixels = images.float() * brightness
+    grey = pixels @ LUMA
+    pixels = torch.lerp(grey.mean((1, 2))[:, None, None, None], pixels, contrast)
+    pixels = torch.lerp((pixels @ LUMA)[..., None], pixels, saturation)
+    return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:

@@ -31,6 +31,8 @@ class Config:
     ema_every: int = 4  # steps between updates: cheaper, and 0.992 per 4 is 0.998 per step
     flip: bool = True  # mirror every image in every second epoch
     shift: int = 4  # pixels, at most, in each direction
+    zoom: float = 1.0  # largest factor by which half of the images are enlarged or shrunk; 1: none
+    colour: float = 0.0  # largest relative change of brightness, contrast, saturation; 0: none
     cutout: int = 10  # side of the square hidden from the network, pixels
     seed: int = 0  # of the new layers, the order of images, augmentation
     split_seed: int = 0  # of the three-way split; results of runs compare only under one split
@@ -50,6 +52,8 @@ class Config:
             "ema_decay": (0, 0.99999),
             "ema_every": (1, 1000),
             "shift": (0, 31),
+            "zoom": (1, 4),
+            "colour": (0, 1),
             "cutout": (0, 32),
             "seed": (0, 2**31 - 1),
             "split_seed": (0, 2**31 - 1),

@@ -170,6 +170,8 @@ class Run:
         if self.config.flip:
             images = augment.flip(images, mirrored[batch])
         images = augment.shift(images, self.config.shift, generator)
+        images = augment.zoom(images, self.config.zoom, generator)
+        images = augment.colour(images, self.config.colour, generator)
         return augment.cutout(images, self.config.cutout, generator)
 
     def _step(self, images: Tensor, labels: Tensor, done: int, total: int) -> tuple[float, int]:

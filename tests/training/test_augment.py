@@ -69,3 +69,45 @@ def test_the_seed_decides(change: object) -> None:
     assert torch.equal(IMAGES, before)  # pure
     assert first.dtype == torch.uint8 and first.shape == IMAGES.shape and first.is_contiguous()
     assert torch.equal(change(IMAGES, 0, generator()), IMAGES)
+
+
+def test_zoom_leaves_half_of_the_images_and_resamples_the_others_around_their_centre() -> None:
+    many = IMAGES[:1].expand(2000, 32, 32, 3)
+    zoomed = augment.zoom(many, 1.3, generator())
+    assert zoomed.dtype == torch.uint8
+    same = (zoomed == many).flatten(1).all(1)
+    assert same.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(augment.zoom(IMAGES, 1.0, generator()), IMAGES)
+
+
+def test_zoom_draws_factors_up_to_the_largest_in_both_directions() -> None:
+    square = torch.zeros(500, 32, 32, 3, dtype=torch.uint8)
+    square[:, 8:24, 8:24] = 200
+    zoomed = augment.zoom(square, 1.25, generator())
+    width = zoomed[:, 16, :, 0].float().sum(1) / 200
+    assert width.min().item() == pytest.approx(16 / 1.25, abs=0.3)
+    assert width.max().item() == pytest.approx(16 * 1.25, abs=0.3)
+    assert torch.equal(zoomed.flip(2), zoomed)
+
+
+def test_zoom_of_an_even_image_changes_nothing() -> None:
+    even = torch.full((20, 32, 32, 3), 77, dtype=torch.uint8)
+    assert torch.equal(augment.zoom(even, 2.0, generator()), even)
+
+
+def test_colour_is_brightness_then_contrast_then_saturation() -> None:
+    result = augment.colour(IMAGES, 0.3, generator()).numpy()
+    brightness, contrast, saturation = 1 + 0.3 * (torch.rand(3, len(IMAGES), generator=generator()) * 2 - 1).numpy()
+    luma = np.array([0.299, 0.587, 0.114])
+    for image, changed, b, c, s in zip(IMAGES.numpy(), result, brightness, contrast, saturation, strict=True):
+        expected = image * b
+        expected = (expected @ luma).mean() * (1 - c) + expected * c
+        expected = (expected @ luma)[..., None] * (1 - s) + expected * s
+        assert np.abs(expected.clip(0, 255) - changed).max() <= 0.51
+    assert torch.equal(augment.colour(IMAGES, 0.0, generator()), IMAGES)
+
+
+def test_colour_leaves_greys_grey() -> None:
+    grey = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16, 1).expand(8, 16, 16, 3)
+    changed = augment.colour(grey, 0.5, generator())
+    assert (changed.amax(3) - changed.amin(3)).max().item() <= 1
