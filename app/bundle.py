@@ -12,23 +12,20 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Base64Bytes, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from app.report import Fraction, Frozen, Report
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
 PICTURES = ("accuracy_and_loss.png", "confusion_matrix.png", "reliability.png")
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Channels = tuple[float, float, float]
 
 
 class BundleError(Exception):
     """The bundle is missing, damaged or of an unknown kind; the message is one line for the operator."""
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Architecture(Frozen):
@@ -49,16 +46,63 @@ class Input(Frozen):
 
 
 class SelfCheck(Frozen):
-    """One image and the logits that this model must give for it, tried before the service is ready."""
+    """One image and what this model must give for it, tried before the service is ready."""
 
     image: Base64Bytes
     logits: list[float]
+    ood_score: float | None = None
+
+
+class ConformalLevel(Frozen):
+    """A label belongs to the prediction set if its calibrated probability is at least `threshold`."""
+
+    coverage: Fraction
+    threshold: Fraction
+
+
+class Conformal(Frozen):
+    """Prediction sets that hold the true class with a stated probability (split conformal, arXiv:1609.00451)."""
+
+    default_coverage: Fraction
+    levels: list[ConformalLevel] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _default_is_a_level(self) -> Self:
+        if self.default_coverage not in [level.coverage for level in self.levels]:
+            raise ValueError(f"default_coverage {self.default_coverage} is none of the levels")
+        return self
 
 
 class Calibration(Frozen):
     """How logits become probabilities: softmax(logits / temperature), Guo et al. 2017 (arXiv:1706.04599)."""
 
     temperature: PositiveFloat
+    conformal: Conformal | None = None
+
+
+class Abstention(Frozen):
+    """The model gives `ood_score` beside its logits, larger for images less like the training images.
+
+    Above `threshold`, which keeps the share `kept` of calibration images, the service abstains.
+    """
+
+    method: str
+    threshold: float
+    kept: Fraction
+
+
+class Reference(Frozen):
+    """What the answers to the calibration images looked like; traffic is compared with it."""
+
+    predicted: list[int] = Field(description="Counts by predicted class, in index order.")
+    confidence_edges: list[Fraction] = Field(description="Of the bins of the top probability, both ends included.")
+    confidence: list[int] = Field(description="Counts by bin.")
+
+    @model_validator(mode="after")
+    def _bins_have_edges(self) -> Self:
+        if len(self.confidence_edges) != len(self.confidence) + 1:
+            raise ValueError("there must be one confidence edge more than bins")
+        return self
 
 
 class Manifest(Frozen):
@@ -73,82 +117,12 @@ class Manifest(Frozen):
     macs: PositiveInt
     parameters: PositiveInt
     calibration: Calibration | None
-    abstention: dict[str, Any] | None
+    abstention: Abstention | None
+    reference: Reference | None = None
     self_check: SelfCheck
     files: dict[str, Sha256]
     provenance: dict[str, Any]
     digest: Sha256
-
-
-class Interval(Frozen):
-    """A fraction and its 95 % interval (Wilson 1927)."""
-
-    value: Fraction
-    ci95: tuple[Fraction, Fraction]
-
-
-class Scores(Frozen):
-    precision: Fraction
-    recall: Fraction
-    f1: Fraction
-    support: int = Field(ge=0, description="How many images.")
-
-
-class ClassScores(Scores):
-    class_id: int = Field(ge=0)
-    label: str
-    f1_ci95: tuple[Fraction, Fraction] = Field(description="Percentile bootstrap over the images.")
-
-
-class Estimate(Frozen):
-    """A number from 0 up and its 95 % percentile bootstrap interval over the images."""
-
-    value: float = Field(ge=0)
-    ci95: tuple[float, float]
-
-
-class CalibrationScores(Frozen):
-    """How far probabilities can be trusted, on the report's images."""
-
-    ece: Estimate = Field(description="Expected calibration error, 15 bins of equally many images; a fraction.")
-    nll: Estimate = Field(description="Negative log-likelihood, nats.")
-    brier: Estimate = Field(description="Brier score, 0 to 2.")
-
-
-class CalibrationReport(Frozen):
-    """Probabilities are softmax(logits / temperature); before is without, after with the temperature."""
-
-    fitted_on: PositiveInt = Field(description="Images of the calibration split.")
-    temperature: PositiveFloat
-    before: CalibrationScores
-    after: CalibrationScores
-
-
-class Epoch(Frozen):
-    """One row of history.csv; losses in nats, validation on the selection split with averaged weights."""
-
-    epoch: PositiveInt
-    lr: float
-    train_loss: float
-    train_accuracy: Fraction
-    validation_loss: float
-    validation_accuracy: Fraction
-    seconds: float
-
-
-class Report(Frozen):
-    """The content of report.json: how the model does on images that nothing was chosen on. Fractions are 0 to 1."""
-
-    schema_version: Literal[1] = 1
-    split: str
-    n: PositiveInt
-    accuracy: Interval
-    per_class: list[ClassScores]
-    macro_avg: Scores
-    weighted_avg: Scores
-    confusion_matrix: list[list[int]] = Field(description="Counts; rows are the true classes, columns the predicted.")
-    calibration: CalibrationReport | None
-    history: list[Epoch]
 
 
 def sha256(content: bytes) -> str:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from app.bundle import Report
+from app.report import Report
 from app.schemas import BatchResponse, Model, PredictResponse
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.bundle import Architecture, Calibration, Input
+from app.bundle import Abstention, Architecture, Calibration, Input, Reference
 from app.problems import ProblemDocument
 
 
@@ -90,7 +90,8 @@ class Model(BaseModel):
     macs: int = Field(description="Multiply-adds for one image.")
     parameters: int
     calibration: Calibration | None
-    abstention: dict[str, Any] | None
+    abstention: Abstention | None
+    reference: Reference | None
     files: dict[str, str] = Field(description="sha256 by name.")
     provenance: dict[str, Any]
     digest: str

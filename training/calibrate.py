@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from app.bundle import CalibrationReport, CalibrationScores, Estimate
+from app.report import CalibrationReport, CalibrationScores, Estimate
 from training.logits import Scored
 
 BINS = 15

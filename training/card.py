@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from app.bundle import Manifest, Report
+from app.bundle import Manifest
+from app.report import Report
 
 INITIAL_WEIGHTS = {
     "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399": (

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import nn
 
-from app.bundle import Report
+from app.report import Report
 from training.calibrate import calibration_report
 from training.data import load
 from training.logits import Scored, predict_logits

@@ -15,19 +15,9 @@ import onnxruntime
 from PIL import Image
 from torch import Tensor
 
-from app.bundle import (
-    MANIFEST,
-    SCHEMA_VERSION,
-    Bundle,
-    BundleError,
-    CalibrationReport,
-    Manifest,
-    Report,
-    manifest_digest,
-    render_manifest,
-    sha256,
-)
+from app.bundle import MANIFEST, SCHEMA_VERSION, Bundle, BundleError, Manifest, manifest_digest, render_manifest, sha256
 from app.network import Preprocessed, count_macs, count_parameters
+from app.report import CalibrationReport, Report
 from training import plots
 from training.calibrate import calibration_report
 from training.card import render_card

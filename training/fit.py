@@ -28,8 +28,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from app.bundle import Epoch
 from app.network import Preprocessed
+from app.report import Epoch
 from training import augment
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import LabelledImages

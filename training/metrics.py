@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
 
-from app.bundle import CalibrationReport, ClassScores, Epoch, Interval, Report, Scores
+from app.report import CalibrationReport, ClassScores, Epoch, Interval, Report, Scores
 from training.data import CLASSES
 from training.logits import Scored
 

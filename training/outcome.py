@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from app.bundle import Epoch, sha256
+from app.bundle import sha256
 from app.network import Preprocessed, mobilenet_v2
+from app.report import Epoch
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import LabelledImages, Split, load, split
 from training.fit import RUN, STATE, WEIGHTS

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from app.bundle import CalibrationReport, Epoch
+from app.report import CalibrationReport, Epoch
 from training.data import CLASSES
 from training.logits import Scored
 from training.metrics import Counts, confidence_bins

@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
-from app.bundle import PICTURES, Report, sha256
+from app.bundle import PICTURES, sha256
 from app.problems import NotFound
+from app.report import Report
 from app.state import Service
 
 router = APIRouter(tags=["report"])

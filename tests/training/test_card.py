@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from app.bundle import Bundle, Calibration, Manifest, Report
+from app.bundle import Bundle, Calibration, Manifest
+from app.report import Report
 from training.card import render_card
 
 ROOT = Path(__file__).parent.parent.parent

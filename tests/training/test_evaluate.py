@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from app.bundle import Report
+from app.report import Report
 from tests.training.tiny import make_images
 from training import evaluate as evaluation
 from training.evaluate import LOGITS, READS_HEADER, append_read, evaluate, read_test_set, saved_logits

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from app.bundle import Epoch
+from app.report import Epoch
 from tests.training.tiny import TINY, make_images, shallow
 from training import fit, initialise
 from training.config import Config

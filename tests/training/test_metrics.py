@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from app.bundle import Epoch
+from app.report import Epoch
 from training.data import CLASSES
 from training.logits import Scored
 from training.metrics import build_report, confidence_bins, f1_intervals, f1_scores, report_text, wilson

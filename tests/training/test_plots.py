@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from app.bundle import Epoch
+from app.report import Epoch
 from training import plots
 from training.calibrate import calibration_report
 from training.logits import Scored
