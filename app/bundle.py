@@ -18,7 +18,10 @@ from app.report import Fraction, Frozen, Report
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
-PICTURES = ("accuracy_and_loss.png", "confusion_matrix.png", "reliability.png")
+PICTURES = (
+    *("accuracy_and_loss.png", "confusion_matrix.png", "reliability.png"),
+    *("risk_coverage.png", "robustness.png", "mistakes.png"),
+)
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Channels = tuple[float, float, float]

@@ -101,7 +101,7 @@ class AbstentionScores(Frozen):
 
     method: str
     near: list[Fraction] = Field(description="By pair of classes that a network never saw in training.")
-    near_mean: Fraction
+    near_mean: Fraction | None
     far: dict[str, Fraction] = Field(description="Other images against the selection split, by their kind.")
 
 

@@ -72,5 +72,16 @@ def cat() -> bytes:
 def cat_label(loaded: tuple[Bundle, Session]) -> str:
     """What the shipped model says of that cat, asked directly; it may be wrong."""
     with Image.open(DATA / "cat.png") as picture:
-        logits = loaded[1].logits(np.array(picture.convert("RGB"))[None])
+        logits = loaded[1].run(np.array(picture.convert("RGB"))[None]).logits
     return loaded[0].manifest.classes[int(logits[0].argmax())]
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir() -> Path:
+    """The folder of the real CIFAR-10. Where tests are trusted, its absence is a failure and no reason to skip."""
+    folder = os.environ.get("CIFAR10_DIR")
+    if folder is None and os.environ.get("CI") == "true":
+        pytest.fail("CIFAR10_DIR must name the folder that holds cifar-10-batches-py")
+    if folder is None:
+        pytest.skip("CIFAR10_DIR does not name the folder that holds cifar-10-batches-py")
+    return Path(folder)

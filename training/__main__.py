@@ -4,6 +4,8 @@ python -m training all                           # fit, evaluate, export: models
 python -m training fit --epochs 7 --run-dir runs/seven
 python -m training evaluate --run-dir runs/seven
 python -m training export --run-dir runs/seven --force
+python -m training compare OLD NEW               # two runs or bundles: better, or chance?
+python -m training leave-two-out                 # which score tells unknown classes from known ones
 
 A command that was stopped goes on where it was when it is given again.
 """
@@ -20,10 +22,13 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from training import compare as comparing
 from training import evaluate as evaluation
 from training import export as exporting
+from training import leave_out as leaving_out
 from training.config import Config
 from training.data import load, split
+from training.distil import read_teacher
 from training.fit import Run
 from training.outcome import Outcome
 from training.problems import TrainingError
@@ -36,14 +41,18 @@ DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="Holds cifar-1
 Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
 RunDir = Annotated[Path, typer.Option(help="Where the run lives; the same folder resumes it.")]
 Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
+Teacher = Annotated[Path | None, typer.Option(help="A bundle to learn from; needs --views.")]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads that compute; the bits depend on it.")]
 TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test set, appended to.")]
+Near = Annotated[Path, typer.Option(help="What leave-two-out found; goes into the report.")]
+Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
 BundleDir = Annotated[Path, typer.Option("--bundle", help="The folder to write.")]
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
 PROGRAM = "python -m training"
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
 TEST_READS, BUNDLE = Path("docs/test_reads.csv"), Path("models/mobilenet_v2_cifar10")
+NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("docs/leave_two_out.json")
 
 HELP = {
     "stem_stride": "1 or 2.",
@@ -63,6 +72,9 @@ HELP = {
     "zoom": "Largest factor by which half of the images are enlarged or shrunk; 1: none.",
     "colour": "Largest relative change of brightness, contrast and saturation; 0: none.",
     "cutout": "Side of the hidden square, pixels.",
+    "views": "Augmented views of each image, seen in turn; 0: a new one in every epoch.",
+    "teacher_weight": "The teacher's share in the loss, with --teacher.",
+    "teacher_temperature": "Softens the teacher's answers and ours.",
     "seed": "Of new layers, order and augmentation.",
     "split_seed": "Of the three-way split.",
 }
@@ -109,13 +121,14 @@ def fit(
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
+    teacher: Teacher = None,
     threads: Threads = cores(),
 ) -> None:
     """Train, or go on training: a run that was stopped continues where it was."""
     torch.set_num_threads(threads)
     images = load(data_dir, train=True, download=download)
     parts = split(images.labels, config.split_seed)
-    run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select))
+    run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), read_teacher(teacher))
     with ProgressBar(Console(stderr=True)) as watch:
         weights = run.fit(watch)
     last = run.progress.history[-1]
@@ -130,12 +143,16 @@ def evaluate(
     run_dir: RunDir = RUN_DIR,
     threads: Threads = cores(),
     test_reads: TestReads = TEST_READS,
+    near: Near = NEAR,
+    fashion_mnist: Fashion = None,
 ) -> None:
     """Compute a finished run's logits and its report on the test set."""
     torch.set_num_threads(threads)
     outcome = Outcome.read(run_dir)
     with Console(stderr=True).status("computing logits"):
-        report = evaluation.evaluate(outcome, data_dir, test_reads, download=download)
+        report = evaluation.evaluate(
+            outcome, data_dir, test_reads, download=download, near=near, fashion_mnist=fashion_mnist
+        )
     low, high = report.accuracy.ci95
     print(f"{run_dir}: test accuracy {report.accuracy.value:.2%} (95 % interval {low:.2%} to {high:.2%})")
 
@@ -149,11 +166,12 @@ def export(
     threads: Threads = cores(),
     bundle: BundleDir = BUNDLE,
     force: Force = False,
+    near: Near = NEAR,
 ) -> None:
     """Write the bundle of a run that was evaluated."""
     torch.set_num_threads(threads)
     with Console(stderr=True).status("writing the bundle"):
-        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download)
+        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download, near=near)
     print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
 
 
@@ -166,17 +184,80 @@ def everything(
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
+    teacher: Teacher = None,
     threads: Threads = cores(),
     test_reads: TestReads = TEST_READS,
     bundle: BundleDir = BUNDLE,
     force: Force = False,
+    near: Near = NEAR,
+    fashion_mnist: Fashion = None,
 ) -> None:
     """Fit, evaluate, export. What can be refused is refused before the training."""
     exporting.check_target(bundle, force=force)
     evaluation.append_read(test_reads)
-    fit(**config.as_dict(), data_dir=data_dir, download=download, run_dir=run_dir, init=init, threads=threads)
-    evaluate(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, test_reads=test_reads)
-    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force)
+    fit(
+        **config.as_dict(),
+        data_dir=data_dir,
+        download=download,
+        run_dir=run_dir,
+        init=init,
+        teacher=teacher,
+        threads=threads,
+    )
+    evaluate(
+        data_dir=data_dir,
+        download=False,
+        run_dir=run_dir,
+        threads=threads,
+        test_reads=test_reads,
+        near=near,
+        fashion_mnist=fashion_mnist,
+    )
+    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force, near=near)
+
+
+@cli.command()
+def compare(
+    *,
+    old: Annotated[Path, typer.Argument(help="A bundle or the folder of a finished run.")],
+    new: Annotated[Path, typer.Argument(help="Another.")],
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    threads: Threads = cores(),
+) -> None:
+    """Tell whether NEW is better than OLD, on the 5,000 images that are held out; exit code 1 if not."""
+    torch.set_num_threads(threads)
+    images = load(data_dir, train=True, download=download)
+    seed = Config().split_seed
+    parts = split(images.labels, seed)
+    held_out = images.take(torch.cat([parts.select, parts.calibrate]))
+    found = comparing.compare(*(comparing.correct(source, held_out, seed) for source in (old, new)))
+    print(f"{old}: {found.old_accuracy:.2%} of {found.n:,}, {found.only_old} that the other has wrong")
+    print(f"{new}: {found.new_accuracy:.2%} of {found.n:,}, {found.only_new} that the other has wrong")
+    print(f"McNemar's exact test: p = {found.p_value:.3g}: {found.verdict}")
+    raise typer.Exit(0 if found.better else 1)
+
+
+@cli.command()
+def leave_two_out(
+    *,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = NEAR_RUNS,
+    init: Init = "imagenet",
+    threads: Threads = cores(),
+    near: Near = NEAR,
+) -> None:
+    """Train five networks without two classes each, and compare the scores that should notice those."""
+    torch.set_num_threads(threads)
+    images = load(data_dir, train=True, download=download)
+    parts = split(images.labels, leaving_out.CONFIG.split_seed)
+    with ProgressBar(Console(stderr=True)) as watch:
+        networks = leaving_out.leave_two_out(run_dir, leaving_out.CONFIG, init, images, parts, watch)
+        areas = leaving_out.compare_methods(networks)
+    leaving_out.write_near(near, leaving_out.CONFIG, areas)
+    for name, by_pair in areas.items():
+        print(f"{name:16} {sum(by_pair) / len(by_pair):.4f}   " + "  ".join(f"{area:.4f}" for area in by_pair))
 
 
 def main() -> None:

@@ -51,9 +51,9 @@ def scores(scored: Scored, temperature: float) -> CalibrationScores:
     correct = (logits.argmax(1) == labels).astype(np.float64)
     likelihood, brier = negative_log_likelihood(log_probabilities, labels), brier_score(probabilities, labels)
     return CalibrationScores(
-        ece=_estimate(lambda index: expected_calibration_error(confidence[index], correct[index]), len(labels)),
-        nll=_estimate(lambda index: likelihood[index].mean(), len(labels)),
-        brier=_estimate(lambda index: brier[index].mean(), len(labels)),
+        ece=estimate(lambda index: expected_calibration_error(confidence[index], correct[index]), len(labels)),
+        nll=estimate(lambda index: likelihood[index].mean(), len(labels)),
+        brier=estimate(lambda index: brier[index].mean(), len(labels)),
     )
 
 
@@ -81,7 +81,7 @@ def brier_score(probabilities: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     return squares
 
 
-def _estimate(statistic: Callable[[npt.NDArray[np.int64]], float], n: int) -> Estimate:
+def estimate(statistic: Callable[[npt.NDArray[np.int64]], float], n: int) -> Estimate:
     random = np.random.default_rng(SEED)
     resampled = [statistic(random.integers(n, size=n)) for _ in range(RESAMPLES)]
     low, high = np.quantile(resampled, [0.025, 0.975])

@@ -4,6 +4,7 @@ from typing import Any
 
 from app.bundle import Manifest
 from app.report import Report
+from training.trust import render_trust
 
 INITIAL_WEIGHTS = {
     "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399": (
@@ -31,8 +32,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         macro_f1=report.macro_avg.f1,
         accuracy_text=f"{_percent(report.accuracy.value)} (95 % interval {_interval(report.accuracy.ci95)})",
         classes=_class_rows(report),
-        probabilities=_probabilities(manifest),
-        trust=_trust(report),
+        trust=render_trust(manifest, report),
         cpu_hours=origin["cpu_hours"],
         settings="\n".join(f"| `{name}` | {value} |" for name, value in config.items()),
         train=sizes["train"],
@@ -42,7 +42,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         commit=origin["git_commit"] or "not under git",
         machine=f"{machine['cpu']}, {machine['threads']} threads",
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
-        **{key: config[key] for key in ("epochs", "lr", "shift", "cutout", "split_seed")},
+        **{key: config[key] for key in ("epochs", "lr", "shift", "zoom", "colour", "cutout", "split_seed")},
     )
 
 
@@ -56,25 +56,6 @@ def _class_rows(report: Report) -> str:
         f"| {label} | {_percent(precision)} | {_percent(recall)} | {_percent(f1)} | {interval} | {support:,} |"
         for label, precision, recall, f1, interval, support in rows
     )
-
-
-def _probabilities(manifest: Manifest) -> str:
-    if manifest.calibration is None:
-        return "softmax(logits), not calibrated"
-    return f"softmax(logits / {manifest.calibration.temperature:.3f}), calibrated on the calibration split"
-
-
-def _trust(report: Report) -> str:
-    if report.calibration is None:
-        return ""
-    before, after = report.calibration.before, report.calibration.after
-    rows = [("without", before), ("with the temperature", after)]
-    table = "\n".join(
-        f"| {label} | {_percent(scores.ece.value)} | {scores.nll.value:.4f} | {scores.brier.value:.4f} |"
-        for label, scores in rows
-    )
-    head = "| | calibration error | log-likelihood, negative | Brier score |\n| --- | --- | --- | --- |"
-    return f"On the test images:\n\n{head}\n{table}\n"
 
 
 def _initial(digest: Any) -> str:
@@ -123,7 +104,10 @@ images for F1. `report.json` has every figure, `report.txt` scikit-learn's table
 
 ![Accuracy and loss over the epochs](accuracy_and_loss.png)
 ![Confusion matrix](confusion_matrix.png)
-![Reliability diagram](reliability.png)
+
+The mistakes that it was most sure of, with the calibrated probability of its answer. Some of the labels are wrong.
+
+![The most confident mistakes](mistakes.png)
 
 Public MobileNetV2s of this width. Their figures are of the epoch that did best on the test set itself; ours is of
 the last epoch, without a look at it.
@@ -174,13 +158,16 @@ with torch.inference_mode():
 print(manifest.classes[int(logits.argmax())])
 ```
 
-Probabilities are {probabilities}. {trust}
+## How far to trust it
+
+{trust}
 
 ## Training
 
 {epochs} epochs in {cpu_hours:.2f} core hours. AdamW, learning rate {lr:g} after a linear rise, then a cosine to zero;
-weight decay on filters only. Images are mirrored in every second epoch, shifted by up to {shift} pixels, and lose a
-square of {cutout} pixels. The weights are a moving average over the steps. `python -m training all` with these values:
+weight decay on filters only. Images are mirrored in every second epoch, shifted by up to {shift} pixels, half of them
+zoomed by a factor of up to {zoom:g}, their colours changed by up to {colour:.0%}, and they lose a square of {cutout}
+pixels. The weights are a moving average over the steps. `python -m training all` with these values:
 
 | setting | value |
 | --- | --- |
@@ -195,7 +182,7 @@ images is logged in the repository.
 ## Intended use and limits
 
 - Made for teaching, demonstrations and benchmarks of serving. Decide nothing about people or safety with it.
-- It answers with one of ten classes, whatever the image shows.
+- It answers with one of ten classes, whatever the image shows: heed `abstain`.
 - It knows small images of one object in the middle. A photograph is scaled to 32x32 pixels, and often fails.
 - CIFAR-10 holds wrong labels, and test images that are nearly the same as training images.
 

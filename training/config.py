@@ -34,6 +34,9 @@ class Config:
     zoom: float = 1.0  # largest factor by which half of the images are enlarged or shrunk; 1: none
     colour: float = 0.0  # largest relative change of brightness, contrast, saturation; 0: none
     cutout: int = 10  # side of the square hidden from the network, pixels
+    views: int = 0  # augmented views of each image, seen in turn; 0: a new one in every epoch
+    teacher_weight: float = 0.9  # of the teacher's share in the loss, where there is a teacher
+    teacher_temperature: float = 2.0  # that softens the teacher's answers and ours
     seed: int = 0  # of the new layers, the order of images, augmentation
     split_seed: int = 0  # of the three-way split; results of runs compare only under one split
 
@@ -55,6 +58,9 @@ class Config:
             "zoom": (1, 4),
             "colour": (0, 1),
             "cutout": (0, 32),
+            "views": (0, 1000),
+            "teacher_weight": (0, 1),
+            "teacher_temperature": (0.1, 100),
             "seed": (0, 2**31 - 1),
             "split_seed": (0, 2**31 - 1),
         }
@@ -74,11 +80,14 @@ class Config:
         return asdict(self)
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """One phrase a field in which `other` (an `as_dict`) is not this configuration."""
+        """One phrase a field in which `other` (an `as_dict`) is not this configuration.
+
+        A field that `other` lacks is newer than it, and had no effect then: that is what defaults do.
+        """
         mine = self.as_dict()
-        names = [field.name for field in fields(self)] + sorted(set(other) - set(mine))
+        theirs = {field.name: field.default for field in fields(self)} | other
         return [
-            f"{name} is {mine.get(name, 'absent')} here and {other.get(name, 'absent')} there"
-            for name in names
-            if mine.get(name) != other.get(name)
+            f"{name} is {mine.get(name, 'absent')} here and {value} there"
+            for name, value in theirs.items()
+            if mine.get(name) != value
         ]

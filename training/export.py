@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import math
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,40 +10,49 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
+import torch
 from PIL import Image
+from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from app.bundle import MANIFEST, SCHEMA_VERSION, Bundle, BundleError, Manifest, manifest_digest, render_manifest, sha256
 from app.network import Preprocessed, count_macs, count_parameters
-from app.report import CalibrationReport, Report
+from app.novelty import Novelty
+from app.report import Report
 from training import plots
-from training.calibrate import calibration_report
+from training.abstention import KEPT, SERVED
 from training.card import render_card
 from training.config import IMAGENET_MEAN, IMAGENET_STD
-from training.data import CLASSES, Split
-from training.evaluate import render_report, saved_logits
+from training.conformal import fit_conformal
+from training.data import CLASSES, Split, load
+from training.evaluate import Evaluation, render_report, report_of, saved_evaluation
 from training.fit import history_csv
-from training.graph import INPUT, OUTPUT, build_graph
-from training.logits import Scored, predict_logits
-from training.metrics import build_report, report_text
+from training.graph import CLASS_MAPS, OOD_SCORE, OUTPUT, build_graph, run_graph
+from training.leave_out import read_near
+from training.logits import Scored, predict_features
+from training.metrics import report_text
 from training.outcome import Outcome
 from training.problems import TrainingError
+from training.reference import reference
 from training.storage import write_folder_atomically
 
-NAME, VERSION = "mobilenet_v2_cifar10", "1.0.0"
-PARITY_IMAGES, PARITY = 1000, 1e-4  # logits of the graph and of PyTorch differ by no more
+NAME, VERSION = "mobilenet_v2_cifar10", "1.1.0"
+PARITY_IMAGES = 1000
+PARITY = {OUTPUT: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # outputs of the graph and of PyTorch differ by no more
+
+MISTAKES = 18  # shown in the card
 
 
-def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, download: bool) -> Manifest:
+def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, download: bool, near: Path) -> Manifest:
     """Write the bundle of a run that has been evaluated; a bundle that is there is replaced only with `force`.
 
     Raises TrainingError, and leaves everything as it was, when the run was not evaluated, when the graph
     differs from PyTorch, or when the bundle exists or cannot be written.
     """
     check_target(bundle, force=force)
-    scored = saved_logits(outcome)
-    if scored is None:
+    areas = read_near(near)
+    evaluation = saved_evaluation(outcome)
+    if evaluation is None:
         raise TrainingError(
             f"the run in {outcome.folder} was not evaluated: "
             f"`python -m training evaluate --run-dir {outcome.folder}` does it"
@@ -52,12 +60,12 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
     images, parts = outcome.data(data_dir, download=download)
     select = images.images[parts.select]
     model = outcome.model()
-    graph = build_graph(model).SerializeToString()
-    check_parity(model, graph, select[:PARITY_IMAGES])
-    calibration = calibration_report(scored["calibrate"], scored["test"])
-    report = build_report(scored["test"], outcome.history, calibration)
-    files = _files(outcome, scored["test"], report, calibration, parts, graph)
-    fields = _fields(outcome, model, parts, calibration, _self_check(graph, select[0].numpy()))
+    graph = build_graph(model, novelty=evaluation.novelty).SerializeToString()
+    check_parity(model, evaluation.novelty, graph, select[:PARITY_IMAGES])
+    report = report_of(evaluation, outcome, areas)
+    files = _files(outcome, evaluation, report, parts, graph)
+    files["mistakes.png"] = _mistakes(evaluation.test, report, data_dir)
+    fields = _fields(outcome, model, parts, evaluation, report, _self_check(graph, select[0].numpy()))
     # The card needs the manifest, and the manifest the card's digest: a manifest without digests is enough for it.
     draft = Manifest.model_validate(fields | {"files": {}, "digest": sha256(b"")})
     files["README.md"] = render_card(draft, report).encode()
@@ -89,53 +97,82 @@ def check_target(bundle: Path, *, force: bool) -> None:
         raise _unwritable(bundle, error) from None
 
 
-def check_parity(model: Preprocessed, graph: bytes, images: Tensor) -> float:
-    """The largest difference between PyTorch's and ONNX Runtime's logits. Raises TrainingError above 1e-4."""
-    difference = float(np.abs(run_graph(graph, images.numpy()) - predict_logits(model, images).numpy()).max())
-    if not difference <= PARITY:  # NaN is no parity either
-        raise TrainingError(
-            f"the ONNX graph differs from PyTorch by {difference:.2g} on {len(images)} images, {PARITY:g} is allowed: "
-            f"nothing was written"
-        )
-    return difference
+def check_parity(model: Preprocessed, novelty: Novelty, graph: bytes, images: Tensor) -> dict[str, float]:
+    """The largest difference between ONNX Runtime's and PyTorch's outputs, by output.
 
-
-def run_graph(graph: bytes, images: npt.NDArray[np.uint8], batch_size: int = 50) -> npt.NDArray[np.float32]:
-    """Logits of images [N, H, W, 3] by ONNX Runtime."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    batches = np.array_split(images, math.ceil(len(images) / batch_size))
-    return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
+    Raises TrainingError when one is larger than is allowed.
+    """
+    seen = predict_features(model, images)
+    scores = novelty.score(torch.from_numpy(seen.features)).numpy()
+    pixels = images.numpy()
+    pairs = {
+        OUTPUT: (run_graph(graph, pixels), seen.logits),
+        CLASS_MAPS: (run_graph(graph, pixels, CLASS_MAPS).mean((2, 3)), seen.logits),
+        OOD_SCORE: (run_graph(graph, pixels, OOD_SCORE), scores),
+    }
+    differences = {name: float(np.abs(by_graph - by_torch).max()) for name, (by_graph, by_torch) in pairs.items()}
+    for name, difference in differences.items():
+        if not difference <= PARITY[name]:
+            raise TrainingError(
+                f"{name} of the ONNX graph differ from PyTorch's by {difference:.2g} on {len(images)} images, "
+                f"{PARITY[name]:g} is allowed: nothing was written"
+            )
+    return differences
 
 
 def _self_check(graph: bytes, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
     png = io.BytesIO()
     Image.fromarray(image).save(png, "PNG")
-    logits = run_graph(graph, image[None])[0]
-    return {"image": base64.b64encode(png.getvalue()).decode(), "logits": [float(value) for value in logits]}
+    (logits,), (score,) = run_graph(graph, image[None]), run_graph(graph, image[None], OOD_SCORE)
+    return {
+        "image": base64.b64encode(png.getvalue()).decode(),
+        "logits": [float(value) for value in logits],
+        "ood_score": float(score),
+    }
 
 
-def _files(
-    outcome: Outcome, test: Scored, report: Report, calibration: CalibrationReport, parts: Split, graph: bytes
-) -> dict[str, bytes]:
+def _files(outcome: Outcome, evaluation: Evaluation, report: Report, parts: Split, graph: bytes) -> dict[str, bytes]:
+    assert report.calibration and report.selective and report.robustness
     indices = {name: index.tolist() for name, index in vars(parts).items()}
     return {
         "model.onnx": graph,
         "checkpoint.safetensors": outcome.weights,
+        "novelty.safetensors": save_safetensors(evaluation.novelty._asdict()),
         "report.json": render_report(report),
-        "report.txt": report_text(test).encode(),
+        "report.txt": report_text(evaluation.test).encode(),
         "history.csv": history_csv([row.model_dump() for row in outcome.history]).encode(),
         "split.json": (json.dumps(indices, separators=(",", ":")) + "\n").encode(),
         "accuracy_and_loss.png": plots.accuracy_and_loss(outcome.history),
         "confusion_matrix.png": plots.confusion(np.array(report.confusion_matrix)),
-        "reliability.png": plots.reliability(test, calibration),
+        "reliability.png": plots.reliability(evaluation.test, report.calibration),
+        "risk_coverage.png": plots.risk_coverage(report.selective),
+        "robustness.png": plots.robustness(report.robustness),
     }
 
 
+def _mistakes(test: Scored, report: Report, data_dir: Path) -> bytes:
+    """The picture of the test images that the network was most sure of, and wrong about."""
+    assert report.calibration
+    confidence = test.probabilities(report.calibration.temperature).max(1)
+    wrong = np.flatnonzero(~test.correct())
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    images = load(data_dir, train=False, download=False).images.numpy()
+    return plots.mistakes(images[worst], test.labels.numpy()[worst], test.predicted()[worst], confidence[worst])
+
+
 def _fields(
-    outcome: Outcome, model: Preprocessed, parts: Split, calibration: CalibrationReport, self_check: dict[str, Any]
+    outcome: Outcome,
+    model: Preprocessed,
+    parts: Split,
+    evaluation: Evaluation,
+    report: Report,
+    self_check: dict[str, Any],
 ) -> dict[str, Any]:
     """bundle.json but for `files` and `digest`."""
     config = outcome.config
+    assert report.calibration and report.abstention
+    temperature = report.calibration.temperature
+    conformal = fit_conformal(evaluation.calibrate, temperature)
     return {
         "schema_version": SCHEMA_VERSION,
         "name": NAME,
@@ -145,8 +182,9 @@ def _fields(
         "input": {"height": 32, "width": 32, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
         "macs": count_macs(model.network),
         "parameters": count_parameters(model.network),
-        "calibration": {"temperature": calibration.temperature},
-        "abstention": None,
+        "calibration": {"temperature": temperature, "conformal": conformal.model_dump()},
+        "abstention": {"method": SERVED, "threshold": report.abstention.threshold, "kept": KEPT},
+        "reference": reference(evaluation.calibrate, temperature).model_dump(),
         "self_check": self_check,
         "provenance": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -154,6 +192,7 @@ def _fields(
             "config": config.as_dict(),
             "data": {"train": outcome.train_data, "select": outcome.selection_data},
             "initial_weights": outcome.initial_weights,
+            "teacher": outcome.teacher,
             "seeds": {"run": config.seed, "split": config.split_seed},
             "split": {"file": "split.json"} | {name: len(index) for name, index in vars(parts).items()},
             "cpu_hours": round(outcome.cpu_seconds / 3600, 3),

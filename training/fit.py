@@ -28,11 +28,13 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from app.bundle import sha256
 from app.network import Preprocessed
 from app.report import Epoch
 from training import augment
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import LabelledImages
+from training.distil import distillation_loss, teacher_answers
 from training.initialise import initialise
 from training.logits import predict_logits
 from training.problems import TrainingError
@@ -70,7 +72,16 @@ class Run:
     Raises TrainingError when the folder holds another run, is not writable, or its state is damaged.
     """
 
-    def __init__(self, folder: Path, config: Config, init: str, train: LabelledImages, select: LabelledImages) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        init: str,
+        train: LabelledImages,
+        select: LabelledImages,
+        teacher: bytes | None = None,
+    ) -> None:
+        """`teacher` is an ONNX graph to learn from."""
         self.folder = folder
         self.config = config
         self.train = train
@@ -80,6 +91,9 @@ class Run:
             raise TrainingError(
                 f"batch_size is {config.batch_size}: it must be at most {len(train.labels)}, the training images"
             )
+        if teacher is not None and not config.views:
+            raise TrainingError("views is 0: with a teacher it must be at least 1, for it answers each view once")
+        self.teacher = teacher
         network, init_digest = initialise(config, init)
         self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD)
         self.averaged = {name: value.clone() for name, value in network.state_dict().items()}
@@ -95,6 +109,8 @@ class Run:
             "train_data": self.train.digest(),
             "selection_data": self.select.digest(),
         }
+        if self.teacher is not None:
+            identity["teacher"] = sha256(self.teacher)
         path = self.folder / RUN
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +120,8 @@ class Run:
                 return
             found = json.loads(path.read_bytes())
             differences = self.config.differences(found["config"])
-            differences += [f"{name} differ" for name in list(identity)[1:] if identity[name] != found[name]]
+            names = ("initial_weights", "train_data", "selection_data", "teacher")
+            differences += [f"{name} differ" for name in names if identity.get(name) != found.get(name)]
         except OSError as error:
             raise TrainingError(
                 f"--run-dir {self.folder} cannot be used ({error.strerror}): name a folder that can be written"
@@ -124,28 +141,44 @@ class Run:
 
         Raises TrainingError when the loss is not finite.
         """
+        answers = self._teacher_answers()
         with _denormals_flushed():
             while self.progress.epoch < self.config.epochs:
-                self._train_epoch(watch)
+                self._train_epoch(watch, answers)
                 self._finish_epoch()
                 self._save()
         weights = self.folder / WEIGHTS
         write_atomically(weights, save_safetensors(_packed(self.averaged)))
         return weights
 
-    def _train_epoch(self, watch: Watcher | None) -> None:
+    def _teacher_answers(self) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        views = ((images for _, images in self._batches(view)) for view in range(self.config.views))
+        return teacher_answers(self.folder, self.teacher, views)
+
+    def _batches(self, view: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices and augmented images of a view's batches, from number `first` on."""
+        config = self.config
+        order = torch.randperm(len(self.train.labels), generator=_generator(config.seed, view, 0))
+        mirrored = augment.alternating_flips(len(order), view, config.seed)
+        for step in range(first, self.steps_per_epoch):
+            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
+            yield batch, self._augmented(batch, mirrored, _generator(config.seed, view, step + 1))
+
+    def _train_epoch(self, watch: Watcher | None, answers: Tensor | None) -> None:
         config, epoch = self.config, self.progress.epoch
         total = config.epochs * self.steps_per_epoch
-        order = torch.randperm(len(self.train.labels), generator=_generator(config.seed, epoch, 0))
-        mirrored = augment.alternating_flips(len(order), epoch, config.seed)
+        view = epoch % config.views if config.views else epoch
         self.model.train()
         clock, cpu_clock = time.perf_counter(), time.process_time()
         saved = clock
-        for step in range(self.progress.step, self.steps_per_epoch):
-            batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-            images = self._augmented(batch, mirrored, _generator(config.seed, epoch, step + 1))
+        begun = self.progress.step
+        for step, (batch, images) in enumerate(self._batches(view, begun), begun):
             done = epoch * self.steps_per_epoch + step
-            loss, correct = self._step(images, self.train.labels[batch], done, total)
+            part = slice(step * config.batch_size, (step + 1) * config.batch_size)
+            taught = None if answers is None else answers[view, part]
+            loss, correct = self._step(images, self.train.labels[batch], taught, done, total)
             if (done + 1) % config.ema_every == 0:
                 self._average((done + 1) // config.ema_every)
             now, cpu_now = time.perf_counter(), time.process_time()
@@ -174,13 +207,16 @@ class Run:
         images = augment.colour(images, self.config.colour, generator)
         return augment.cutout(images, self.config.cutout, generator)
 
-    def _step(self, images: Tensor, labels: Tensor, done: int, total: int) -> tuple[float, int]:
+    def _step(self, images: Tensor, labels: Tensor, taught: Tensor | None, done: int, total: int) -> tuple[float, int]:
         rate = learning_rate(done, steps=total, peak=self.config.lr, warmup=self.config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         logits = self.model(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        if taught is not None:
+            weight, temperature = self.config.teacher_weight, self.config.teacher_temperature
+            loss = distillation_loss(loss, logits, taught, weight, temperature)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(

@@ -34,6 +34,7 @@ class Outcome:
     history: tuple[Epoch, ...]
     cpu_seconds: float
     weights: bytes
+    teacher: str | None = None  # sha256 of its graph
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -57,6 +58,7 @@ class Outcome:
                 history=tuple(Epoch.model_validate(row) for row in progress["history"]),
                 cpu_seconds=progress["cpu_seconds"],
                 weights=(folder / WEIGHTS).read_bytes(),
+                teacher=run.get("teacher"),
             )
         except FileNotFoundError:
             raise TrainingError(f"--run-dir {folder} holds no run: `python -m training fit` makes one") from None

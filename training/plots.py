@@ -4,16 +4,18 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 
-from app.report import CalibrationReport, Epoch
+from app.report import CalibrationReport, Epoch, RobustnessReport, SelectiveReport
 from training.data import CLASSES
 from training.logits import Scored
-from training.metrics import Counts, confidence_bins
+from training.metrics import Counts, Floats, confidence_bins
 
+Pixels = npt.NDArray[np.uint8]
 BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "#767676"  # told apart by the colour-blind too
 DPI = 144
 
@@ -100,18 +102,74 @@ def reliability(scored: Scored, calibration: CalibrationReport, bins: int = 15) 
     return _png(figure)
 
 
+def risk_coverage(report: SelectiveReport) -> bytes:
+    """Error among the answers that are given, over the share of images that get one."""
+    figure, (axes,) = _figure(6.4, 4.4, 1)
+    coverage = [one.coverage for one in report.curve]
+    axes.plot(coverage, [1 - one.accuracy for one in report.curve], color=BLUE, label="ranked by confidence")
+    errors = 1 - report.curve[-1].accuracy
+    best = [max(share - (1 - errors), 0) / share for share in coverage]
+    axes.plot(coverage, best, color=GREY, linestyle="--", label="every mistake ranked last")
+    low, high = report.aurc.ci95
+    axes.set_title(f"Risk and coverage\narea {report.aurc.value:.5f} (95 % interval {low:.5f} to {high:.5f})")
+    axes.set_xlabel("Coverage: share of images answered")
+    axes.set_ylabel("Risk: errors among the answers")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return _png(figure)
+
+
+def robustness(report: RobustnessReport) -> bytes:
+    """Accuracy by kind and severity of damage."""
+    shares = np.array([one.accuracy for one in report.corruptions])
+    figure, (axes,) = _figure(6.4, 7.2, 1)
+    picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(shares.shape):
+        colour = "black" if shares[row, column] > 0.55 else "white"
+        axes.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", color=colour, fontsize=9)
+    axes.set_yticks(range(len(shares)), [one.name.replace("_", " ") for one in report.corruptions])
+    axes.set_xticks(range(shares.shape[1]), [str(severity + 1) for severity in range(shares.shape[1])])
+    axes.set_xlabel("Severity")
+    axes.set_title(
+        f"Accuracy on {report.n:,} damaged test images\n"
+        f"mean {report.mean_accuracy:.1%}, undamaged {report.clean_accuracy:.1%}"
+    )
+    bar = figure.colorbar(picture, ax=axes, shrink=0.85)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return _png(figure)
+
+
+def mistakes(images: Pixels, truth: Counts, predicted: Counts, confidence: Floats, columns: int = 6) -> bytes:
+    """uint8 images [N, H, W, 3] that were answered wrongly, each under what it is and what was said of it."""
+    rows = max(-(-len(images) // columns), 1)
+    figure, panels = _figure(1.8 * columns, 2.1 * rows, rows * columns, columns=columns)
+    for panel in panels:
+        panel.axis("off")
+    for panel, image, label, answer, sure in zip(panels, images, truth, predicted, confidence, strict=False):
+        panel.imshow(image, interpolation="nearest")
+        panel.set_title(f"{CLASSES[label]}\nsaid {CLASSES[answer]}, {sure:.1%}", fontsize=9)
+    return _png(figure)
+
+
 def _last(quantity: str, value: float) -> str:
     return f"{value:.2%}" if quantity == "accuracy" else f"{value:.3f}"
 
 
-def _figure(width: float, height: float, panels: int, *, rows: bool = False) -> tuple[Figure, list[Axes]]:
+def _figure(
+    width: float, height: float, panels: int, *, rows: bool = False, columns: int | None = None
+) -> tuple[Figure, list[Axes]]:
     """A figure of its own, in inches: pyplot would keep it in global state and choose a backend."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     if rows:
         grid = figure.subplots(panels, 1, squeeze=False, gridspec_kw={"height_ratios": [2.5, 1]})
     else:
-        grid = figure.subplots(1, panels, squeeze=False)
+        columns = columns or panels
+        grid = figure.subplots(panels // columns, columns, squeeze=False)
     return figure, list(grid.flat)
 
 

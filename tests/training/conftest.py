@@ -12,6 +12,7 @@ import torch
 
 from tests.training.tiny import make_images
 from training import data, plots
+from training import evaluate as evaluation
 from training.__main__ import main
 from training.export import NAME, export
 from training.outcome import Outcome
@@ -48,6 +49,8 @@ def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def _use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "CIFAR10", TinyCIFAR10)
     monkeypatch.setattr(data, "HELD_OUT", 2)
+    monkeypatch.setattr(evaluation, "FAR_IMAGES", 12)
+    monkeypatch.setattr(evaluation, "DAMAGED_IMAGES", 10)
 
 
 @pytest.fixture
@@ -86,14 +89,15 @@ def finished_bundle(finished_run: Path) -> Path:
     bundle = finished_run.parent / "models" / NAME
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
-        export(Outcome.read(finished_run), finished_run, bundle, force=False, download=False)
+        near = finished_run / "leave_two_out.json"
+        export(Outcome.read(finished_run), finished_run, bundle, force=False, download=False, near=near)
     return bundle
 
 
 @pytest.fixture
 def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Export without drawing, which takes most of its time."""
-    for name in ("accuracy_and_loss", "confusion", "reliability"):
+    for name in ("accuracy_and_loss", "confusion", "reliability", "risk_coverage", "robustness", "mistakes"):
         monkeypatch.setattr(plots, name, lambda *_: b"a picture")
 
 
@@ -102,14 +106,3 @@ def run_dir(finished_run: Path, tmp_path: Path, tiny_data: None) -> Path:
     """A finished and evaluated run of one's own. Its files are links, and the program replaces files as a whole."""
     shutil.copytree(finished_run, tmp_path / "run", copy_function=os.link)
     return tmp_path / "run"
-
-
-@pytest.fixture(scope="session")
-def cifar10_dir() -> Path:
-    """The folder of the real CIFAR-10. Where tests are trusted, its absence is a failure and no reason to skip."""
-    folder = os.environ.get("CIFAR10_DIR")
-    if folder is None and os.environ.get("CI") == "true":
-        pytest.fail("CIFAR10_DIR must name the folder that holds cifar-10-batches-py")
-    if folder is None:
-        pytest.skip("CIFAR10_DIR does not name the folder that holds cifar-10-batches-py")
-    return Path(folder)

@@ -79,3 +79,37 @@ def test_probabilities_are_called_calibrated_only_when_they_are(manifest: Manife
     assert "softmax(logits), not calibrated" in render_card(bare, report.model_copy(update={"calibration": None}))
     calibrated = manifest.model_copy(update={"calibration": Calibration(temperature=1.25)})
     assert "softmax(logits / 1.250), calibrated" in render_card(calibrated, report)
+
+
+def test_what_trust_rests_on_is_in_the_card(manifest: Manifest, report: Report) -> None:
+    card = render_card(manifest, report)
+    assert report.conformal and report.abstention and report.selective and report.robustness and report.calibration
+    for level in report.conformal.levels:
+        assert f"| {level.coverage * 100:g} % | {level.raw_coverage * 100:.2f} % |" in card
+    served = next(one for one in report.abstention.methods if one.method == report.abstention.method)
+    assert f"(**served**) | not measured |  | {served.far['noise']:.4f} |" in card
+    assert f"an `ood_score` of {report.abstention.threshold:.4f}" in card
+    assert f"curve\n{report.selective.aurc.value:.4f} (" in card
+    for damage in report.robustness.corruptions:
+        assert f"| {damage.name.replace('_', ' ')} | {damage.accuracy[0] * 100:.1f} % |" in card
+    for picture in ("reliability", "risk_coverage", "robustness", "mistakes"):
+        assert f"({picture}.png)" in card
+    low, high = report.calibration.after.ece.ci95
+    assert f"{report.calibration.after.ece.value * 100:.2f} % ({low * 100:.2f} to {high * 100:.2f} %)" in card
+
+
+def test_the_card_of_a_report_without_trust_has_no_sections_of_it(manifest: Manifest, report: Report) -> None:
+    fields = ("calibration", "conformal", "abstention", "selective", "robustness")
+    card = render_card(manifest, report.model_copy(update=dict.fromkeys(fields)))
+    for heading in ("### Calibration", "### Prediction sets", "### Abstention", "### Damaged images"):
+        assert heading not in card and heading in render_card(manifest, report)
+
+
+def test_near_areas_are_shown_by_pair(manifest: Manifest, report: Report) -> None:
+    assert report.abstention is not None
+    methods = [
+        one.model_copy(update={"near": [0.1, 0.2, 0.3, 0.4, 0.5], "near_mean": 0.3})
+        for one in report.abstention.methods
+    ]
+    known = report.model_copy(update={"abstention": report.abstention.model_copy(update={"methods": methods})})
+    assert "| 0.3000 | 0.100 0.200 0.300 0.400 0.500 |" in render_card(manifest, known)

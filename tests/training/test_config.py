@@ -47,12 +47,12 @@ def test_the_architecture_follows_the_strides() -> None:
 
 
 def test_differences_name_every_field_that_differs() -> None:
-    mine = Config(lr=0.001, epochs=6)
+    mine = Config(lr=0.001, zoom=1.2)
     assert mine.differences(mine.as_dict()) == []
     other = mine.as_dict() | {"lr": 0.01, "momentum": 0.9}
-    del other["epochs"]
+    del other["zoom"], other["colour"]  # as a run from before they were there
     assert mine.differences(other) == [
-        "epochs is 6 here and absent there",
         "lr is 0.001 here and 0.01 there",
+        "zoom is 1.2 here and 1.0 there",
         "momentum is absent here and 0.9 there",
     ]

@@ -16,20 +16,28 @@ from app.network import mobilenet_v2
 from tests.training.tiny import TINY
 from training import export as exporting
 from training import storage
-from training.evaluate import LOGITS
-from training.export import check_parity, check_target, export, run_graph
-from training.graph import build_graph
+from training.evaluate import LOGITS, saved_evaluation
+from training.export import check_parity, check_target, export
+from training.graph import OOD_SCORE, build_graph, run_graph
 from training.outcome import Outcome
 from training.problems import TrainingError
 
 FILES = {
-    *("bundle.json", "model.onnx", "checkpoint.safetensors", "report.json", "report.txt", "history.csv"),
+    *(
+        "bundle.json",
+        "model.onnx",
+        "checkpoint.safetensors",
+        "novelty.safetensors",
+        "report.json",
+        "report.txt",
+        "history.csv",
+    ),
     *("split.json", "README.md", *PICTURES),
 }
 
 
 def write(run_dir: Path, bundle: Path, force: bool = False) -> Manifest:
-    return export(Outcome.read(run_dir), bundle.parent, bundle, force=force, download=False)
+    return export(Outcome.read(run_dir), bundle.parent, bundle, force=force, download=False, near=run_dir / "none.json")
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -56,7 +64,7 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
     assert set(listing(finished_bundle.parent)) == {f"{finished_bundle.name}/{name}" for name in FILES}
     assert set(manifest.files) == FILES - {MANIFEST}
 
-    assert manifest.version == f"1.0.0+{outcome.weights_sha256[:8]}"
+    assert manifest.version == f"1.1.0+{outcome.weights_sha256[:8]}"
     assert manifest.files["checkpoint.safetensors"] == outcome.weights_sha256
     assert manifest.architecture == TINY.architecture
     assert (manifest.macs, manifest.parameters) == (6_124_928, 2_236_682)
@@ -83,7 +91,22 @@ def test_the_self_check_is_a_selection_image_and_its_logits(written: Bundle, run
     image = np.asarray(Image.open(io.BytesIO(check.image)))
     images, parts = Outcome.read(run_dir).data(tmp_path, download=False)
     assert np.array_equal(image, images.images[parts.select[0]])
-    assert run_graph(written.read("model.onnx"), image[None])[0] == pytest.approx(check.logits, abs=1e-6)
+    graph = written.read("model.onnx")
+    assert run_graph(graph, image[None])[0] == pytest.approx(check.logits, abs=1e-6)
+    assert run_graph(graph, image[None], OOD_SCORE)[0] == pytest.approx(check.ood_score, abs=1e-6)
+
+
+def test_the_manifest_says_what_trust_needs(written: Bundle, run_dir: Path) -> None:
+    manifest, report, saved = written.manifest, written.report, saved_evaluation(Outcome.read(run_dir))
+    assert saved is not None and manifest.calibration is not None and manifest.calibration.conformal is not None
+    assert report.conformal is not None and report.abstention is not None and report.calibration is not None
+    levels = [(level.coverage, level.threshold) for level in manifest.calibration.conformal.levels]
+    assert levels == [(level.coverage, level.threshold) for level in report.conformal.levels]
+    assert manifest.calibration.temperature == report.calibration.temperature
+    assert manifest.abstention is not None and manifest.abstention.threshold == report.abstention.threshold
+    assert manifest.reference is not None and sum(manifest.reference.confidence) == 20
+    novelty = load(written.read("novelty.safetensors"))
+    assert all(torch.equal(novelty[name], value) for name, value in saved.novelty._asdict().items())
 
 
 def test_the_checkpoint_holds_the_averaged_weights_under_torchvision_s_names(written: Bundle, run_dir: Path) -> None:
@@ -101,22 +124,28 @@ def test_the_same_run_gives_the_same_files(run_dir: Path, tmp_path: Path, writte
 def test_without_parity_nothing_is_written(
     run_dir: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
-    monkeypatch.setattr(exporting, "run_graph", lambda graph, images: np.full((len(images), 10), value, np.float32))
-    with pytest.raises(TrainingError, match=r"differs from PyTorch by .* on 20 images, 0.0001 is allowed"):
+    monkeypatch.setattr(
+        exporting, "run_graph", lambda graph, images, *_: np.full((len(images), 10, 1, 1), value, np.float32)
+    )
+    with pytest.raises(TrainingError, match=r"logits .* differ from PyTorch's by .* on 20 images, 0.0001 is allowed"):
         write(run_dir, bundle)
     assert listing(bundle.parent) == {}
 
 
-def test_parity_is_of_the_logits(run_dir: Path, tmp_path: Path) -> None:
+def test_parity_is_of_logits_and_scores(run_dir: Path, tmp_path: Path) -> None:
     outcome = Outcome.read(run_dir)
     images, _ = outcome.data(tmp_path, download=False)
-    model = outcome.model()
-    graph = build_graph(model).SerializeToString()
-    assert check_parity(model, graph, images.images) < 1e-5
+    model, saved = outcome.model(), saved_evaluation(outcome)
+    assert saved is not None
+    graph = build_graph(model, novelty=saved.novelty).SerializeToString()
+    differences = check_parity(model, saved.novelty, graph, images.images)
+    assert set(differences) == {"logits", "class_maps", "ood_score"} and max(differences.values()) < 1e-2
+    with pytest.raises(TrainingError, match=r"ood_score of the ONNX graph differ"):
+        check_parity(model, saved.novelty._replace(centre=saved.novelty.centre.flip(0)), graph, images.images)
     with torch.no_grad():
         model.network.get_parameter("classifier.1.bias")[4] += 2e-4
-    with pytest.raises(TrainingError, match=r"differs from PyTorch by 0.0002"):
-        check_parity(model, graph, images.images)
+    with pytest.raises(TrainingError, match=r"logits of the ONNX graph differ from PyTorch's by 0.0002"):
+        check_parity(model, saved.novelty, graph, images.images)
 
 
 def test_batches_do_not_change_what_the_graph_says(run_dir: Path, tmp_path: Path) -> None:
@@ -200,7 +229,7 @@ def test_a_run_must_be_evaluated_first(run_dir: Path, bundle: Path) -> None:
     outcome = Outcome.read(run_dir)
     other = replace(outcome, weights=outcome.weights + b" ")
     with pytest.raises(TrainingError, match=r"was not evaluated: `python -m training evaluate --run-dir"):
-        export(other, bundle.parent, bundle, force=False, download=False)
+        export(other, bundle.parent, bundle, force=False, download=False, near=run_dir / "none.json")
     (run_dir / LOGITS).unlink()
     with pytest.raises(TrainingError, match="was not evaluated"):
         write(run_dir, bundle)

@@ -9,8 +9,10 @@ from torch import nn
 
 from app.bundle import Architecture
 from app.network import Preprocessed, mobilenet_v2
+from app.novelty import Novelty
 from training.config import IMAGENET_MEAN, IMAGENET_STD
-from training.graph import build_graph, fold
+from training.graph import OOD_SCORE, build_graph, fold, run_graph
+from training.logits import predict_features
 
 
 def trained_looking(architecture: Architecture) -> Preprocessed:
@@ -42,20 +44,48 @@ def test_folding_is_convolution_then_norm() -> None:
         torch.testing.assert_close(folded, norm(layer(images)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("stem", "stage2"), [(1, 1), (1, 2), (2, 2)])
-def test_the_graph_is_the_network(stem: int, stage2: int) -> None:
+@pytest.mark.parametrize(("stem", "stage2", "side"), [(1, 1, 4), (1, 2, 2), (2, 2, 1)])
+def test_the_graph_is_the_network(stem: int, stage2: int, side: int) -> None:
     model = trained_looking(Architecture.model_validate({"stem_stride": stem, "stage2_stride": stage2}))
     session = onnxruntime.InferenceSession(build_graph(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    (images,), (logits, maps) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["N", 32, 32, 3])
     assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", ["N", 10])
+    assert (maps.name, maps.type, maps.shape) == ("class_maps", "tensor(float)", ["N", 10, side, side])
     random = np.random.default_rng(0)
     for count in (1, 3):
         batch = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         with torch.inference_mode():
             expected = model(torch.from_numpy(batch)).numpy()
         scale = float(np.abs(expected).max())
-        assert session.run(None, {"images": batch})[0] == pytest.approx(expected, abs=1e-5 * scale)
+        by_graph, by_map = session.run(None, {"images": batch})
+        assert by_graph == pytest.approx(expected, abs=1e-5 * scale)
+        assert by_map.mean((2, 3)) == pytest.approx(expected, abs=1e-5 * scale)
+
+
+def test_the_graph_gives_the_score() -> None:
+    model = trained_looking(Architecture(stem_stride=2, stage2_stride=2))
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    features = predict_features(model, torch.from_numpy(pixels)).features
+    neighbours = random.random((20, 1280))
+    neighbours[:2] = features[:2]
+    neighbours /= np.linalg.norm(neighbours, axis=1, keepdims=True)
+    centre, mean, deviation = random.random(1280), np.array([0.1, 0.2]), np.array([0.5, 2.0])
+    unusual = random.normal(size=(1280, 40))
+    values = (neighbours, centre, unusual, mean, deviation)
+    tensors = [
+        torch.from_numpy(value.astype(kind)) for value, kind in zip(values, ("f2", "f4", "f2", "f4", "f4"), strict=True)
+    ]
+    novelty = Novelty(*tensors)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    nearest = 1 - np.sort(unit @ neighbours.T, axis=1)[:, -10]
+    residual = np.linalg.norm((unit - centre) @ unusual, axis=1)
+    expected = ((nearest - 0.1) / 0.5 + (residual - 0.2) / 2.0) / 2
+    assert run_graph(build_graph(model, novelty=novelty).SerializeToString(), pixels, OOD_SCORE) == pytest.approx(
+        expected, rel=1e-3
+    )
+    assert novelty.score(torch.from_numpy(features)).numpy() == pytest.approx(expected, rel=1e-3)
 
 
 def test_it_holds_what_it_needs_and_no_more() -> None:
@@ -66,12 +96,13 @@ def test_it_holds_what_it_needs_and_no_more() -> None:
         "Cast": 1,
         "Mul": 1,
         "Sub": 1,
-        "Conv": 52,
+        "Conv": 53,
         "Clip": 35,
         "Add": 10,
         "GlobalAveragePool": 1,
         "Flatten": 1,
         "Gemm": 1,
+        "Unsqueeze": 1,
     }
     used = {name for node in graph.graph.node for name in node.input}
     assert {constant.name for constant in graph.graph.initializer} <= used

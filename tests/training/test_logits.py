@@ -3,7 +3,7 @@ import torch
 
 from app.network import Preprocessed, mobilenet_v2
 from tests.training.tiny import TINY, make_images
-from training.logits import Scored, predict_logits
+from training.logits import Scored, predict_features, predict_logits
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -25,3 +25,15 @@ def test_scores_follow_from_logits() -> None:
     assert scored.correct().tolist() == [True, True, False]
     assert scored.accuracy() == pytest.approx(2 / 3)
     assert scored.probabilities()[0, 0] == pytest.approx(1 / (1 + 2.718281828**-1))
+
+
+def test_features_are_what_the_last_layer_sees() -> None:
+    torch.manual_seed(0)
+    model = Preprocessed(mobilenet_v2(TINY.architecture), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    images = make_images(7, seed=0).images
+    features, logits = predict_features(model, images, batch_size=3)
+    assert features.shape == (7, 1280)
+    assert torch.equal(torch.from_numpy(logits), predict_logits(model, images, batch_size=3))
+    head = model.network.get_submodule("classifier.1")
+    with torch.inference_mode():
+        torch.testing.assert_close(head(torch.from_numpy(features)), torch.from_numpy(logits))

@@ -56,14 +56,15 @@ def test_all_makes_a_bundle_from_images(command: Command, everything: list[str],
     assert f"test accuracy {bundle.report.accuracy.value:.2%} (95 % interval" in evaluated
     assert f"{bundle.manifest.version}, digest {bundle.manifest.digest}" in exported
     with (tmp_path / "test_reads.csv").open() as file:
-        (read,) = csv.DictReader(file)
-    assert read["digest"] == bundle.manifest.files["checkpoint.safetensors"]
+        reads = list(csv.DictReader(file))
+    assert [read["images"] for read in reads] == ["all 20", "10 damaged"]
+    assert {read["weights_sha256"] for read in reads} == {bundle.manifest.files["checkpoint.safetensors"]}
 
     # The same again is refused at once; with --force it neither trains nor reads the test set again.
     assert "exists: --force replaces it" in one_line(command(*everything), 1)
     again = command(*everything, "--force")
     assert again.code == 0 and Bundle.load(tmp_path / "models" / NAME).manifest.files == bundle.manifest.files
-    assert len((tmp_path / "test_reads.csv").read_text().splitlines()) == 2
+    assert len((tmp_path / "test_reads.csv").read_text().splitlines()) == 3
 
 
 def test_what_can_be_refused_is_refused_before_training(
