@@ -83,6 +83,8 @@ def classify(
 ) -> None:
     """Say what images on this machine show, without a server; settings are those of the service.
 
+    In the table a `?` before the classes says that the image is unlike those that the model knows.
+
     Exit status: 0, 1 when a file failed, 2 when there is nothing to do or an option makes no sense.
     """
     try:

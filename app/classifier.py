@@ -1,4 +1,9 @@
-"""Bytes of an image in, ranked and calibrated predictions out; joins images, engine and bundle."""
+"""Bytes of an image in, ranked and calibrated predictions out; joins images, engine and bundle.
+
+How far to trust them is said in two ways, each where the bundle has what it takes: a prediction set holds the true
+class with a stated probability, if the image is of the kind that the model was trained on; abstaining says that it
+looks like it is not.
+"""
 
 import asyncio
 import math
@@ -11,12 +16,14 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from app import activation_map
 from app.bundle import Manifest
-from app.engine import Engine
+from app.engine import Answer, Engine
 from app.images import EncodedImage
 from app.limits import PixelBudget
-from app.schemas import Prediction
-from app.sessions import Images, Logits
+from app.problems import NotFound
+from app.schemas import ImageResult, Prediction, PredictionSet
+from app.sessions import Floats, Images, Outputs
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -26,13 +33,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Classification:
-    """probabilities: float64 [classes], calibrated, summing to 1. Times in seconds."""
+    """probabilities: float64 [classes], calibrated, summing to 1. Times in seconds.
+
+    ood_score is larger for images less like the training images; abstain says that it is above the bundle's
+    threshold. Both are None for a bundle without abstention.
+    """
 
     probabilities: NDArray[np.float64]
     views: int
     decode_seconds: float
     queue_seconds: float
     inference_seconds: float
+    ood_score: float | None = None
+    abstain: bool | None = None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """`picture` is a PNG (see app.activation_map) of what speaks for the class; `result` is that of the same view."""
+
+    result: Classification
+    class_id: int
+    picture: bytes
 
 
 class Classifier:
@@ -42,7 +64,12 @@ class Classifier:
         self.classes = manifest.classes
         self._height = manifest.input.height
         self._width = manifest.input.width
-        self._temperature = manifest.calibration.temperature if manifest.calibration else 1.0
+        calibration, abstention = manifest.calibration, manifest.abstention
+        self._temperature = calibration.temperature if calibration else 1.0
+        conformal = calibration.conformal if calibration else None
+        self.default_coverage = conformal.default_coverage if conformal else None
+        self.levels = {level.coverage: level.threshold for level in conformal.levels} if conformal else {}
+        self._ood_threshold = abstention.threshold if abstention else None
         self._engine = engine
         self._threads = settings.inference_threads
         self._max_batch_images = settings.max_batch_images
@@ -57,22 +84,27 @@ class Classifier:
 
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, DeadlineExceeded or Unavailable.
         """
-        started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(self._decoders, EncodedImage.identify, content, self._max_pixels)
-        async with self._pixels.hold(image.pixels, deadline):
-            thumbnails = await _to_its_end(
-                loop.run_in_executor(self._decoders, image.thumbnails, self._views, self._height, self._width)
-            )
-        decoded = time.monotonic()
+        thumbnails, decode_seconds = await self._decode(content, self._views, deadline)
         answer = await self._engine.infer(thumbnails, deadline)
-        return Classification(
-            probabilities=probabilities(answer.logits, self._temperature),
-            views=len(thumbnails),
-            decode_seconds=decoded - started,
-            queue_seconds=answer.queue_seconds,
-            inference_seconds=answer.inference_seconds,
+        return self._classification(answer.outputs, answer, decode_seconds)
+
+    async def explain(self, content: bytes, class_id: int | None, deadline: float) -> Explanation:
+        """What in an encoded image speaks for a class, by default for the most probable one.
+
+        There is one view, the whole image, however many `classify` takes: maps of different views do not add up.
+        Raises what `classify` does, and NotFound for a model that has no maps.
+        """
+        thumbnails, decode_seconds = await self._decode(content, 1, deadline)
+        answer = await self._engine.infer(thumbnails, deadline, maps=True)
+        if answer.outputs.class_maps is None:
+            raise NotFound("this model has no class maps: its bundle was made without")
+        result = self._classification(answer.outputs, answer, decode_seconds)
+        if class_id is None:
+            (class_id,) = top_k(result.probabilities, 1)
+        picture = await asyncio.get_running_loop().run_in_executor(
+            self._decoders, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
         )
+        return Explanation(result, class_id, picture)
 
     async def classify_pixels(self, images: Images, deadline: float) -> list[Classification]:
         """What each image of uint8 RGB [N, height, width, 3] shows; each is one view.
@@ -84,16 +116,23 @@ class Classifier:
             *(self._engine.infer(piece, deadline) for piece in np.array_split(images, pieces))
         )
         return [
-            Classification(
-                probabilities=probabilities(logits[None], self._temperature),
-                views=1,
-                decode_seconds=0.0,
-                queue_seconds=answer.queue_seconds,
-                inference_seconds=answer.inference_seconds,
-            )
+            self._classification(answer.outputs.part(index, index + 1), answer, 0.0)
             for answer in answers
-            for logits in answer.logits
+            for index in range(len(answer.outputs.logits))
         ]
+
+    def result(self, classification: Classification, k: int, coverage: float | None = None) -> ImageResult:
+        """A classification as it goes over the wire. `coverage`, one of `levels`, is that of the prediction set."""
+        return ImageResult(
+            predictions=self.ranked(classification.probabilities, k),
+            prediction_set=self._prediction_set(
+                classification.probabilities, self.default_coverage if coverage is None else coverage
+            ),
+            abstain=classification.abstain,
+            ood_score=_rounded(classification.ood_score),
+            ood_threshold=_rounded(self._ood_threshold),
+            views=classification.views,
+        )
 
     def ranked(self, values: NDArray[np.float64], k: int) -> list[Prediction]:
         """The k most probable classes, most probable first; `values` are the probabilities [classes]."""
@@ -105,6 +144,36 @@ class Classifier:
     def close(self) -> None:
         self._decoders.shutdown()
 
+    async def _decode(self, content: bytes, views: int, deadline: float) -> tuple[Images, float]:
+        """The views of an encoded image, and how many seconds they took."""
+        started = time.monotonic()
+        loop = asyncio.get_running_loop()
+        image = await loop.run_in_executor(self._decoders, EncodedImage.identify, content, self._max_pixels)
+        async with self._pixels.hold(image.pixels, deadline):
+            thumbnails = await _to_its_end(
+                loop.run_in_executor(self._decoders, image.thumbnails, views, self._height, self._width)
+            )
+        return thumbnails, time.monotonic() - started
+
+    def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
+        """What the outputs for one image's views say of it; times are those of `answer`."""
+        score = None if outputs.ood_scores is None else float(outputs.ood_scores.astype(np.float64).mean())
+        return Classification(
+            probabilities=probabilities(outputs.logits, self._temperature),
+            views=len(outputs.logits),
+            decode_seconds=decode_seconds,
+            queue_seconds=answer.queue_seconds,
+            inference_seconds=answer.inference_seconds,
+            ood_score=score,
+            abstain=None if score is None or self._ood_threshold is None else score > self._ood_threshold,
+        )
+
+    def _prediction_set(self, values: NDArray[np.float64], coverage: float | None) -> PredictionSet | None:
+        if coverage is None:
+            return None
+        indices = prediction_set(values, self.levels[coverage])
+        return PredictionSet(coverage=coverage, labels=[self.classes[index] for index in indices])
+
 
 async def _to_its_end(work: "asyncio.Future[T]") -> T:
     """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then."""
@@ -115,13 +184,26 @@ async def _to_its_end(work: "asyncio.Future[T]") -> T:
         raise
 
 
-def probabilities(logits: Logits, temperature: float) -> NDArray[np.float64]:
+def probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
     """float64 [classes]: the softmax of the mean over views of logits [views, classes], divided by `temperature`."""
     scaled = logits.astype(np.float64).mean(axis=0) / temperature
     powers = np.exp(scaled - scaled.max())
     return powers / powers.sum()  # type: ignore[no-any-return]
 
 
+def prediction_set(values: NDArray[np.float64], threshold: float) -> Sequence[int]:
+    """The indices of the probabilities that are at least `threshold`, and of the largest in any case; largest first.
+
+    With a threshold fitted on held-out images it is a split conformal set (Sadinle et al. 2019, arXiv:1609.00451);
+    that it is never empty can only add to its coverage.
+    """
+    return top_k(values, max(1, int((values >= threshold).sum())))
+
+
 def top_k(values: NDArray[np.float64], k: int) -> Sequence[int]:
     """The indices of the k largest values, largest first; among equals the smaller index first."""
     return [int(index) for index in np.argsort(-values, kind="stable")[:k]]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

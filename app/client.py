@@ -18,6 +18,7 @@ import email.utils
 import io
 import os
 import time
+import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,7 @@ from app.schemas import BatchResponse, Model, PredictResponse
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["AsyncClient", "Client", "ImageSource", "ProblemError"]
+__all__ = ["AsyncClient", "Client", "Explanation", "ImageSource", "ProblemError"]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
 """A path, an encoded image, or a PIL image."""
@@ -43,7 +44,8 @@ LONGEST_PAUSE_SECONDS = 60  # a service that asks for more is as good as gone
 BROKEN_CONNECTION = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 
 class ProblemError(Exception):
@@ -65,6 +67,16 @@ class ProblemError(Exception):
         return f"{self.status} {self.code}: {self.detail} (request {self.instance})"
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """`picture` is a PNG: where the image speaks for the class."""
+
+    picture: bytes = field(repr=False)
+    class_id: int
+    label: str
+    probability: float
+
+
 class Client:
     """`timeout` is in seconds, of connecting and of each wait for bytes; `retries` come after the first attempt."""
 
@@ -82,13 +94,19 @@ class Client:
         self._retries = retries
         self._sleep = sleep
 
-    def predict(self, image: ImageSource, top_k: int = 5) -> PredictResponse:
-        """Which classes the image shows, most probable first."""
-        return self._run(_predict(image, top_k))
+    def predict(self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None) -> PredictResponse:
+        """Which classes the image shows, most probable first; `coverage`, by default the model's, of the set."""
+        return self._run(_predict(image, top_k, coverage))
 
-    def predict_batch(self, images: Iterable[ImageSource], top_k: int = 5, *, partial: bool = False) -> BatchResponse:
+    def predict_batch(
+        self, images: Iterable[ImageSource], top_k: int = 5, *, partial: bool = False, coverage: float | None = None
+    ) -> BatchResponse:
         """One result an image, in order; with `partial` an ImageFailure for one that cannot be used."""
-        return self._run(_predict_batch(images, top_k, partial))
+        return self._run(_predict_batch(images, top_k, partial, coverage))
+
+    def explain(self, image: ImageSource, class_id: int | None = None) -> Explanation:
+        """Where the image speaks for a class, by default for the most probable one."""
+        return self._run(_explain(image, class_id))
 
     def report(self) -> Report:
         """How good the model is, as it was measured when it was made."""
@@ -142,15 +160,19 @@ class AsyncClient:
         self._retries = retries
         self._sleep = sleep
 
-    async def predict(self, image: ImageSource, top_k: int = 5) -> PredictResponse:
-        """Which classes the image shows, most probable first."""
-        return await self._run(await asyncio.to_thread(_predict, image, top_k))
+    async def predict(self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None) -> PredictResponse:
+        """Which classes the image shows, most probable first; `coverage`, by default the model's, of the set."""
+        return await self._run(await asyncio.to_thread(_predict, image, top_k, coverage))
 
     async def predict_batch(
-        self, images: Iterable[ImageSource], top_k: int = 5, *, partial: bool = False
+        self, images: Iterable[ImageSource], top_k: int = 5, *, partial: bool = False, coverage: float | None = None
     ) -> BatchResponse:
         """One result an image, in order; with `partial` an ImageFailure for one that cannot be used."""
-        return await self._run(await asyncio.to_thread(_predict_batch, images, top_k, partial))
+        return await self._run(await asyncio.to_thread(_predict_batch, images, top_k, partial, coverage))
+
+    async def explain(self, image: ImageSource, class_id: int | None = None) -> Explanation:
+        """Where the image speaks for a class, by default for the most probable one."""
+        return await self._run(await asyncio.to_thread(_explain, image, class_id))
 
     async def report(self) -> Report:
         """How good the model is, as it was measured when it was made."""
@@ -194,7 +216,7 @@ _Outcome: TypeAlias = httpx.Response | httpx.TransportError
 class _Call(Generic[T]):
     """What both clients send alike, and what they make of the outcome."""
 
-    answer: type[T]
+    read: Callable[[httpx.Response], T]
     method: str
     path: str
     arguments: dict[str, Any] = field(default_factory=dict)  # of httpx's build_request
@@ -204,29 +226,56 @@ class _Call(Generic[T]):
             raise outcome
         if not outcome.is_success:
             raise ProblemError(outcome.status_code, _document(outcome))
-        return self.answer.model_validate_json(outcome.content)
+        return self.read(outcome)
 
 
-REPORT = _Call(Report, "GET", "/metrics/report")
-MODEL = _Call(Model, "GET", "/model")
+def _as(kind: type[M]) -> Callable[[httpx.Response], M]:
+    return lambda response: kind.model_validate_json(response.content)
 
 
-def _predict(image: ImageSource, top_k: int) -> _Call[PredictResponse]:
-    # No image is JSON or multipart, whatever its first bytes: the service looks at the content.
+REPORT = _Call(_as(Report), "GET", "/metrics/report")
+MODEL = _Call(_as(Model), "GET", "/model")
+
+
+def _predict(image: ImageSource, top_k: int, coverage: float | None) -> _Call[PredictResponse]:
+    arguments = _one_image(image, top_k=top_k, coverage=coverage)
+    return _Call(_as(PredictResponse), "POST", "/predict", arguments)
+
+
+def _predict_batch(
+    images: Iterable[ImageSource], top_k: int, partial: bool, coverage: float | None
+) -> _Call[BatchResponse]:
     arguments = {
-        "params": {"top_k": top_k},
+        "params": _given(top_k=top_k, partial=partial, coverage=coverage),
+        "files": [("files", (_name(image, index), _encoded(image))) for index, image in enumerate(images)],
+    }
+    return _Call(_as(BatchResponse), "POST", "/predict/batch", arguments)
+
+
+def _explain(image: ImageSource, class_id: int | None) -> _Call[Explanation]:
+    def read(response: httpx.Response) -> Explanation:
+        return Explanation(
+            picture=response.content,
+            class_id=int(response.headers["X-Class-Id"]),
+            label=urllib.parse.unquote(response.headers["X-Class-Label"]),
+            probability=float(response.headers["X-Class-Probability"]),
+        )
+
+    return _Call(read, "POST", "/explain", _one_image(image, class_id=class_id))
+
+
+def _one_image(image: ImageSource, **parameters: object) -> dict[str, Any]:
+    # No image is JSON or multipart, whatever its first bytes: the service looks at the content.
+    return {
+        "params": _given(**parameters),
         "content": _encoded(image),
         "headers": {"Content-Type": "application/octet-stream"},
     }
-    return _Call(PredictResponse, "POST", "/predict", arguments)
 
 
-def _predict_batch(images: Iterable[ImageSource], top_k: int, partial: bool) -> _Call[BatchResponse]:
-    arguments = {
-        "params": {"top_k": top_k, "partial": partial},
-        "files": [("files", (_name(image, index), _encoded(image))) for index, image in enumerate(images)],
-    }
-    return _Call(BatchResponse, "POST", "/predict/batch", arguments)
+def _given(**parameters: object) -> dict[str, object]:
+    """Without those that are None: the service knows its defaults."""
+    return {name: value for name, value in parameters.items() if value is not None}
 
 
 def _encoded(image: ImageSource) -> bytes:

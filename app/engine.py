@@ -1,6 +1,6 @@
 """Worker threads and a bounded queue around a session; no HTTP in it.
 
-    engine = Engine(session.logits, threads=2, max_batch_images=8, queue_images=256)
+    engine = Engine(session.run, threads=2, max_batch_images=8, queue_images=256)
     with engine.reserve(1):                      # Overloaded when the service has enough to do
         answer = await engine.infer(images, deadline)
 
@@ -23,16 +23,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.problems import DeadlineExceeded, Overloaded, Unavailable
-from app.sessions import Images, Logits
+from app.sessions import Images, Outputs
 
 logger = logging.getLogger("app.engine")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """logits float32 [k, classes] of one call's k images, and where its time went."""
+    """The outputs for one call's images, and where its time went."""
 
-    logits: Logits
+    outputs: Outputs
     queue_seconds: float
     inference_seconds: float
 
@@ -41,12 +41,13 @@ class Answer:
 class _Work:
     images: Images
     deadline: float
+    maps: bool
     future: "Future[Answer]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
 
 
 class Engine:
-    """`compute` maps uint8 [N, H, W, 3] to logits [N, classes] and is called from `threads` threads at once.
+    """`compute` is a session's `run`, and is called from `threads` threads at once.
 
     `on_batch(images)` hears of every batch, `on_death()` of a worker that met an error: from then on
     `alive` is false and every call raises Unavailable.
@@ -54,7 +55,7 @@ class Engine:
 
     def __init__(
         self,
-        compute: Callable[[Images], Logits],
+        compute: Callable[[Images, bool], Outputs],
         *,
         threads: int,
         max_batch_images: int,
@@ -115,13 +116,13 @@ class Engine:
         finally:
             keep(0)
 
-    async def infer(self, images: Images, deadline: float) -> Answer:
-        """The answer for one call's images, which stay together in one batch.
+    async def infer(self, images: Images, deadline: float, *, maps: bool = False) -> Answer:
+        """The answer for one call's images, which stay together in one batch. With `maps`, class maps are asked for.
 
         `deadline` is in seconds of time.monotonic(). Cancelling the call withdraws work that still waits.
         Raises DeadlineExceeded or Unavailable.
         """
-        work = _Work(images, deadline)
+        work = _Work(images, deadline, maps)
         with self._changed:
             if not self.alive:
                 raise Unavailable("the engine is not running")
@@ -146,15 +147,16 @@ class Engine:
         try:
             while batch := self._take():
                 started = time.monotonic()
-                logits = self._compute(
-                    np.concatenate([work.images for work in batch]) if batch[1:] else batch[0].images
+                outputs = self._compute(
+                    np.concatenate([work.images for work in batch]) if batch[1:] else batch[0].images,
+                    any(work.maps for work in batch),
                 )
                 seconds = time.monotonic() - started
-                self._on_batch(len(logits))
+                self._on_batch(len(outputs.logits))
                 first = 0
                 for work in batch:
                     last = first + len(work.images)
-                    work.future.set_result(Answer(logits[first:last], started - work.submitted, seconds))
+                    work.future.set_result(Answer(outputs.part(first, last), started - work.submitted, seconds))
                     first = last
         except Exception:
             # Nothing that a client sends reaches this far unchecked, so this is the machine or a bug, and the

@@ -12,7 +12,7 @@ import glob
 import json
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from app.bundle import Bundle
 from app.classifier import Classifier
 from app.engine import Engine
 from app.problems import Problem
-from app.schemas import Fault, Prediction
+from app.schemas import Fault, ImageResult
 from app.sessions import Session
 from app.settings import Settings
 from app.uploads import check_size
@@ -35,10 +35,10 @@ class FilesError(Exception):
 
 @dataclass(frozen=True)
 class FileResult:
-    """`fault` says why there are no predictions."""
+    """What a file shows, or why that cannot be said: one of the two is there."""
 
     path: Path
-    predictions: Sequence[Prediction] = ()
+    answer: ImageResult | None = None
     fault: Fault | None = None
 
 
@@ -78,7 +78,7 @@ async def classify(
     """One result a file, in order. Raises a Problem only when the engine dies."""
     bundle, session = loaded
     engine = Engine(
-        session.logits,
+        session.run,
         threads=settings.inference_threads,
         max_batch_images=settings.max_batch_images,
         queue_images=settings.queue_images,
@@ -95,7 +95,7 @@ async def classify(
             return FileResult(path, fault=Fault(code=problem.code, detail=problem.detail))
         except OSError as error:
             return FileResult(path, fault=Fault(code="unreadable_file", detail=error.strerror or "it cannot be read"))
-        return FileResult(path, classifier.ranked(result.probabilities, top_k))
+        return FileResult(path, classifier.result(result, top_k))
 
     # So many files are in memory at once: enough for every worker to fill a batch while the next ones decode.
     window = 2 * settings.inference_threads * settings.max_batch_images
@@ -125,18 +125,20 @@ def _read(path: Path, max_bytes: int) -> bytes:
 
 
 def as_json(result: FileResult) -> str:
-    """One line, ASCII: {"path", "predictions"} or {"path", "error": {"code", "detail"}}."""
-    rest = (
-        {"error": result.fault.model_dump()}
-        if result.fault
-        else {"predictions": [prediction.model_dump() for prediction in result.predictions]}
-    )
+    """One line, ASCII: {"path"} and the fields of an ImageResult, or {"path", "error": {"code", "detail"}}."""
+    rest = result.answer.model_dump() if result.answer else {}
+    if result.fault:
+        rest = {"error": result.fault.model_dump()}
     return json.dumps({"path": str(result.path), **rest})
 
 
 def as_row(result: FileResult, path_width: int) -> str:
-    """One line of a table: the path, then the classes with their probabilities, or the error."""
-    cells = [f"{item.label:10} {item.probability:6.1%}" for item in result.predictions]
+    """One line of a table: the path, a `?` if the model abstains, the classes and probabilities; or the error."""
+    cells = []
+    if result.answer:
+        if result.answer.abstain is not None:
+            cells.append("?" if result.answer.abstain else " ")
+        cells += [f"{item.label:10} {item.probability:6.1%}" for item in result.answer.predictions]
     if result.fault:
         cells = [f"error: {result.fault.detail}"]
     return "  ".join([f"{shown(result.path):{path_width}}", *cells])

@@ -21,7 +21,7 @@ from app.classifier import Classifier
 from app.engine import Engine
 from app.limits import BodyLimits, Budget
 from app.problems import ProblemMiddleware
-from app.routes import page, router
+from app.routes import explain, page, router
 from app.security import ApiKeys, SecurityHeaders
 from app.sessions import Session, load_session
 from app.settings import Settings
@@ -70,7 +70,7 @@ def _start(settings: Settings, loaded: tuple[Bundle, Session], telemetry: Teleme
     bundle, session = loaded
     telemetry.describe(bundle.manifest)
     engine = Engine(
-        session.logits,
+        session.run,
         threads=settings.inference_threads,
         max_batch_images=settings.max_batch_images,
         queue_images=settings.queue_images,
@@ -97,7 +97,7 @@ def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-                expose_headers=["X-Request-ID", "Retry-After", "ETag"],
+                expose_headers=["X-Request-ID", "Retry-After", "ETag", *explain.HEADERS],
             )
         )
     return [

@@ -28,21 +28,46 @@ class Timing(BaseModel):
     total: float = Field(examples=[5.6])
 
 
+class PredictionSet(BaseModel):
+    """Classes among which the true one is with the probability `coverage`, for images like the training images."""
+
+    coverage: float = Field(ge=0, le=1, examples=[0.99])
+    labels: list[str] = Field(min_length=1, description="Most probable first.", examples=[["cat", "dog"]])
+
+
 class ImageResult(BaseModel):
-    """The top_k most probable classes, most probable first."""
+    """The top_k most probable classes, most probable first, and how far to trust them.
+
+    Null is what a model's bundle has no measure of.
+    """
 
     predictions: list[Prediction]
+    prediction_set: PredictionSet | None = None
+    abstain: bool | None = Field(
+        None,
+        description="The image is unlike the training images (`ood_score` is above `ood_threshold`): "
+        "take no answer for one.",
+        examples=[False],
+    )
+    ood_score: float | None = Field(
+        None, description="Larger for images less like the training images.", examples=[0.93]
+    )
+    ood_threshold: float | None = Field(None, description="The model's.", examples=[3.2])
     views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
 
 
-class PredictResponse(BaseModel):
-    """The top_k most probable classes, most probable first."""
-
+class _OfModel(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model: ModelName
-    predictions: list[Prediction]
-    views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
+
+
+class PredictResponse(ImageResult, _OfModel):
+    """The top_k most probable classes, most probable first, and how far to trust them.
+
+    Null is what a model's bundle has no measure of.
+    """
+
     timing_ms: Timing
 
 
@@ -52,12 +77,9 @@ class ImageFailure(BaseModel):
     error: ProblemDocument
 
 
-class BatchResponse(BaseModel):
+class BatchResponse(_OfModel):
     """One result an image, in the order of the images."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
-    model: ModelName
     results: list[ImageResult | ImageFailure] = Field(description="Failures only with `partial=true`.")
     timing_ms: Timing = Field(description="Each stage of the image that spent most time in it; total of the request.")
 

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     max_pixels: PositiveInt = Field(25_000_000, description="Width times height of one image.")
     max_inflight_body_bytes: PositiveInt = Field(64 * MEBIBYTE, description="Of all bodies being read or decoded.")
     max_inflight_pixels: PositiveInt = Field(25_000_000, description="Of all images being decoded.")
+    drift_window_images: PositiveInt = Field(1000, description="Answers that the drift gauge looks back on.")
     views: Literal[1, 3] = Field(1, description="Views of a photo whose logits are averaged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Comma-separated; none: open to all.")

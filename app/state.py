@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from app.bundle import Bundle
 from app.classifier import Classification, Classifier
+from app.drift import Drift
 from app.engine import Engine
 from app.protocol_models import ServedModel, served_models
 from app.settings import Settings
@@ -23,9 +24,14 @@ class ServiceState:
     telemetry: Telemetry
     draining: bool = False
     models: dict[str, ServedModel] = field(init=False)  # as Open Inference Protocol clients know them
+    drift: Drift | None = field(init=False, default=None)  # where the bundle says what is usual
 
     def __post_init__(self) -> None:
         self.models = served_models(self.settings, self.bundle.manifest)
+        if reference := self.bundle.manifest.reference:
+            self.drift = Drift(reference, self.settings.drift_window_images)
+            for of, index in (("labels", self.drift.labels), ("confidences", self.drift.confidences)):
+                self.telemetry.drift.labels(of).set_function(index)
 
     def observe(self, results: Sequence[Classification], *, read_seconds: float, total_seconds: float) -> None:
         """Add a request's times, and its images' times and answers, to the metrics."""
@@ -39,6 +45,12 @@ class ServiceState:
             (best,) = self.classifier.ranked(result.probabilities, 1)
             telemetry.predictions.labels(best.label).inc()
             telemetry.confidence.observe(best.probability)
+            if result.ood_score is not None:
+                telemetry.ood_score.observe(result.ood_score)
+            if result.abstain:
+                telemetry.abstentions.inc()
+            if self.drift:
+                self.drift.add(best.class_id, best.probability)
 
 
 # Plain functions are called on a thread of FastAPI's pool; this one would spend more on the way there than at work.

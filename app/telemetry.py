@@ -22,6 +22,7 @@ access = logging.getLogger("app.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+OOD_SCORE = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 CONFIDENCE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 
@@ -44,6 +45,16 @@ class Telemetry:
         self.predictions = Counter("predictions", "Most probable classes.", ["label"], **own)
         self.confidence = Histogram(
             "prediction_confidence", "Probability of the most probable class.", buckets=CONFIDENCE, **own
+        )
+        self.abstentions = Counter("prediction_abstentions", "Images unlike the training images.", **own)
+        self.ood_score = Histogram(
+            "prediction_ood_score", "How unlike the training images an image is.", buckets=OOD_SCORE, **own
+        )
+        self.drift = Gauge(
+            "prediction_drift",
+            "Population stability index of the last DRIFT_WINDOW_IMAGES answers; NaN until there are so many.",
+            ["of"],
+            **own,
         )
         self.model = Gauge("model_info", "The model that answers.", ["name", "version"], **own)
 

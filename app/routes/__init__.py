@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from app.routes import health, inference_protocol, metrics, model, page, predict, report
+from app.routes import explain, health, inference_protocol, metrics, model, page, predict, report
 
 router = APIRouter()
-for module in (predict, report, metrics, model, health, inference_protocol, page):
+for module in (predict, explain, report, metrics, model, health, inference_protocol, page):
     router.include_router(module.router)

@@ -15,7 +15,6 @@ from app.schemas import (
     BatchProblemDocument,
     BatchResponse,
     ImageFailure,
-    ImageResult,
     ModelName,
     PredictResponse,
     Timing,
@@ -90,12 +89,27 @@ async def _checked_top_k(
     return top_k
 
 
+async def _checked_coverage(
+    service: Service,
+    coverage: Annotated[
+        float | None,
+        Query(description="Of the prediction sets; `GET /model` lists the model's levels and its default."),
+    ] = None,
+) -> float | None:
+    levels = service.classifier.levels
+    if coverage is not None and coverage not in levels:
+        allowed = f"it must be one of {', '.join(map(str, levels))}" if levels else "this model has no prediction sets"
+        raise InvalidParameter(f"coverage: {allowed} (given: {coverage})")
+    return coverage
+
+
 TopK = Annotated[int, Depends(_checked_top_k)]
+Coverage = Annotated[float | None, Depends(_checked_coverage)]
 
 
 @router.post("/predict", responses={**PROBLEMS, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
-async def predict(request: Request, service: Service, top_k: TopK) -> PredictResponse:
-    """Which classes the image shows, most probable first."""
+async def predict(request: Request, service: Service, top_k: TopK, coverage: Coverage) -> PredictResponse:
+    """Which classes the image shows, most probable first, and how far to trust that."""
     started = time.monotonic()
     with service.engine.reserve(service.settings.views):
         content = await read_image(request, service.settings.max_file_bytes)
@@ -104,12 +118,11 @@ async def predict(request: Request, service: Service, top_k: TopK) -> PredictRes
     total_seconds = time.monotonic() - started
     service.observe([result], read_seconds=read_seconds, total_seconds=total_seconds)
     (best,) = service.classifier.ranked(result.probabilities, 1)
-    request.state.log = {"label": best.label, "confidence": round(best.probability, 4)}
+    request.state.log = {"label": best.label, "confidence": round(best.probability, 4), "abstain": result.abstain}
     return PredictResponse(
         model=_model_name(service),
-        predictions=service.classifier.ranked(result.probabilities, top_k),
-        views=result.views,
         timing_ms=_timing([result], total_seconds),
+        **dict(service.classifier.result(result, top_k, coverage)),
     )
 
 
@@ -122,9 +135,10 @@ async def predict_batch(
     request: Request,
     service: Service,
     top_k: TopK,
+    coverage: Coverage,
     partial: Annotated[bool, Query(description="Answer for the good images although others are bad.")] = False,
 ) -> BatchResponse:
-    """Which classes each of 1 to 32 images shows, in the order of the images.
+    """Which classes each of 1 to 32 images shows, in the order of the images, and how far to trust that.
 
     One image that cannot be used refuses the batch, and the answer names every such image;
     with `partial=true` it fails alone, with a problem document in its place.
@@ -143,13 +157,17 @@ async def predict_batch(
         raise _refusal(uploads, results)
     total_seconds = time.monotonic() - started
     service.observe(good, read_seconds=read_seconds, total_seconds=total_seconds)
-    request.state.log = {"images": len(results), "failed": len(results) - len(good)}
+    request.state.log = {
+        "images": len(results),
+        "failed": len(results) - len(good),
+        "abstained": sum(bool(result.abstain) for result in good),
+    }
     return BatchResponse(
         model=_model_name(service),
         results=[
             ImageFailure(error=problem_document(result, request.state.request_id))
             if isinstance(result, Problem)
-            else ImageResult(predictions=service.classifier.ranked(result.probabilities, top_k), views=result.views)
+            else service.classifier.result(result, top_k, coverage)
             for result in results
         ],
         timing_ms=_timing(good, total_seconds),

@@ -19,7 +19,8 @@ router = APIRouter(tags=["report"])
     responses={200: {"content": {"text/plain": {}}}, 304: {"description": "Unchanged."}},
 )
 async def report(request: Request, service: Service, accept: Annotated[str, Header()] = "*/*") -> Response:
-    """Per-class precision, recall, f1 and support, accuracy with its interval, the confusion matrix, training history.
+    """Per-class precision, recall, f1 and support, accuracy with its interval, the confusion matrix, training history;
+    calibration, prediction sets, abstention, selective accuracy and robustness.
 
     `Accept: text/plain` gives scikit-learn's table.
     """
@@ -34,7 +35,7 @@ async def report(request: Request, service: Service, accept: Annotated[str, Head
     responses={200: {"content": {"image/png": {}}}, 304: {"description": "Unchanged."}},
 )
 async def report_picture(request: Request, service: Service, picture: str) -> Response:
-    """accuracy_and_loss, confusion_matrix or reliability."""
+    """accuracy_and_loss, confusion_matrix, reliability, risk_coverage, robustness or mistakes."""
     name = f"{picture}.png"
     if name not in PICTURES or name not in service.bundle:
         there = ", ".join(known for known in PICTURES if known in service.bundle)

@@ -34,7 +34,7 @@ def test_the_shipped_bundle_is_whole() -> None:
     assert len(bundle.manifest.classes) == 10
     assert bundle.report.n == 10_000
     weights = sha256(bundle.read("checkpoint.safetensors"))
-    assert bundle.manifest.version == f"1.0.0+{weights[:8]}"
+    assert bundle.manifest.version == f"1.1.0+{weights[:8]}"
     assert {path.name for path in BUNDLE.iterdir()} == {"bundle.json", *bundle.manifest.files}
 
 

@@ -5,11 +5,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from app.bundle import Bundle
-from app.classifier import Classifier, probabilities, top_k
+from app.bundle import Abstention, Bundle
+from app.classifier import Classifier, prediction_set, probabilities, top_k
+from app.engine import Answer
 from app.images import EncodedImage
-from app.sessions import Session
+from app.sessions import Outputs, Session
 from app.settings import Settings
 
 
@@ -40,6 +44,92 @@ def test_extreme_logits_do_not_overflow(value: float) -> None:
 
 def test_equal_values_rank_by_index() -> None:
     assert top_k(np.array([0.25, 0.5, 0.25, 0.0]), 3) == [1, 0, 2]
+
+
+LOGITS = arrays(np.float32, (1, 10), elements=st.floats(-50, 50, width=32))
+PROBABILITIES = LOGITS.map(lambda logits: probabilities(logits, 1.0))
+FRACTIONS = st.floats(0, 1)
+
+
+@given(LOGITS, st.floats(0.05, 20))
+def test_a_temperature_never_changes_what_is_most_probable(logits: np.ndarray, temperature: float) -> None:
+    values = probabilities(logits, temperature)
+    assert values.sum() == pytest.approx(1)
+    order = top_k(logits[0].astype(np.float64), 10)
+    assert (np.diff(values[order]) <= 0).all()
+
+
+def test_a_set_is_what_reaches_the_threshold_most_probable_first() -> None:
+    values = np.array([0.1, 0.5, 0.3, 0.1])
+    assert prediction_set(values, 0.3) == [1, 2]
+    assert prediction_set(values, 0.1) == [1, 2, 0, 3]
+    assert prediction_set(values, 0.6) == [1]
+
+
+@given(PROBABILITIES, FRACTIONS)
+def test_a_set_begins_with_the_most_probable_and_misses_nothing(values: np.ndarray, threshold: float) -> None:
+    indices = prediction_set(values, threshold)
+    assert indices[0] == values.argmax()
+    assert len(set(indices)) == len(indices)
+    assert set(np.flatnonzero(values >= threshold)) <= set(indices)
+    assert all(values[index] >= threshold for index in indices[1:])
+    assert (np.diff(values[indices]) <= 0).all()
+
+
+@given(PROBABILITIES, FRACTIONS, FRACTIONS)
+def test_a_lower_threshold_which_is_a_higher_coverage_gives_a_superset(
+    values: np.ndarray, one: float, other: float
+) -> None:
+    low, high = sorted([one, other])
+    larger, smaller = prediction_set(values, low), prediction_set(values, high)
+    assert larger[: len(smaller)] == smaller
+
+
+class Said:
+    """An engine that gives the same outputs, whatever the images."""
+
+    def __init__(self, outputs: Outputs) -> None:
+        self.outputs = outputs
+
+    async def infer(self, *_: object, **__: object) -> Answer:
+        return Answer(self.outputs, 0, 0)
+
+
+def classifier_of(loaded: tuple[Bundle, Session], outputs: Outputs, **manifest: object) -> Classifier:
+    settings = Settings(inference_threads=1)
+    return Classifier(loaded[0].manifest.model_copy(update=manifest), Said(outputs), settings)
+
+
+async def test_the_score_is_the_mean_over_views_and_abstains_only_above_the_threshold(
+    loaded: tuple[Bundle, Session], cat: bytes
+) -> None:
+    outputs = Outputs(np.zeros((3, 10), np.float32), np.array([0, 1, 5], np.float32))
+    for threshold, expected in [(1.99, True), (2, False), (2.01, False)]:
+        abstention = Abstention(method="energy", threshold=threshold, kept=0.95)
+        classifier = classifier_of(loaded, outputs, abstention=abstention)
+        result = await classifier.classify(cat, time.monotonic() + 30)
+        assert (result.ood_score, result.abstain, result.views) == (2, expected, 3)
+        answer = classifier.result(result, 1)
+        assert (answer.ood_score, answer.ood_threshold, answer.abstain) == (2, threshold, expected)
+        classifier.close()
+
+
+async def test_pixels_have_a_score_each(loaded: tuple[Bundle, Session]) -> None:
+    outputs = Outputs(np.eye(2, 10, dtype=np.float32), np.array([-9, 9], np.float32))
+    classifier = classifier_of(loaded, outputs, abstention=Abstention(method="energy", threshold=0, kept=0.95))
+    results = await classifier.classify_pixels(np.zeros((2, 32, 32, 3), np.uint8), time.monotonic() + 30)
+    assert [(result.ood_score, result.abstain) for result in results] == [(-9, False), (9, True)]
+    assert [int(result.probabilities.argmax()) for result in results] == [0, 1]
+    classifier.close()
+
+
+async def test_without_measures_of_trust_there_are_none(loaded: tuple[Bundle, Session], cat: bytes) -> None:
+    outputs = Outputs(np.zeros((1, 10), np.float32))
+    classifier = classifier_of(loaded, outputs, abstention=None, calibration=None)
+    answer = classifier.result(await classifier.classify(cat, time.monotonic() + 30), 3)
+    assert answer.prediction_set is answer.abstain is answer.ood_score is answer.ood_threshold is None
+    assert len(answer.predictions) == 3
+    classifier.close()
 
 
 async def test_a_decode_holds_its_pixels_until_its_thread_is_done(

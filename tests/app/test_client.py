@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from app.bundle import Bundle
-from app.client import AsyncClient, Client, ProblemError
+from app.client import AsyncClient, Client, Explanation, ProblemError
 from app.main import create_app
 from app.schemas import ImageFailure, ImageResult, PredictResponse
 from app.settings import Settings
@@ -207,6 +207,26 @@ def test_the_request_says_what_was_asked() -> None:
     assert "authorization" not in Service(good()).client()._http.headers
 
 
+def test_what_was_not_asked_is_left_to_the_service() -> None:
+    service = Service(good(), good())
+    client = service.client()
+    client.predict(b"image", coverage=0.95)
+    assert service.requests[0].url == "http://test/predict?top_k=5&coverage=0.95"
+    assert client.predict(b"image").prediction_set is None  # an older service does not speak of it
+
+
+def test_a_picture_comes_with_its_class() -> None:
+    headers = {"X-Class-Id": "3", "X-Class-Label": "big%20c%C3%A4t", "X-Class-Probability": "0.25"}
+    service = Service(*(httpx.Response(200, content=b"picture", headers=headers) for _ in range(2)))
+    client = service.client()
+    assert client.explain(b"image", class_id=0) == Explanation(b"picture", 3, "big cät", 0.25)
+    client.explain(b"image")
+    assert [str(request.url) for request in service.requests] == [
+        "http://test/explain?class_id=0",
+        "http://test/explain",
+    ]
+
+
 def test_a_service_below_a_path(cat: bytes) -> None:
     service = Service(good())
     Client("http://test/cifar/", transport=httpx.MockTransport(service)).predict(cat)
@@ -221,12 +241,19 @@ async def test_every_call_against_the_application(loaded: tuple, cat: bytes, cat
         AsyncClient("http://test", "secret", transport=httpx.ASGITransport(app)) as client,
         AsyncClient("http://test", transport=httpx.ASGITransport(app)) as stranger,
     ):
-        assert (await client.predict(CAT, top_k=1)).predictions[0].label == cat_label
+        answer = await client.predict(CAT, top_k=1, coverage=0.95)
+        assert answer.predictions[0].label == cat_label
+        assert answer.prediction_set.coverage == 0.95
+        assert answer.abstain is (answer.ood_score > answer.ood_threshold)
+        explanation = await client.explain(CAT)
+        assert (explanation.label, explanation.picture[1:4]) == (cat_label, b"PNG")
+        assert explanation.probability == pytest.approx(answer.predictions[0].probability, abs=2e-6)
         assert await client.report() == bundle.report
         model = await client.model()
         assert (model.version, model.digest) == (bundle.manifest.version, bundle.manifest.digest)
-        batch = await client.predict_batch([CAT, cat, Image.open(CAT)], top_k=2)
+        batch = await client.predict_batch([CAT, cat, Image.open(CAT)], top_k=2, coverage=0.95)
         assert [len(result.predictions) for result in batch.results] == [2] * 3
+        assert [result.prediction_set for result in batch.results] == [answer.prediction_set] * 3
         with pytest.raises(ProblemError) as caught:
             await client.predict_batch([CAT, b"hello"])
         assert caught.value.document["errors"][0]["filename"] == "1"

@@ -88,10 +88,10 @@ def test_an_engine_that_dies_ends_the_process_with_an_error(tmp_path: Path) -> N
     (tmp_path / "sitecustomize.py").write_text(
         "import app.sessions as s\n"
         "check, calls = s.self_check, []\n"
-        "def logits(self, images): raise RuntimeError('gone')\n"
+        "def run(self, images, maps=False): raise RuntimeError('gone')\n"
         "def self_check(session, bundle):\n"
         "    check(session, bundle)\n"
-        "    s.OnnxSession.logits = logits\n"
+        "    s.OnnxSession.run = run\n"
         "s.self_check = self_check\n"
     )
     with serve(PYTHONPATH=f"{tmp_path}:.") as (process, client):
@@ -152,7 +152,7 @@ def test_classify_prints_a_table(cat_label: str) -> None:
     assert len(lines) == 10
     assert lines[0].split()[:2] == [str(DATA / "cat.png"), cat_label]
     assert lines[0].count("%") == 2
-    assert len({len(line) for line in lines}) == 1
+    assert len({len(line) for line in lines}) == 1  # whether or not a line has a `?`
 
 
 def test_classify_prints_json_lines(tmp_path: Path) -> None:
@@ -162,6 +162,7 @@ def test_classify_prints_json_lines(tmp_path: Path) -> None:
     assert one_line(done.stderr) == "1 of 11 files failed"
     *good, bad = (json.loads(line) for line in done.stdout.splitlines())
     assert [len(line["predictions"]) for line in good] == [10] * 10
+    assert all(line["prediction_set"]["labels"] and isinstance(line["abstain"], bool) for line in good)
     assert bad == {"path": str(tmp_path / "bad.png"), "error": bad["error"]}
 
 
@@ -198,10 +199,10 @@ def test_classify_ends_with_an_error_when_the_engine_dies(tmp_path: Path) -> Non
     (tmp_path / "sitecustomize.py").write_text(
         "import app.sessions as s\n"
         "check = s.self_check\n"
-        "def logits(self, images): raise RuntimeError('gone')\n"
+        "def run(self, images, maps=False): raise RuntimeError('gone')\n"
         "def self_check(session, bundle):\n"
         "    check(session, bundle)\n"
-        "    s.OnnxSession.logits = logits\n"
+        "    s.OnnxSession.run = run\n"
         "s.self_check = self_check\n"
     )
     done = run("classify", str(DATA), PYTHONPATH=f"{tmp_path}:.")

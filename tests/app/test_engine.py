@@ -9,7 +9,7 @@ import pytest
 
 from app.engine import Engine
 from app.problems import DeadlineExceeded, Overloaded, Unavailable
-from app.sessions import Images, Logits
+from app.sessions import Images, Outputs
 
 
 def images(*values: int) -> Images:
@@ -17,10 +17,11 @@ def images(*values: int) -> Images:
     return np.array(values, np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
 
 
-def mean_logits(batch: Images) -> Logits:
-    """Two logits an image: its value, and the batch's size."""
-    value = batch.reshape(len(batch), -1).mean(1)
-    return np.stack([value, np.full(len(batch), len(batch))], axis=1).astype(np.float32)
+def mean_logits(batch: Images, maps: bool) -> Outputs:
+    """Two logits an image, its value and the batch's size; its score is its value, and so is all of its maps."""
+    value = batch.reshape(len(batch), -1).mean(1).astype(np.float32)
+    size = np.full(len(batch), len(batch), np.float32)
+    return Outputs(np.stack([value, size], axis=1), value, np.tile(value[:, None, None, None], 4) if maps else None)
 
 
 class Gate:
@@ -30,16 +31,18 @@ class Gate:
         self.opened = threading.Event()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
+        self.maps: list[bool] = []
 
     async def entering(self) -> None:
         """Return when one more batch is being computed."""
         assert await asyncio.to_thread(self.entered.acquire, timeout=30)
 
-    def __call__(self, batch: Images) -> Logits:
+    def __call__(self, batch: Images, maps: bool) -> Outputs:
         self.batches.append([int(value) for value in batch[:, 0, 0, 0]])
+        self.maps.append(maps)
         self.entered.release()
         assert self.opened.wait(30)
-        return mean_logits(batch)
+        return mean_logits(batch, maps)
 
 
 def engine_of(compute: object, **options: object) -> Engine:
@@ -58,7 +61,7 @@ async def until(condition: object) -> None:
 async def test_one_call_gets_its_images_logits() -> None:
     engine = engine_of(mean_logits)
     answer = await engine.infer(images(7, 9), soon())
-    assert answer.logits.tolist() == [[7, 2], [9, 2]]
+    assert answer.outputs.logits.tolist() == [[7, 2], [9, 2]]
     assert answer.inference_seconds >= 0
     assert answer.queue_seconds >= 0
     engine.close()
@@ -76,7 +79,26 @@ async def test_what_waits_is_taken_together_up_to_the_limit() -> None:
     answers = await asyncio.gather(first, *rest)
     assert gate.batches == [[0], [1, 2, 3, 4], [5, 6]]
     assert sizes == [1, 4, 2]
-    assert [int(answer.logits[0, 0]) for answer in answers] == list(range(7))
+    assert [int(answer.outputs.logits[0, 0]) for answer in answers] == list(range(7))
+    engine.close()
+
+
+async def test_maps_are_computed_for_the_batches_that_want_them() -> None:
+    gate = Gate()
+    engine = engine_of(gate, max_batch_images=3)
+    first = asyncio.create_task(engine.infer(images(0), soon()))
+    await gate.entering()
+    rest = [
+        asyncio.create_task(engine.infer(images(*group), soon(), maps=maps))
+        for group, maps in [((1,), False), ((2, 3), True), ((4,), False)]
+    ]
+    await asyncio.sleep(0)
+    gate.opened.set()
+    _, beside, wanted, _ = await asyncio.gather(first, *rest)
+    assert gate.batches == [[0], [1, 2, 3], [4]]
+    assert gate.maps == [False, True, False]
+    assert wanted.outputs.class_maps[:, 0, 0, 0].tolist() == wanted.outputs.ood_scores.tolist() == [2, 3]
+    assert beside.outputs.ood_scores.tolist() == [1]
     engine.close()
 
 
@@ -90,7 +112,7 @@ async def test_a_call_larger_than_the_limit_goes_alone_and_whole() -> None:
     gate.opened.set()
     answers = await asyncio.gather(first, *rest)
     assert gate.batches == [[0], [1, 2, 3], [4]]
-    assert answers[1].logits[:, 0].tolist() == [1, 2, 3]
+    assert answers[1].outputs.logits[:, 0].tolist() == [1, 2, 3]
     engine.close()
 
 
@@ -117,7 +139,7 @@ async def test_a_caller_that_leaves_costs_nothing() -> None:
     left.cancel()
     await asyncio.gather(left, return_exceptions=True)
     gate.opened.set()
-    assert (await stayed).logits[0, 0] == 2
+    assert (await stayed).outputs.logits[0, 0] == 2
     await busy
     assert gate.batches == [[0], [2]]
     engine.close()
@@ -180,8 +202,8 @@ async def test_a_worker_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixt
     gate = Gate()
     deaths: list[None] = []
 
-    def compute(batch: Images) -> Logits:
-        gate(batch)
+    def compute(batch: Images, maps: bool) -> Outputs:
+        gate(batch, maps)
         raise RuntimeError("out of memory")
 
     engine = engine_of(compute, on_death=lambda: deaths.append(None))
@@ -212,7 +234,7 @@ async def test_closing_finishes_what_was_accepted() -> None:
         await engine.infer(images(9), soon())
     gate.opened.set()
     answers = await asyncio.gather(*calls)
-    assert [int(answer.logits[0, 0]) for answer in answers] == list(range(5))
+    assert [int(answer.outputs.logits[0, 0]) for answer in answers] == list(range(5))
     await closing
     assert not engine.died
 
@@ -229,7 +251,7 @@ async def test_no_answer_is_lost_or_swapped_among_random_cancels_and_deadlines(s
             answer = await engine.infer(images(*group), soon(30 if chance.random() < 0.7 else chance.random() * 0.002))
         except DeadlineExceeded:
             return "late"
-        assert answer.logits[:, 0].tolist() == group
+        assert answer.outputs.logits[:, 0].tolist() == answer.outputs.ood_scores.tolist() == group
         return "answered"
 
     calls = [asyncio.create_task(call(n)) for n in range(200)]

@@ -11,7 +11,8 @@ import pytest
 
 from app.files import FileResult, FilesError, as_json, as_row, classify, find, shown
 from app.problems import Unavailable
-from app.schemas import Fault, Prediction
+from app.schemas import Fault, ImageResult, Prediction, PredictionSet
+from app.sessions import Outputs
 from app.settings import Settings
 from tests.conftest import BUNDLE, DATA
 
@@ -69,8 +70,8 @@ async def test_results_come_in_order_and_failures_in_their_place(album: Path, lo
     os.mkfifo(album / "pipe.png")
     paths = [album / name for name in ("b.png", "notes.txt", "empty.png", "gone.png", "pipe.png", "a.JPG")]
     good, text, empty, gone, pipe, last = await results(paths, loaded)
-    assert good.predictions[0].label == last.predictions[0].label == cat_label
-    assert len(good.predictions) == 2
+    assert good.answer.predictions[0].label == last.answer.predictions[0].label == cat_label
+    assert len(good.answer.predictions) == 2
     assert good.fault is last.fault is None
     assert [result.fault.code for result in (text, empty, gone, pipe)] == [
         "unsupported_media_type",
@@ -92,10 +93,10 @@ async def test_only_a_window_of_files_is_in_memory(loaded: tuple) -> None:
     loop = asyncio.get_running_loop()
 
     class Held:
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             loop.call_soon_threadsafe(begun.set)
             release.wait(30)
-            return loaded[1].logits(images)
+            return loaded[1].run(images, maps)
 
     def paths() -> Iterator[Path]:
         nonlocal taken
@@ -114,7 +115,7 @@ async def test_only_a_window_of_files_is_in_memory(loaded: tuple) -> None:
 
 async def test_an_engine_that_dies_ends_it(loaded: tuple, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             raise RuntimeError("gone")
 
     with pytest.raises(Unavailable):
@@ -122,14 +123,25 @@ async def test_an_engine_that_dies_ends_it(loaded: tuple, caplog: pytest.LogCapt
 
 
 def test_a_row_and_a_line_of_json() -> None:
-    good = FileResult(Path("a.png"), [Prediction(label="cat", class_id=3, probability=0.5)])
+    cat = ImageResult(predictions=[Prediction(label="cat", class_id=3, probability=0.5)], views=1)
+    set_of_two = PredictionSet(coverage=0.9, labels=["cat", "dog"])
+    trust = {"prediction_set": set_of_two, "abstain": True, "ood_score": 2.0, "ood_threshold": 1.0}
+    plain = FileResult(Path("a.png"), cat)
+    strange = FileResult(Path("a.png"), cat.model_copy(update=trust))
+    known = FileResult(Path("a.png"), cat.model_copy(update=trust | {"abstain": False}))
     bad = FileResult(Path("b\n.png"), fault=Fault(code="undecodable_image", detail="the file is empty"))
-    assert as_row(good, 8) == "a.png     cat         50.0%"
+    assert as_row(plain, 8) == "a.png     cat         50.0%"
+    assert as_row(strange, 8) == "a.png     ?  cat         50.0%"
+    assert as_row(known, 8) == "a.png        cat         50.0%"
     assert as_row(bad, 8) == "b\\n.png   error: the file is empty"
-    assert json.loads(as_json(good)) == {
+    assert json.loads(as_json(strange)) == {
         "path": "a.png",
         "predictions": [{"label": "cat", "class_id": 3, "probability": 0.5}],
+        "views": 1,
+        **trust,
+        "prediction_set": {"coverage": 0.9, "labels": ["cat", "dog"]},
     }
+    assert json.loads(as_json(plain))["abstain"] is None
     assert json.loads(as_json(bad)) == {
         "path": "b\n.png",
         "error": {"code": "undecodable_image", "detail": "the file is empty"},

@@ -50,6 +50,7 @@ def test_requests_are_answered_as_shown(client: httpx.Client, number: int) -> No
         said.pop(own, None), shown.pop(own, None)
     for one, other in zip(said.get("predictions", []), shown.get("predictions", []), strict=True):
         assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-3)
+    assert said.pop("ood_score", None) == pytest.approx(shown.pop("ood_score", None), abs=1e-2)
     assert said == shown
 
 

@@ -2,11 +2,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
-from app.bundle import Bundle
-from app.sessions import OnnxSession, Session, SessionError, TorchSession, load_session, self_check
+from app.bundle import Abstention, Bundle
+from app.sessions import OnnxSession, Outputs, Session, SessionError, TorchSession, load_session, self_check
 from app.settings import Settings
 from tests.conftest import BUNDLE, DATA
 
@@ -21,40 +22,55 @@ def torch_session() -> Session:
     return load_session(Settings(_env_file=None, model_dir=BUNDLE, engine="torch"))[1]
 
 
-def test_shapes_and_types(loaded: tuple[Bundle, Session]) -> None:
-    logits = loaded[1].logits(pictures())
-    assert logits.shape == (10, 10)
-    assert logits.dtype == np.float32
+@pytest.fixture(params=["onnx", "torch"])
+def session(request: pytest.FixtureRequest, loaded: tuple[Bundle, Session], torch_session: Session) -> Session:
+    return loaded[1] if request.param == "onnx" else torch_session
+
+
+def assert_close(one: Outputs, other: Outputs) -> None:
+    for ours, theirs in zip(one, other, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_shapes_and_types(session: Session) -> None:
+    outputs = session.run(pictures(), maps=True)
+    assert [output.shape for output in outputs] == [(10, 10), (10,), (10, 10, 4, 4)]
+    assert {output.dtype for output in outputs} == {np.dtype(np.float32)}
+
+
+def test_maps_come_only_when_they_are_asked_for(session: Session) -> None:
+    without, with_maps = session.run(pictures()), session.run(pictures(), maps=True)
+    assert without.class_maps is None
+    assert_close(without[:2], with_maps[:2])
+
+
+def test_the_means_of_the_maps_are_the_logits(session: Session) -> None:
+    outputs = session.run(pictures(), maps=True)
+    np.testing.assert_allclose(outputs.class_maps.mean((2, 3)), outputs.logits, atol=1e-4)
 
 
 def test_pytorch_and_onnx_agree(loaded: tuple[Bundle, Session], torch_session: Session) -> None:
-    np.testing.assert_allclose(torch_session.logits(pictures()), loaded[1].logits(pictures()), atol=1e-4)
+    assert_close(torch_session.run(pictures(), maps=True), loaded[1].run(pictures(), maps=True))
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_a_batch_gives_what_its_images_give_alone(
-    loaded: tuple[Bundle, Session], torch_session: Session, kind: str
-) -> None:
-    session = loaded[1] if kind == "onnx" else torch_session
-    together = session.logits(pictures())
-    alone = np.concatenate([session.logits(image[None]) for image in pictures()])
-    np.testing.assert_allclose(together, alone, atol=1e-4)
+def test_a_batch_gives_what_its_images_give_alone(session: Session) -> None:
+    together = session.run(pictures(), maps=True)
+    for index, image in enumerate(pictures()):
+        assert_close(together.part(index, index + 1), session.run(image[None], maps=True))
 
 
-@pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_threads_share_a_session(loaded: tuple[Bundle, Session], torch_session: Session, kind: str) -> None:
-    session = loaded[1] if kind == "onnx" else torch_session
+def test_threads_share_a_session(session: Session) -> None:
     images = [image[None] for image in pictures()] * 4
-    expected = [session.logits(image) for image in images]
+    expected = [session.run(image, maps=True) for image in images]
     with ThreadPoolExecutor(4) as pool:
-        for got, alone in zip(pool.map(session.logits, images), expected, strict=True):
-            np.testing.assert_allclose(got, alone, atol=1e-5)
+        for got, alone in zip(pool.map(lambda image: session.run(image, maps=True), images), expected, strict=True):
+            assert_close(got, alone)
 
 
 def test_a_model_that_computes_something_else_is_noticed(loaded: tuple[Bundle, Session]) -> None:
     class Wrong:
-        def logits(self, images: np.ndarray) -> np.ndarray:
-            return loaded[1].logits(images) + np.float32(0.5)
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
+            return Outputs(loaded[1].run(images).logits + np.float32(0.5))
 
     with pytest.raises(SessionError, match=r"self-check: a logit is off by 0\.5"):
         self_check(Wrong(), loaded[0])
@@ -62,11 +78,60 @@ def test_a_model_that_computes_something_else_is_noticed(loaded: tuple[Bundle, S
 
 def test_a_model_that_computes_nonsense_is_noticed(loaded: tuple[Bundle, Session]) -> None:
     class Nonsense:
-        def logits(self, images: np.ndarray) -> np.ndarray:
-            return np.full((1, 10), np.nan, np.float32)
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
+            return Outputs(np.full((1, 10), np.nan, np.float32))
 
     with pytest.raises(SessionError):
         self_check(Nonsense(), loaded[0])
+
+
+def test_a_score_that_is_another_is_noticed(loaded: tuple[Bundle, Session]) -> None:
+    class Wrong:
+        def __init__(self, by: float) -> None:
+            self.by = np.float32(by)
+
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
+            outputs = loaded[1].run(images)
+            return outputs._replace(ood_scores=outputs.ood_scores * self.by)
+
+    self_check(Wrong(1.0), loaded[0])
+    for by in (1.1, np.nan):
+        with pytest.raises(SessionError, match="self-check: its ood_score"):
+            self_check(Wrong(by), loaded[0])
+
+
+def changed(**fields: object) -> Bundle:
+    """The shipped bundle, not yet read by a session, its manifest with other fields."""
+    bundle = Bundle.load(BUNDLE)
+    bundle.manifest = bundle.manifest.model_copy(update=fields)
+    return bundle
+
+
+@pytest.mark.parametrize("kind", [OnnxSession, TorchSession])
+def test_a_bundle_without_abstention_has_no_scores(kind: type[Session]) -> None:
+    bundle = changed(abstention=None)
+    session = kind(bundle)
+    assert session.run(pictures()).ood_scores is None
+    self_check(session, bundle)
+
+
+def test_pytorch_refuses_a_score_that_it_does_not_know() -> None:
+    with pytest.raises(SessionError, match=r"can compute novelty, not 'tea leaves'"):
+        TorchSession(changed(abstention=Abstention(method="tea leaves", threshold=0, kept=0.95)))
+
+
+def test_a_graph_without_maps_gives_none_and_one_without_scores_is_refused() -> None:
+    graph = onnx.load_from_string(Bundle.load(BUNDLE).read("model.onnx"))
+    del graph.graph.output[1:]  # only the logits: an older bundle
+    older = changed(abstention=None)
+    older._files["model.onnx"] = graph.SerializeToString()
+    outputs = OnnxSession(older).run(pictures(), maps=True)
+    assert outputs.logits.shape == (10, 10)
+    assert outputs.ood_scores is outputs.class_maps is None
+    strange = changed()
+    strange._files["model.onnx"] = graph.SerializeToString()
+    with pytest.raises(SessionError, match="no ood_score"):
+        OnnxSession(strange)
 
 
 def test_torch_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,10 @@ def main() -> None:
         seconds = time.perf_counter() - started
     right = sum(answer == label for answer, label in zip(answers, test.labels.tolist(), strict=True))
     accuracy, reported = right / len(answers), report["accuracy"]["value"]
-    append_read(options.test_reads, (datetime.now(UTC).isoformat(timespec="seconds"), weights, f"{accuracy:.4f}"))
+    append_read(
+        options.test_reads,
+        (datetime.now(UTC).isoformat(timespec="seconds"), weights, f"{accuracy:.4f}", f"all {len(test.labels)}"),
+    )
     print(f"{len(answers)} images in {seconds:.0f} s ({len(answers) / seconds:.0f}/s)")
     print(f"accuracy over HTTP {accuracy:.4f}, in the report {reported:.4f}, difference {accuracy - reported:+.4f}")
     sys.exit(abs(accuracy - reported) > TOLERANCE)

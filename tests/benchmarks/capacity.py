@@ -43,13 +43,13 @@ def bare(engine: str, threads: int, seconds: float) -> float:
     """Images per second of that many threads that do nothing but single-image inference."""
     _, session = load_session(Settings(engine=engine))
     image = np.zeros((1, 32, 32, 3), np.uint8)
-    session.logits(image)  # the first call of an engine sets it up
+    session.run(image)  # the first call of an engine sets it up
     counts = [0] * threads
     end = time.perf_counter() + seconds
 
     def work(index: int) -> None:
         while time.perf_counter() < end:
-            session.logits(image)
+            session.run(image)
             counts[index] += 1
 
     workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]

@@ -13,6 +13,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from app import __version__
+from app.sessions import Outputs
 from tests.app.problems import assert_problem
 from tests.conftest import DATA
 
@@ -181,10 +182,10 @@ class TestInference:
     @pytest.mark.parametrize("count", [1, 7, 8, 9, 32])
     def test_images_keep_their_order(self, make_client: MakeClient, count: int) -> None:
         class FirstPixel:
-            def logits(self, images: np.ndarray) -> np.ndarray:
+            def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 assert images.flags.c_contiguous and images.dtype == np.uint8
                 assert len(images) <= 8
-                return np.eye(10, dtype=np.float32)[images[:, 0, 0, 0] % 10] * 20
+                return Outputs(np.eye(10, dtype=np.float32)[images[:, 0, 0, 0] % 10] * 20)
 
         client = make_client(session=FirstPixel(), inference_threads=2)
         images = np.zeros((count, 32, 32, 3), np.uint8)
@@ -262,9 +263,9 @@ class TestInference:
         counts = []
 
         class Count:
-            def logits(self, images: np.ndarray) -> np.ndarray:
+            def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 counts.append(len(images))
-                return np.zeros((len(images), 10), np.float32)
+                return Outputs(np.zeros((len(images), 10), np.float32))
 
         photo = io.BytesIO()
         Image.new("RGB", (200, 100)).save(photo, "PNG")
@@ -342,9 +343,9 @@ class TestRefusals:
         release = threading.Event()
 
         class Slow:
-            def logits(self, images: np.ndarray) -> np.ndarray:
+            def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 release.wait(30)
-                return np.zeros((len(images), 10), np.float32)
+                return Outputs(np.zeros((len(images), 10), np.float32))
 
         client = make_client(session=Slow(), deadline_seconds=0.3)
         response = client.post(INFER, **binary_request(np.zeros((32, 32, 32, 3), np.uint8)))
@@ -355,7 +356,7 @@ class TestRefusals:
 
     def test_a_dead_engine(self, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
         class Broken:
-            def logits(self, images: np.ndarray) -> np.ndarray:
+            def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 raise RuntimeError
 
         monkeypatch.setattr("app.main._end_process", lambda: None)

@@ -31,6 +31,7 @@ def test_openapi_names_every_route(client: TestClient) -> None:
     assert set(document["paths"]) == {
         "/predict",
         "/predict/batch",
+        "/explain",
         "/metrics/report",
         "/metrics/report/{picture}.png",
         "/metrics",

@@ -10,13 +10,17 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from app.bundle import Bundle
 from app.main import create_app
 from app.schemas import BatchProblemDocument, BatchResponse, PredictResponse
+from app.sessions import Outputs, Session
 from app.settings import Settings
 from tests.app.problems import assert_problem
 from tests.conftest import BUNDLE, DATA
 
 MakeClient = Callable[..., TestClient]
+
+RESULT = {"predictions", "prediction_set", "abstain", "ood_score", "ood_threshold", "views"}
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -28,7 +32,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
 def test_the_answer_has_the_promised_form(client: TestClient, cat: bytes) -> None:
     answer = client.post("/predict", content=cat).json()
     PredictResponse.model_validate(answer)
-    assert set(answer) == {"model", "predictions", "views", "timing_ms"}
+    assert set(answer) == {"model", "timing_ms", *RESULT}
     assert set(answer["model"]) == {"name", "version"}
     assert len(answer["predictions"]) == 5
     assert answer["views"] == 1
@@ -48,6 +52,83 @@ def test_the_answer_is_the_models(client: TestClient, cat: bytes, cat_label: str
     (best,) = client.post("/predict?top_k=1", content=cat).json()["predictions"]
     assert best["label"] == cat_label
     assert client.get("/model").json()["classes"][best["class_id"]] == cat_label
+
+
+def test_the_set_has_the_coverage_that_is_asked_for(client: TestClient, loaded: tuple[Bundle, Session]) -> None:
+    conformal = loaded[0].manifest.calibration.conformal
+    for name in sorted(DATA.glob("*.png")):
+        smaller: list[str] = []
+        for level in sorted(conformal.levels, key=lambda level: level.coverage):
+            url = f"/predict?top_k=10&coverage={level.coverage}"
+            answer = client.post(url, content=name.read_bytes()).json()
+            found = answer["prediction_set"]
+            assert found["coverage"] == level.coverage
+            ranked = [item["label"] for item in answer["predictions"] if item["probability"] >= level.threshold]
+            assert found["labels"] == (ranked or [answer["predictions"][0]["label"]])
+            assert found["labels"][: len(smaller)] == smaller
+            smaller = found["labels"]
+    default = client.post("/predict", content=name.read_bytes()).json()["prediction_set"]
+    assert default["coverage"] == conformal.default_coverage
+    (result,) = client.post("/predict/batch?coverage=0.95", files=files(name.read_bytes())).json()["results"]
+    assert result["prediction_set"]["coverage"] == 0.95
+
+
+@pytest.mark.parametrize("coverage", ["0.5", "1", "0", "-1", "nan", "inf", "1e999"])
+@pytest.mark.parametrize("route", ["/predict", "/predict/batch"])
+def test_a_coverage_that_the_model_has_not(
+    client: TestClient, cat: bytes, loaded: tuple[Bundle, Session], route: str, coverage: str
+) -> None:
+    response = client.post(f"{route}?coverage={coverage}", files=files(cat))
+    problem = assert_problem(response, 422, "invalid_parameter")
+    for level in loaded[0].manifest.calibration.conformal.levels:
+        assert str(level.coverage) in problem["detail"]
+
+
+@pytest.mark.parametrize("coverage", ["most", "", "0.99,0.95"])
+def test_a_coverage_that_is_no_number(client: TestClient, cat: bytes, coverage: str) -> None:
+    response = client.post(f"/predict?coverage={coverage}", content=cat)
+    assert "coverage" in assert_problem(response, 422, "invalid_parameter")["detail"]
+
+
+def test_it_abstains_above_the_threshold(make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]) -> None:
+    threshold = loaded[0].manifest.abstention.threshold
+
+    class Scored:
+        score = threshold
+
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
+            outputs = loaded[1].run(images, maps)
+            return outputs._replace(ood_scores=np.full(len(images), self.score, np.float64))
+
+    session = Scored()
+    client = make_client(session=session)
+    for score, abstains in [(threshold, False), (threshold + 1e-3, True)]:
+        session.score = score
+        answer = client.post("/predict", content=cat).json()
+        assert answer["abstain"] is abstains
+        assert answer["ood_score"] == pytest.approx(score, abs=1e-6)
+        assert answer["ood_threshold"] == pytest.approx(threshold, abs=1e-6)
+        assert len(answer["predictions"]) == 5  # whoever wants to know what it looks like may still
+
+
+def test_a_model_without_measures_of_trust(cat: bytes, loaded: tuple[Bundle, Session]) -> None:
+    manifest = loaded[0].manifest.model_copy(update={"calibration": None, "abstention": None})
+
+    class Older:
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
+            return Outputs(loaded[1].run(images).logits)
+
+    bundle = Bundle.load(BUNDLE)
+    bundle.manifest = manifest
+    app = create_app(Settings(model_dir=BUNDLE, inference_threads=1), (bundle, Older()))
+    with TestClient(app) as older:
+        answer = older.post("/predict", content=cat).json()
+        PredictResponse.model_validate(answer)
+        assert set(answer) == {"model", "timing_ms", *RESULT}
+        for absent in ("prediction_set", "abstain", "ood_score", "ood_threshold"):
+            assert answer[absent] is None
+        refused = older.post("/predict?coverage=0.99", content=cat)
+        assert "no prediction sets" in assert_problem(refused, 422, "invalid_parameter")["detail"]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
@@ -114,9 +195,9 @@ def test_an_answer_that_takes_too_long(make_client: MakeClient, cat: bytes, load
     release = threading.Event()
 
     class Slow:
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             release.wait(30)
-            return loaded[1].logits(images)
+            return loaded[1].run(images, maps)
 
     client = make_client(session=Slow(), deadline_seconds=0.2)
     response = client.post("/predict", content=cat)
@@ -126,7 +207,7 @@ def test_an_answer_that_takes_too_long(make_client: MakeClient, cat: bytes, load
 
 def test_a_dead_engine(make_client: MakeClient, cat: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken:
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             raise RuntimeError("the reason is for the log")
 
     monkeypatch.setattr("app.main._end_process", lambda: None)
@@ -155,12 +236,13 @@ def test_metrics_and_log_tell_what_was_answered(
     client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "app.access"):
-        client.post("/predict", content=cat)
+        said = client.post("/predict", content=cat).json()
         client.post("/predict", content=b"")
     answered, refused = (record.fields for record in caplog.records if record.name == "app.access")
     assert answered["route"] == "/predict"
     assert answered["label"] == cat_label
     assert answered["outcome"] == "ok"
+    assert answered["abstain"] is said["abstain"] is not None
     assert (refused["status"], refused["outcome"]) == (422, "undecodable_image")
     metrics = client.get("/metrics").text
     assert 'predict_requests_total{outcome="ok",route="/predict"} 1.0' in metrics
@@ -190,8 +272,10 @@ def test_a_batch_is_answered_in_order(client: TestClient) -> None:
     assert answer["model"] == singles[0]["model"]
     assert len(answer["results"]) == len(names)
     for result, single in zip(answer["results"], singles, strict=True):
-        assert set(result) == {"predictions", "views"}
-        assert result["views"] == single["views"]
+        assert set(result) == RESULT
+        for same in ("views", "prediction_set", "abstain", "ood_threshold"):
+            assert result[same] == single[same]
+        assert result["ood_score"] == pytest.approx(single["ood_score"], rel=1e-4)
         expected = {item["label"]: item["probability"] for item in single["predictions"]}
         found = {item["label"]: item["probability"] for item in result["predictions"]}
         assert found == pytest.approx(expected, abs=1e-5)  # a batch of another size rounds otherwise
@@ -272,9 +356,9 @@ def test_a_service_at_fault_fails_the_whole_batch(make_client: MakeClient, cat: 
     release = threading.Event()
 
     class Slow:
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             release.wait(30)
-            return loaded[1].logits(images)
+            return loaded[1].run(images, maps)
 
     client = make_client(session=Slow(), deadline_seconds=0.5)
     response = client.post("/predict/batch?partial=true", files=files(cat, b"hello"))
@@ -287,11 +371,11 @@ async def test_a_batch_whose_client_leaves_is_withdrawn(loaded: tuple, cat: byte
     loop = asyncio.get_running_loop()
 
     class Held:
-        def logits(self, images: np.ndarray) -> np.ndarray:
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             computed.append(len(images))
             loop.call_soon_threadsafe(begun.set)
             release.wait(30)
-            return loaded[1].logits(images)
+            return loaded[1].run(images, maps)
 
     app = create_app(Settings(model_dir=BUNDLE, inference_threads=1, max_batch_images=1), (loaded[0], Held()))
     request = httpx.Request("POST", "http://x/predict/batch", files=files(*[cat] * 9))
