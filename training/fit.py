@@ -37,6 +37,7 @@ from training.data import LabelledImages
 from training.distil import distillation_loss, teacher_answers
 from training.initialise import initialise
 from training.logits import predict_logits
+from training.precision import keep_slow_layers, mixed
 from training.problems import TrainingError
 from training.provenance import environment
 from training.schedule import learning_rate
@@ -95,6 +96,7 @@ class Run:
             raise TrainingError("views is 0: with a teacher it must be at least 1, for it answers each view once")
         self.teacher = teacher
         network, init_digest = initialise(config, init)
+        keep_slow_layers(network, config.precision)
         self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD)
         self.averaged = {name: value.clone() for name, value in network.state_dict().items()}
         self.optimizer = _optimizer(network, config)
@@ -212,7 +214,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        logits = self.model(images)
+        with mixed(self.config.precision):
+            logits = self.model(images).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
         if taught is not None:
             weight, temperature = self.config.teacher_weight, self.config.teacher_temperature
