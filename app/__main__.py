@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvicorn
 from pydantic import ValidationError
 
 from app import files
 from app.bundle import Bundle, BundleError
 from app.main import create_app
 from app.problems import Problem
+from app.server import Server, SeveralProcesses, refuse_several_processes
 from app.sessions import Session, SessionError, load_session
 from app.settings import Settings
 from app.telemetry import configure_logging
@@ -52,20 +52,14 @@ def bare(context: typer.Context) -> None:
 @cli.command()
 def serve() -> None:
     """Serve the bundle over HTTP until SIGTERM; every setting is an environment variable."""
+    try:
+        refuse_several_processes()
+    except SeveralProcesses as error:
+        raise StartupError(str(error)) from None
     settings, loaded = _load()
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-        )
-    )
+    server = Server(app, settings)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)

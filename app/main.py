@@ -23,6 +23,7 @@ from app.limits import BodyLimits, Budget
 from app.problems import ProblemMiddleware
 from app.routes import explain, page, router
 from app.security import ApiKeys, SecurityHeaders
+from app.server import CloseWhenDraining, refuse_several_processes
 from app.sessions import Session, load_session
 from app.settings import Settings
 from app.state import ServiceState
@@ -34,8 +35,10 @@ logger = logging.getLogger("app")
 def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] | None = None) -> FastAPI:
     """The application; the model is `loaded`, or is loaded when the application starts.
 
-    Raises pydantic's ValidationError for settings that make no sense, BundleError or SessionError at the start.
+    Raises SeveralProcesses in one of several workers, pydantic's ValidationError for settings that make no sense,
+    BundleError or SessionError at the start.
     """
+    refuse_several_processes()
     settings = settings or Settings()
 
     @asynccontextmanager
@@ -57,6 +60,7 @@ def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] 
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        root_path=settings.root_path,
         middleware=_middleware(settings, telemetry),
     )
     problems.install(app)
@@ -89,15 +93,19 @@ def _end_process() -> None:
 
 def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
     """From the outside in. What raises a Problem stands inside ProblemMiddleware."""
-    stack = [Middleware(TelemetryMiddleware, telemetry=telemetry), Middleware(SecurityHeaders)]
+    stack = [
+        Middleware(CloseWhenDraining),
+        Middleware(TelemetryMiddleware, telemetry=telemetry),
+        Middleware(SecurityHeaders),
+    ]
     if settings.cors_origins:
         stack.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-                expose_headers=["X-Request-ID", "Retry-After", "ETag", *explain.HEADERS],
+                allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
+                expose_headers=["X-Request-ID", "traceparent", "Retry-After", "ETag", *explain.HEADERS],
             )
         )
     return [

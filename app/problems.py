@@ -175,9 +175,9 @@ class DeadlineExceeded(Problem):
 PROBLEMS: dict[str, type[Problem]] = {kind.code: kind for kind in Problem.__subclasses__()}
 
 
-def problem_document(problem: Problem, request_id: str) -> ProblemDocument:
+def problem_document(problem: Problem, request_id: str, root_path: str = "") -> ProblemDocument:
     return ProblemDocument(
-        type=f"/problems/{problem.code}",
+        type=f"{root_path}/problems/{problem.code}",
         title=problem.title,
         status=problem.status,
         detail=problem.detail,
@@ -187,9 +187,9 @@ def problem_document(problem: Problem, request_id: str) -> ProblemDocument:
     )
 
 
-def problem_response(problem: Problem, request_id: str) -> Response:
+def problem_response(problem: Problem, request_id: str, root_path: str) -> Response:
     return JSONResponse(
-        problem_document(problem, request_id).model_dump() | problem.members,
+        problem_document(problem, request_id, root_path).model_dump() | problem.members,
         status_code=problem.status,
         headers=problem.headers,
         media_type="application/problem+json",
@@ -216,7 +216,7 @@ def answer(error: Exception, scope: Scope) -> Response:
     if isinstance(problem, Internal):
         logger.error("unhandled error", exc_info=error, extra={"fields": {"request_id": state.get("request_id")}})
     state["outcome"] = problem.code
-    return problem_response(problem, state.get("request_id", ""))
+    return problem_response(problem, state.get("request_id", ""), scope.get("root_path", ""))
 
 
 def install(app: FastAPI) -> None:

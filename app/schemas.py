@@ -50,9 +50,9 @@ class ImageResult(BaseModel):
         examples=[False],
     )
     ood_score: float | None = Field(
-        None, description="Larger for images less like the training images.", examples=[0.93]
+        None, description="Larger for images less like the training images.", examples=[0.71]
     )
-    ood_threshold: float | None = Field(None, description="The model's.", examples=[3.2])
+    ood_threshold: float | None = Field(None, description="The model's.", examples=[2.96])
     views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
 
 

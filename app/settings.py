@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     max_batch_images: PositiveInt = Field(8, description="Images a worker takes at once when several wait.")
     queue_images: int = Field(256, ge=3, description="Images under way at once; more are answered 429.")
     deadline_seconds: PositiveFloat = Field(5, le=3600, description="Reading, waiting and computing together.")
+    grace_seconds: float = Field(2, ge=0, le=3600, description="After SIGTERM, for balancers to look elsewhere.")
     drain_seconds: float = Field(10, ge=0, le=3600, description="After SIGTERM, for requests under way.")
 
     max_file_bytes: PositiveInt = 10 * MEBIBYTE
@@ -58,10 +59,14 @@ class Settings(BaseSettings):
     views: Literal[1, 3] = Field(1, description="Views of a photo whose logits are averaged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Comma-separated; none: open to all.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated addresses and networks whose X-Forwarded headers count; none: nobody's."
+    )
+    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Prefix that a proxy serves this under.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated; none: no CORS.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("api_keys", "cors_origins", mode="before")
+    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -21,6 +21,8 @@ from app.security import PROBES
 access = logging.getLogger("app.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# W3C Trace Context, 3.2: version, trace, parent, flags; neither version ff nor zeros for ids.
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 OOD_SCORE = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 CONFIDENCE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
@@ -70,7 +72,7 @@ class Telemetry:
 
 
 class TelemetryMiddleware:
-    """Gives every request an id, counts it, and writes its line in the log; probes are passed through."""
+    """Gives every request an id and a place in its trace, counts it, and writes its line in the log; probes pass."""
 
     def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
         self.app = app
@@ -81,14 +83,18 @@ class TelemetryMiddleware:
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id = _request_id(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        state["request_id"] = request_id = _request_id(headers)
+        state["traceparent"] = traceparent = _traceparent(headers)
         status = 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["X-Request-ID"] = request_id
+                answered["traceparent"] = traceparent
             await send(message)
 
         if scope["path"] in PROBES:
@@ -111,6 +117,8 @@ class TelemetryMiddleware:
             self.telemetry.rejected.labels(outcome).inc()
         fields = {
             "request_id": state["request_id"],
+            "trace_id": state["traceparent"].split("-")[1],
+            "client": (scope.get("client") or ("",))[0],
             "method": scope["method"],
             "route": route,
             "status": status,
@@ -149,6 +157,13 @@ def configure_logging(level: str) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def _traceparent(headers: Headers) -> str:
+    """That of this request: in the caller's trace, or in one of its own that nobody samples."""
+    found = TRACEPARENT.fullmatch(headers.get("traceparent", ""))
+    trace, flags = found.groups() if found else (uuid.uuid4().hex, "00")
+    return f"00-{trace}-{uuid.uuid4().hex[:16]}-{flags}"
 
 
 def _request_id(headers: Headers) -> str:

@@ -165,7 +165,7 @@ async def predict_batch(
     return BatchResponse(
         model=_model_name(service),
         results=[
-            ImageFailure(error=problem_document(result, request.state.request_id))
+            ImageFailure(error=problem_document(result, request.state.request_id, request.scope.get("root_path", "")))
             if isinstance(result, Problem)
             else service.classifier.result(result, top_k, coverage)
             for result in results

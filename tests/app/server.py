@@ -16,7 +16,7 @@ READY_SECONDS = 60
 @contextmanager
 def serve(**environment: object) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it."""
-    settings = {"PORT": 0, "INFERENCE_THREADS": 1, **environment}
+    settings = {"PORT": 0, "INFERENCE_THREADS": 1, "GRACE_SECONDS": 0, **environment}
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "serve"],
         cwd=ROOT,

@@ -1,0 +1,126 @@
+"""How the process starts, sees proxies, and leaves."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from app.telemetry import TRACEPARENT
+from tests.app.server import READY_SECONDS, run, serve
+from tests.conftest import ROOT
+
+MakeClient = Callable[..., TestClient]
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_in_the_grace_it_is_not_ready_and_still_answers_and_closes_connections(cat: bytes) -> None:
+    with serve(GRACE_SECONDS=3600) as (process, client):
+        before = client.post("/predict", content=cat)
+        assert before.headers.get("connection") != "close"
+        process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            pass
+        assert client.get("/readyz").status_code == 503
+        answer = client.post("/predict", content=cat)
+        assert answer.status_code == 200 and answer.headers["connection"] == "close"
+        assert answer.json()["predictions"] == before.json()["predictions"]
+        process.send_signal(signal.SIGTERM)  # a second one ends the grace
+        assert process.wait(30) == 0
+
+
+def test_the_grace_ends_by_itself_and_then_nothing_more_is_accepted() -> None:
+    with serve(GRACE_SECONDS=0.2) as (process, client):
+        assert client.get("/readyz").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        with pytest.raises(httpx.ConnectError):
+            client.get("/livez")
+
+
+def test_a_person_does_not_wait_for_the_grace() -> None:
+    with serve(GRACE_SECONDS=3600) as (process, client):
+        assert client.get("/readyz").status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("proxies", "client_seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")]
+)
+def test_forwarded_addresses_count_only_from_proxies_that_are_named(proxies: str, client_seen: str) -> None:
+    with serve(TRUSTED_PROXIES=proxies) as (process, client):
+        client.get("/model", headers={"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"})
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr if '"app.access"' in line]
+    assert [line["client"] for line in lines] == [client_seen]
+
+
+def test_several_workers_are_refused_with_a_reason() -> None:
+    done = run(WEB_CONCURRENCY=2)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "error: several worker processes" in line and "more containers" in line
+
+
+def test_uvicorn_s_own_workers_are_refused_too() -> None:
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        assert process.stderr is not None
+        assert any("several worker processes" in line for line in process.stderr)
+    finally:
+        process.terminate()
+        process.communicate(timeout=READY_SECONDS)
+
+
+def test_one_worker_is_fine() -> None:
+    with serve(WEB_CONCURRENCY=1) as (_, client):
+        assert client.get("/readyz").status_code == 200
+
+
+def test_under_a_prefix_everything_is_found_with_and_without_it(make_client: MakeClient, cat: bytes) -> None:
+    client = make_client(root_path="/images/cifar10")
+    assert client.get("/openapi.json").json()["servers"] == [{"url": "/images/cifar10"}]
+    for prefix in ("", "/images/cifar10"):
+        assert client.post(f"{prefix}/predict", content=cat).status_code == 200
+        assert client.get(f"{prefix}/readyz").status_code == 200
+    assert client.post("/predict", content=b"x").json()["type"] == "/images/cifar10/problems/unsupported_media_type"
+
+
+@pytest.mark.parametrize("prefix", ["images", "/images/", "/a b", "//"])
+def test_a_prefix_that_is_none_stops_the_start(prefix: str) -> None:
+    done = run(ROOT_PATH=prefix)
+    assert done.returncode == 1 and "ROOT_PATH" in done.stderr
+
+
+def test_a_trace_is_kept_and_this_request_is_its_own_span(client: TestClient) -> None:
+    given, answered = TRACE.split("-"), client.get("/model", headers={"traceparent": TRACE}).headers["traceparent"]
+    version, trace, span, flags = answered.split("-")
+    assert (version, trace, flags) == ("00", given[1], "01")
+    assert span != given[2] and TRACEPARENT.fullmatch(answered)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "x",
+        TRACE.upper(),
+        f"ff{TRACE[2:]}",
+        f"{TRACE}-more",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+    ],
+)
+def test_what_is_no_trace_is_replaced(client: TestClient, bad: str) -> None:
+    answered = client.get("/model", headers={"traceparent": bad}).headers["traceparent"]
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", answered)
+    assert TRACE.split("-")[1] not in answered

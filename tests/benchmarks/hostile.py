@@ -1,0 +1,155 @@
+"""What wants to bring the service down, while probes ask how it is.
+
+    python -m tests.benchmarks.hostile
+
+Goals: at most 600 MB resident, probes answered in less than 100 ms throughout, and nobody gets a 500.
+"""
+
+import asyncio
+import gzip
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image
+
+from tests.app.server import serve
+from tests.benchmarks.http_load import Connections, percentile, post
+from tests.benchmarks.processes import forget_peak, peak_mb
+from tests.conftest import DATA
+
+CAT = (DATA / "cat.png").read_bytes()
+BOUNDARY = "multipart/form-data; boundary=b"
+Attack = Callable[[Connections], Awaitable[list[int]]]
+
+
+def encoded(width: int, height: int, kind: str, mode: str = "RGB", noise: bool = False) -> bytes:
+    out = io.BytesIO()
+    if noise:
+        tile = np.random.default_rng(0).integers(0, 256, (250, 250, 3), dtype=np.uint8)
+        image = Image.fromarray(np.tile(tile, (height // 250, width // 250, 1)))
+    else:
+        image = Image.new(mode, (width, height))
+    image.save(out, kind, **({"quality": 80} if kind == "JPEG" else {}))
+    return out.getvalue()
+
+
+def part(content: bytes, name: str = "file") -> bytes:
+    head = f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n\r\n'
+    return head.encode() + content + b"\r\n"
+
+
+def at_once(request: bytes, count: int) -> Attack:
+    async def attack(connections: Connections) -> list[int]:
+        return [one.status for one in await asyncio.gather(*(connections.send(request) for _ in range(count)))]
+
+    return attack
+
+
+def dribbled(pieces: list[bytes], pause: float, count: int) -> Attack:
+    """Requests in pieces, with a pause after each; what was not read when the answer comes is not sent."""
+
+    async def one(connections: Connections) -> int:
+        reader, writer = await connections.open()
+        try:
+            answer = asyncio.ensure_future(reader.readline())
+            for piece in pieces:
+                if answer.done():
+                    break
+                writer.write(piece)
+                await asyncio.sleep(pause)
+            return int((await answer)[9:12] or 0)
+        except OSError:
+            return 0
+        finally:
+            writer.close()
+
+    async def attack(connections: Connections) -> list[int]:
+        return list(await asyncio.gather(*(one(connections) for _ in range(count))))
+
+    return attack
+
+
+def chunked(body: bytes) -> list[bytes]:
+    head = b"POST /predict HTTP/1.1\r\nHost: load\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return [head, *(b"1\r\n%c\r\n" % byte for byte in body), b"0\r\n\r\n"]
+
+
+def attacks() -> Iterator[tuple[str, Attack]]:
+    yield "20 PNGs of 100 megapixels, 100 kB each", at_once(post("/predict", encoded(10_000, 10_000, "PNG", "1")), 20)
+    yield "16 JPEGs of 25 megapixels at once", at_once(post("/predict", encoded(5000, 5000, "JPEG", noise=True)), 16)
+    yield "16 PNGs of 25 megapixels at once", at_once(post("/predict", encoded(5000, 5000, "PNG")), 16)
+    yield "16 WebPs of 25 megapixels at once", at_once(post("/predict", encoded(5000, 5000, "WEBP")), 16)
+    many = b"".join(part(b"x", "files") for _ in range(10_000)) + b"--b--\r\n"
+    yield "5 forms of 10,000 parts", at_once(post("/predict/batch", many, BOUNDARY), 5)
+    fields = b"".join(b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n' for _ in range(10_000))
+    yield "5 forms of 10,000 fields", at_once(post("/predict", fields + b"--b--\r\n", BOUNDARY), 5)
+    yield "8 bodies of 31 MB that are no images", at_once(post("/predict/batch", part(b"\0" * 31_000_000), BOUNDARY), 8)
+    bomb = gzip.compress(b'{"inputs": [' + b" " * 200_000_000)
+    request = post("/v2/models/cifar10/infer", bomb, "application/json").replace(
+        b"Host: load", b"Host: load\r\nContent-Encoding: gzip"
+    )
+    yield "8 bodies of 200 kB that unpack to 200 MB", at_once(request, 8)
+    yield "20 bodies a byte at a time, in chunks", dribbled(chunked(CAT), 0.0005, 20)
+    head = f"POST /predict HTTP/1.1\r\nHost: load\r\nContent-Length: {len(CAT)}\r\n\r\n".encode()
+    yield "200 bodies that never come", dribbled([head], 0, 200)
+    yield "200 headers that never end", dribbled([b"POST /predict HTTP/1.1\r\nX: ", *[b"y" * 1000] * 100], 0.01, 200)
+    deep = post("/v2/models/cifar10/infer", b"[" * 5_000_000, "application/json")
+    yield "8 JSON bodies of 5,000,000 brackets", at_once(deep, 8)
+    tensor = {"name": "images", "shape": [2**31, 32, 32, 3], "datatype": "UINT8", "data": [0]}
+    yield (
+        "20 tensors that claim to be huge",
+        at_once(post("/v2/models/cifar10/infer", json.dumps({"inputs": [tensor]}).encode(), "application/json"), 20),
+    )
+    yield "one good image", at_once(post("/predict", CAT), 1)
+
+
+@contextmanager
+def probing(url: str, seconds: list[float]) -> Iterator[None]:
+    """Ask both probes every 20 ms."""
+
+    async def probe() -> None:
+        connections = Connections(url)
+        while True:
+            for path in ("/livez", "/readyz"):
+                outcome = await connections.send(f"GET {path} HTTP/1.1\r\nHost: load\r\n\r\n".encode())
+                seconds.append(outcome.seconds if outcome.status == 200 else float("inf"))
+            await asyncio.sleep(0.02)
+
+    task = asyncio.ensure_future(probe())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def run(url: str, pid: int) -> None:
+    print("| attack | answers | seconds | probes, 99 % | probes, slowest | MB at most |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, attack in attacks():
+        forget_peak(pid)
+        connections, probes = Connections(url), list[float]()
+        with probing(url, probes):
+            await asyncio.sleep(0.2)
+            started = time.perf_counter()
+            statuses = Counter(await attack(connections))
+            took = time.perf_counter() - started
+            await asyncio.sleep(0.2)
+        connections.close()
+        answers = ", ".join(f"{count} x {status or 'cut'}" for status, count in sorted(statuses.items()))
+        slowest = [f"{percentile(probes, share) * 1000:.0f} ms" for share in (0.99, 1)]
+        print(f"| {name} | {answers} | {took:.1f} | {slowest[0]} | {slowest[1]} | {peak_mb(pid):.0f} |", flush=True)
+
+
+def main() -> None:
+    with serve(LOG_LEVEL="error", INFERENCE_THREADS=2) as (process, client):
+        client.post("/predict", content=CAT)
+        asyncio.run(run(str(client.base_url), process.pid))
+
+
+if __name__ == "__main__":
+    main()

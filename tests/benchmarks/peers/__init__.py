@@ -1,0 +1,1 @@
+"""This service against the usual ways to serve the same model: README.md beside this says how it is run."""

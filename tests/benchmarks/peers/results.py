@@ -1,0 +1,89 @@
+"""Measurements in a CSV file that grows with each peer of each round, so that a run that is stopped can go on."""
+
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+BARE = "bare"  # in the place of a peer: inference alone, `connections` being threads
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One peer, image and concurrency of one round. Rate in images a second (2xx alone), times in milliseconds."""
+
+    round: int
+    peer: str
+    image: str
+    connections: int
+    seconds: int
+    rate: float
+    median: float
+    tail: float  # the 99th percentile
+    bad_statuses: int
+    socket_errors: int
+
+    @property
+    def errors(self) -> int:
+        return self.bad_statuses + self.socket_errors
+
+
+Key = tuple[str, str, int]  # peer, image, connections
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Medians over the rounds, and all errors."""
+
+    rate: float
+    median: float
+    tail: float
+    errors: int
+    rounds: int
+
+
+class Results:
+    def __init__(self, path: Path) -> None:
+        """Reads what the file holds, if there is one."""
+        self.path = path
+        self.measurements: list[Measurement] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self.measurements = [parse(row) for row in csv.DictReader(file)]
+
+    def add(self, measurements: Iterable[Measurement]) -> None:
+        """Write what belongs together: all of a peer in a round, or nothing."""
+        new = list(measurements)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        begins = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(Measurement)], lineterminator="\n")
+            if begins:
+                writer.writeheader()
+            writer.writerows(asdict(each) for each in new)
+        self.measurements += new
+
+    def done(self, round_number: int, peer: str) -> bool:
+        return any(each.round == round_number and each.peer == peer for each in self.measurements)
+
+    def summaries(self) -> dict[Key, Summary]:
+        groups: dict[Key, list[Measurement]] = defaultdict(list)
+        for each in self.measurements:
+            groups[each.peer, each.image, each.connections].append(each)
+        return {key: summarise(group) for key, group in groups.items()}
+
+
+def parse(row: dict[str, str]) -> Measurement:
+    return Measurement(**{field.name: field.type(row[field.name]) for field in fields(Measurement)})
+
+
+def summarise(group: list[Measurement]) -> Summary:
+    return Summary(
+        rate=statistics.median(each.rate for each in group),
+        median=statistics.median(each.median for each in group),
+        tail=statistics.median(each.tail for each in group),
+        errors=sum(each.errors for each in group),
+        rounds=len(group),
+    )
