@@ -20,6 +20,7 @@ from app.bundle import Bundle
 from app.classifier import Classifier
 from app.engine import Engine
 from app.limits import BodyLimits, Budget
+from app.prefix import Prefix
 from app.problems import ProblemMiddleware
 from app.routes import explain, page, router
 from app.security import ApiKeys, SecurityHeaders
@@ -60,7 +61,6 @@ def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] 
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        root_path=settings.root_path,
         middleware=_middleware(settings, telemetry),
     )
     problems.install(app)
@@ -95,6 +95,7 @@ def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
     """From the outside in. What raises a Problem stands inside ProblemMiddleware."""
     stack = [
         Middleware(CloseWhenDraining),
+        Middleware(Prefix, prefix=settings.root_path),
         Middleware(TelemetryMiddleware, telemetry=telemetry),
         Middleware(SecurityHeaders),
     ]

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.bundle import Manifest
+from app.prefix import route_path
 from app.security import PROBES
 
 access = logging.getLogger("app.access")
@@ -99,7 +100,7 @@ class TelemetryMiddleware:
                 answered["traceparent"] = traceparent
             await send(message)
 
-        if scope["path"] in PROBES:
+        if route_path(scope) in PROBES:
             await self.app(scope, receive, send_with_id)
             return
         started = time.monotonic()

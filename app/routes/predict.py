@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from app.classifier import Classification
 from app.limits import unless_gone
+from app.prefix import prefix_of
 from app.problems import InvalidBatch, InvalidParameter, Problem, ProblemDocument, problem_document
 from app.schemas import (
     BatchFault,
@@ -168,7 +169,7 @@ async def predict_batch(
     return BatchResponse(
         model=_model_name(service),
         results=[
-            ImageFailure(error=problem_document(result, request.state.request_id, request.scope.get("root_path", "")))
+            ImageFailure(error=problem_document(result, request.state.request_id, prefix_of(request.scope)))
             if isinstance(result, Problem)
             else service.classifier.result(result, top_k, coverage)
             for result in results
