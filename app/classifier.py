@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from app import activation_map
 from app.bundle import Manifest
-from app.engine import Answer, Engine
+from app.engine import Answer, Engine, answer_to
 from app.images import EncodedImage
 from app.limits import PixelBudget
 from app.problems import NotFound
@@ -100,9 +100,9 @@ class Classifier:
 
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, DeadlineExceeded or Unavailable.
         """
-        thumbnails, decode_seconds = await self._decode(content, self._views, deadline)
-        answer = await self._engine.infer(thumbnails, deadline)
-        return self._classification(answer.outputs, answer, decode_seconds)
+        submitted = await self._submit(content, self._views, deadline)
+        answer = await answer_to(submitted.answer, deadline)
+        return self._classification(answer.outputs, answer, submitted.decode_seconds)
 
     async def explain(self, content: bytes, class_id: int | None, deadline: float) -> Explanation:
         """What in an encoded image speaks for a class, by default for the most probable one.
@@ -110,15 +110,15 @@ class Classifier:
         There is one view, the whole image, however many `classify` takes: maps of different views do not add up.
         Raises what `classify` does, and NotFound for a model that has no maps.
         """
-        thumbnails, decode_seconds = await self._decode(content, 1, deadline)
-        answer = await self._engine.infer(thumbnails, deadline, maps=True)
+        submitted = await self._submit(content, 1, deadline, maps=True)
+        answer = await answer_to(submitted.answer, deadline)
         if answer.outputs.class_maps is None:
             raise NotFound("this model has no class maps: its bundle was made without")
-        result = self._classification(answer.outputs, answer, decode_seconds)
+        result = self._classification(answer.outputs, answer, submitted.decode_seconds)
         if class_id is None:
             class_id = result.class_id
         picture = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
+            self._decoders, activation_map.draw, submitted.thumbnails[0], answer.outputs.class_maps[0], class_id
         )
         return Explanation(result, class_id, picture)
 
@@ -153,25 +153,26 @@ class Classifier:
     def close(self) -> None:
         self._decoders.shutdown()
 
-    async def _decode(self, content: bytes, views: int, deadline: float) -> tuple[Images, float]:
-        """The views of an encoded image, and how many seconds they took."""
+    async def _submit(self, content: bytes, views: int, deadline: float, *, maps: bool = False) -> "_Submitted":
+        """Decode an image and give its views to the engine, in one thread: every change of threads costs a wait."""
         started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        image, thumbnails = await _to_its_end(
-            loop.run_in_executor(self._decoders, self._decode_if_room, content, views)
-        )
-        if thumbnails is None:
-            async with self._pixels.hold(image.pixels, deadline):
-                thumbnails = await _to_its_end(
-                    loop.run_in_executor(self._decoders, image.thumbnails, views, self._height, self._width)
-                )
-        return thumbnails, time.monotonic() - started
 
-    def _decode_if_room(self, content: bytes, views: int) -> tuple[EncodedImage, Images | None]:
-        """In one go while the budget of pixels allows it: a second way to a thread and back is half a millisecond."""
-        image = EncodedImage.identify(content, self._max_pixels)
-        with self._pixels.hold_at_once(image.pixels) as held:
-            return image, image.thumbnails(views, self._height, self._width) if held else None
+        def submit(image: EncodedImage) -> _Submitted:
+            thumbnails = image.thumbnails(views, self._height, self._width)
+            answer = self._engine.submit(thumbnails, deadline, maps=maps)
+            return _Submitted(thumbnails, answer, time.monotonic() - started)
+
+        def submit_if_room() -> EncodedImage | _Submitted:
+            image = EncodedImage.identify(content, self._max_pixels)
+            with self._pixels.hold_at_once(image.pixels) as held:
+                return submit(image) if held else image
+
+        loop = asyncio.get_running_loop()
+        done = await _to_its_end(loop.run_in_executor(self._decoders, submit_if_room))
+        if isinstance(done, _Submitted):
+            return done
+        async with self._pixels.hold(done.pixels, deadline):
+            return await _to_its_end(loop.run_in_executor(self._decoders, submit, done))
 
     def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
         """What the outputs for one image's views say of it; times are those of `answer`."""
@@ -200,12 +201,26 @@ class Classifier:
         return PredictionSet(coverage=coverage, labels=[self.classes[index] for index in indices])
 
 
+@dataclass(frozen=True)
+class _Submitted:
+    """An image's views, decoded, and the engine's answer to come."""
+
+    thumbnails: Images
+    answer: "Future[Answer]"
+    decode_seconds: float
+
+
 async def _to_its_end(work: "asyncio.Future[T]") -> T:
-    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then."""
+    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then.
+
+    What the thread gave to the engine meanwhile is withdrawn.
+    """
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait({work})
+        if work.exception() is None and isinstance(done := work.result(), _Submitted):
+            done.answer.cancel()
         raise
 
 

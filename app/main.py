@@ -22,7 +22,7 @@ from app.engine import Engine
 from app.limits import BodyLimits, Budget
 from app.prefix import Prefix
 from app.problems import ProblemMiddleware
-from app.routes import explain, page, router
+from app.routes import explain, page, routers
 from app.security import ApiKeys, SecurityHeaders
 from app.server import CloseWhenDraining, refuse_several_processes
 from app.sessions import Session, load_session
@@ -64,7 +64,8 @@ def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] 
         middleware=_middleware(settings, telemetry),
     )
     problems.install(app)
-    app.include_router(router)
+    for router in routers:
+        app.include_router(router)
     app.mount("/assets/swagger", page.swagger_files)
     app.mount("/assets/web", page.own_files)
     return app
