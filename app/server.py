@@ -11,14 +11,19 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.connections import Connection
 from app.settings import Settings
+
+PATIENCE = 2  # deadlines; a request may take one
 
 
 class Server(uvicorn.Server):
@@ -31,6 +36,8 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
+                http=cast(Any, partial(Connection, patience_seconds=PATIENCE * settings.deadline_seconds)),
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
