@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -46,6 +47,21 @@ class Classification:
     inference_seconds: float
     ood_score: float | None = None
     abstain: bool | None = None
+
+    @cached_property
+    def order(self) -> Sequence[int]:
+        """Class ids, most probable first."""
+        return top_k(self.probabilities, len(self.probabilities))
+
+    @property
+    def class_id(self) -> int:
+        """The most probable class."""
+        return self.order[0]
+
+    @property
+    def confidence(self) -> float:
+        """Its probability."""
+        return float(self.probabilities[self.order[0]])
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,7 @@ class Classifier:
             raise NotFound("this model has no class maps: its bundle was made without")
         result = self._classification(answer.outputs, answer, decode_seconds)
         if class_id is None:
-            (class_id,) = top_k(result.probabilities, 1)
+            class_id = result.class_id
         picture = await asyncio.get_running_loop().run_in_executor(
             self._decoders, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
         )
@@ -124,22 +140,15 @@ class Classifier:
     def result(self, classification: Classification, k: int, coverage: float | None = None) -> ImageResult:
         """A classification as it goes over the wire. `coverage`, one of `levels`, is that of the prediction set."""
         return ImageResult(
-            predictions=self.ranked(classification.probabilities, k),
+            predictions=self._predictions(classification, k),
             prediction_set=self._prediction_set(
-                classification.probabilities, self.default_coverage if coverage is None else coverage
+                classification, self.default_coverage if coverage is None else coverage
             ),
             abstain=classification.abstain,
             ood_score=_rounded(classification.ood_score),
             ood_threshold=_rounded(self._ood_threshold),
             views=classification.views,
         )
-
-    def ranked(self, values: NDArray[np.float64], k: int) -> list[Prediction]:
-        """The k most probable classes, most probable first; `values` are the probabilities [classes]."""
-        return [
-            Prediction(label=self.classes[index], class_id=index, probability=round(float(values[index]), 6))
-            for index in top_k(values, k)
-        ]
 
     def close(self) -> None:
         self._decoders.shutdown()
@@ -177,10 +186,17 @@ class Classifier:
             abstain=None if score is None or self._ood_threshold is None else score > self._ood_threshold,
         )
 
-    def _prediction_set(self, values: NDArray[np.float64], coverage: float | None) -> PredictionSet | None:
+    def _predictions(self, classification: Classification, k: int) -> list[Prediction]:
+        values = classification.probabilities.tolist()
+        return [
+            Prediction(label=self.classes[index], class_id=index, probability=round(values[index], 6))
+            for index in classification.order[:k]
+        ]
+
+    def _prediction_set(self, classification: Classification, coverage: float | None) -> PredictionSet | None:
         if coverage is None:
             return None
-        indices = prediction_set(values, self.levels[coverage])
+        indices = prediction_set(classification.probabilities, self.levels[coverage])
         return PredictionSet(coverage=coverage, labels=[self.classes[index] for index in indices])
 
 
@@ -211,7 +227,8 @@ def prediction_set(values: NDArray[np.float64], threshold: float) -> Sequence[in
 
 def top_k(values: NDArray[np.float64], k: int) -> Sequence[int]:
     """The indices of the k largest values, largest first; among equals the smaller index first."""
-    return [int(index) for index in np.argsort(-values, kind="stable")[:k]]
+    order: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
+    return order
 
 
 def _rounded(value: float | None) -> float | None:

@@ -118,8 +118,11 @@ async def predict(request: Request, service: Service, top_k: TopK, coverage: Cov
         result = await unless_gone(request, service.classifier.classify(content, request.state.deadline))
     total_seconds = time.monotonic() - started
     service.observe([result], read_seconds=read_seconds, total_seconds=total_seconds)
-    (best,) = service.classifier.ranked(result.probabilities, 1)
-    request.state.log = {"label": best.label, "confidence": round(best.probability, 4), "abstain": result.abstain}
+    request.state.log = {
+        "label": service.classifier.classes[result.class_id],
+        "confidence": round(result.confidence, 4),
+        "abstain": result.abstain,
+    }
     return PredictResponse(
         model=_model_name(service),
         timing_ms=_timing([result], total_seconds),
