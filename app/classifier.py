@@ -8,11 +8,11 @@ looks like it is not.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,14 @@ from app.bundle import Manifest
 from app.engine import Answer, Engine
 from app.images import EncodedImage
 from app.limits import PixelBudget
-from app.problems import NotFound
+from app.problems import DeadlineExceeded, NotFound
 from app.schemas import ImageResult, Prediction, PredictionSet
 from app.sessions import Floats, Images, Outputs
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -117,8 +118,8 @@ class Classifier:
         result = self._classification(answer.outputs, answer, decode_seconds)
         if class_id is None:
             class_id = result.class_id
-        picture = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
+        picture = await self._in_thread(
+            deadline, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
         )
         return Explanation(result, class_id, picture)
 
@@ -156,16 +157,28 @@ class Classifier:
     async def _decode(self, content: bytes, views: int, deadline: float) -> tuple[Images, float]:
         """The views of an encoded image, and how many seconds they took."""
         started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        image, thumbnails = await _to_its_end(
-            loop.run_in_executor(self._decoders, self._decode_if_room, content, views)
-        )
+        image, thumbnails = await self._in_thread(deadline, self._decode_if_room, content, views)
         if thumbnails is None:
             async with self._pixels.hold(image.pixels, deadline):
-                thumbnails = await _to_its_end(
-                    loop.run_in_executor(self._decoders, image.thumbnails, views, self._height, self._width)
-                )
+                thumbnails = await self._in_thread(deadline, image.thumbnails, views, self._height, self._width)
         return thumbnails, time.monotonic() - started
+
+    async def _in_thread(self, deadline: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result. Cancelled, or past the deadline, work that has not begun is withdrawn.
+
+        What has begun is waited for all the same: its thread goes on, and holds its memory till then.
+        """
+        work = self._decoders.submit(function, *args, **kwargs)
+        result = asyncio.wrap_future(work)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asyncio.shield(result)
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if not work.cancel():
+                await asyncio.wait({result})
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("no time was left to decode the image: the service is busy") from None
+            raise
 
     def _decode_if_room(self, content: bytes, views: int) -> tuple[EncodedImage, Images | None]:
         """In one go while the budget of pixels allows it: a second way to a thread and back is half a millisecond."""
@@ -198,15 +211,6 @@ class Classifier:
             return None
         indices = prediction_set(classification.probabilities, self.levels[coverage])
         return PredictionSet(coverage=coverage, labels=[self.classes[index] for index in indices])
-
-
-async def _to_its_end(work: "asyncio.Future[T]") -> T:
-    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait({work})
-        raise
 
 
 def probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
