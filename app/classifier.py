@@ -9,8 +9,9 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from app import activation_map
 from app.bundle import Manifest
-from app.engine import Answer, Engine
+from app.engine import Answer, Engine, answer_to
 from app.images import EncodedImage
 from app.limits import PixelBudget
 from app.problems import NotFound
@@ -46,6 +47,21 @@ class Classification:
     inference_seconds: float
     ood_score: float | None = None
     abstain: bool | None = None
+
+    @cached_property
+    def order(self) -> Sequence[int]:
+        """Class ids, most probable first."""
+        return top_k(self.probabilities, len(self.probabilities))
+
+    @property
+    def class_id(self) -> int:
+        """The most probable class."""
+        return self.order[0]
+
+    @property
+    def confidence(self) -> float:
+        """Its probability."""
+        return float(self.probabilities[self.order[0]])
 
 
 @dataclass(frozen=True)
@@ -84,9 +100,9 @@ class Classifier:
 
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, DeadlineExceeded or Unavailable.
         """
-        thumbnails, decode_seconds = await self._decode(content, self._views, deadline)
-        answer = await self._engine.infer(thumbnails, deadline)
-        return self._classification(answer.outputs, answer, decode_seconds)
+        submitted = await self._submit(content, self._views, deadline)
+        answer = await answer_to(submitted.answer, deadline)
+        return self._classification(answer.outputs, answer, submitted.decode_seconds)
 
     async def explain(self, content: bytes, class_id: int | None, deadline: float) -> Explanation:
         """What in an encoded image speaks for a class, by default for the most probable one.
@@ -94,15 +110,15 @@ class Classifier:
         There is one view, the whole image, however many `classify` takes: maps of different views do not add up.
         Raises what `classify` does, and NotFound for a model that has no maps.
         """
-        thumbnails, decode_seconds = await self._decode(content, 1, deadline)
-        answer = await self._engine.infer(thumbnails, deadline, maps=True)
+        submitted = await self._submit(content, 1, deadline, maps=True)
+        answer = await answer_to(submitted.answer, deadline)
         if answer.outputs.class_maps is None:
             raise NotFound("this model has no class maps: its bundle was made without")
-        result = self._classification(answer.outputs, answer, decode_seconds)
+        result = self._classification(answer.outputs, answer, submitted.decode_seconds)
         if class_id is None:
-            (class_id,) = top_k(result.probabilities, 1)
+            class_id = result.class_id
         picture = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
+            self._decoders, activation_map.draw, submitted.thumbnails[0], answer.outputs.class_maps[0], class_id
         )
         return Explanation(result, class_id, picture)
 
@@ -124,9 +140,9 @@ class Classifier:
     def result(self, classification: Classification, k: int, coverage: float | None = None) -> ImageResult:
         """A classification as it goes over the wire. `coverage`, one of `levels`, is that of the prediction set."""
         return ImageResult(
-            predictions=self.ranked(classification.probabilities, k),
+            predictions=self._predictions(classification, k),
             prediction_set=self._prediction_set(
-                classification.probabilities, self.default_coverage if coverage is None else coverage
+                classification, self.default_coverage if coverage is None else coverage
             ),
             abstain=classification.abstain,
             ood_score=_rounded(classification.ood_score),
@@ -134,35 +150,29 @@ class Classifier:
             views=classification.views,
         )
 
-    def ranked(self, values: NDArray[np.float64], k: int) -> list[Prediction]:
-        """The k most probable classes, most probable first; `values` are the probabilities [classes]."""
-        return [
-            Prediction(label=self.classes[index], class_id=index, probability=round(float(values[index]), 6))
-            for index in top_k(values, k)
-        ]
-
     def close(self) -> None:
         self._decoders.shutdown()
 
-    async def _decode(self, content: bytes, views: int, deadline: float) -> tuple[Images, float]:
-        """The views of an encoded image, and how many seconds they took."""
+    async def _submit(self, content: bytes, views: int, deadline: float, *, maps: bool = False) -> "_Submitted":
+        """Decode an image and give its views to the engine, in one thread: every change of threads costs a wait."""
         started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        image, thumbnails = await _to_its_end(
-            loop.run_in_executor(self._decoders, self._decode_if_room, content, views)
-        )
-        if thumbnails is None:
-            async with self._pixels.hold(image.pixels, deadline):
-                thumbnails = await _to_its_end(
-                    loop.run_in_executor(self._decoders, image.thumbnails, views, self._height, self._width)
-                )
-        return thumbnails, time.monotonic() - started
 
-    def _decode_if_room(self, content: bytes, views: int) -> tuple[EncodedImage, Images | None]:
-        """In one go while the budget of pixels allows it: a second way to a thread and back is half a millisecond."""
-        image = EncodedImage.identify(content, self._max_pixels)
-        with self._pixels.hold_at_once(image.pixels) as held:
-            return image, image.thumbnails(views, self._height, self._width) if held else None
+        def submit(image: EncodedImage) -> _Submitted:
+            thumbnails = image.thumbnails(views, self._height, self._width)
+            answer = self._engine.submit(thumbnails, deadline, maps=maps)
+            return _Submitted(thumbnails, answer, time.monotonic() - started)
+
+        def submit_if_room() -> EncodedImage | _Submitted:
+            image = EncodedImage.identify(content, self._max_pixels)
+            with self._pixels.hold_at_once(image.pixels) as held:
+                return submit(image) if held else image
+
+        loop = asyncio.get_running_loop()
+        done = await _to_its_end(loop.run_in_executor(self._decoders, submit_if_room))
+        if isinstance(done, _Submitted):
+            return done
+        async with self._pixels.hold(done.pixels, deadline):
+            return await _to_its_end(loop.run_in_executor(self._decoders, submit, done))
 
     def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
         """What the outputs for one image's views say of it; times are those of `answer`."""
@@ -177,19 +187,40 @@ class Classifier:
             abstain=None if score is None or self._ood_threshold is None else score > self._ood_threshold,
         )
 
-    def _prediction_set(self, values: NDArray[np.float64], coverage: float | None) -> PredictionSet | None:
+    def _predictions(self, classification: Classification, k: int) -> list[Prediction]:
+        values = classification.probabilities.tolist()
+        return [
+            Prediction(label=self.classes[index], class_id=index, probability=round(values[index], 6))
+            for index in classification.order[:k]
+        ]
+
+    def _prediction_set(self, classification: Classification, coverage: float | None) -> PredictionSet | None:
         if coverage is None:
             return None
-        indices = prediction_set(values, self.levels[coverage])
+        indices = prediction_set(classification.probabilities, self.levels[coverage])
         return PredictionSet(coverage=coverage, labels=[self.classes[index] for index in indices])
 
 
+@dataclass(frozen=True)
+class _Submitted:
+    """An image's views, decoded, and the engine's answer to come."""
+
+    thumbnails: Images
+    answer: "Future[Answer]"
+    decode_seconds: float
+
+
 async def _to_its_end(work: "asyncio.Future[T]") -> T:
-    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then."""
+    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then.
+
+    What the thread gave to the engine meanwhile is withdrawn.
+    """
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait({work})
+        if work.exception() is None and isinstance(done := work.result(), _Submitted):
+            done.answer.cancel()
         raise
 
 
@@ -211,7 +242,8 @@ def prediction_set(values: NDArray[np.float64], threshold: float) -> Sequence[in
 
 def top_k(values: NDArray[np.float64], k: int) -> Sequence[int]:
     """The indices of the k largest values, largest first; among equals the smaller index first."""
-    return [int(index) for index in np.argsort(-values, kind="stable")[:k]]
+    order: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
+    return order
 
 
 def _rounded(value: float | None) -> float | None:

@@ -184,16 +184,26 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     The request's body must have been read: what can still come is a disconnect.
     """
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnect(request))
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("the client left before its answer")
-        return task.result()
-    finally:
-        leaving.cancel()
+    task = asyncio.current_task()
+    assert task is not None
+    gone, cancelling = False, task.cancelling()
+
+    def leave(_: asyncio.Future[None]) -> None:
+        nonlocal gone
+        gone = True
         task.cancel()
+
+    leaving = asyncio.ensure_future(_disconnect(request))
+    leaving.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() <= cancelling:  # nobody else wants the task to end
+            raise ClientGone("the client left before its answer") from None
+        raise
+    finally:
+        leaving.remove_done_callback(leave)
+        leaving.cancel()
 
 
 async def _disconnect(request: Request) -> None:

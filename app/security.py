@@ -8,6 +8,7 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.prefix import route_path
 from app.problems import Unauthorized
 
 PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
@@ -52,7 +53,7 @@ class ApiKeys:
         self._digests = [_digest(key.get_secret_value()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._digests and scope["path"] not in PROBES:
+        if scope["type"] == "http" and self._digests and route_path(scope) not in PROBES:
             self._check(Headers(scope=scope).get("authorization", ""))
         await self.app(scope, receive, send)
 

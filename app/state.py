@@ -48,22 +48,21 @@ class ServiceState:
 
     def observe(self, results: Sequence[Classification], *, read_seconds: float, total_seconds: float) -> None:
         """Add a request's times, and its images' times and answers, to the metrics."""
-        telemetry = self.telemetry
-        telemetry.stage_seconds.labels("read").observe(read_seconds)
-        telemetry.stage_seconds.labels("total").observe(total_seconds)
+        telemetry, stages = self.telemetry, self.telemetry.stages
+        stages["read"].observe(read_seconds)
+        stages["total"].observe(total_seconds)
         for result in results:
-            telemetry.stage_seconds.labels("decode").observe(result.decode_seconds)
-            telemetry.stage_seconds.labels("queue").observe(result.queue_seconds)
-            telemetry.stage_seconds.labels("inference").observe(result.inference_seconds)
-            (best,) = self.classifier.ranked(result.probabilities, 1)
-            telemetry.predictions.labels(best.label).inc()
-            telemetry.confidence.observe(best.probability)
+            stages["decode"].observe(result.decode_seconds)
+            stages["queue"].observe(result.queue_seconds)
+            stages["inference"].observe(result.inference_seconds)
+            telemetry.predictions.labels(self.classifier.classes[result.class_id]).inc()
+            telemetry.confidence.observe(result.confidence)
             if result.ood_score is not None:
                 telemetry.ood_score.observe(result.ood_score)
             if result.abstain:
                 telemetry.abstentions.inc()
             if self.drift:
-                self.drift.add(best.class_id, best.probability)
+                self.drift.add(result.class_id, result.confidence)
 
 
 # Plain functions are called on a thread of FastAPI's pool; this one would spend more on the way there than at work.
