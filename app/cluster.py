@@ -38,12 +38,14 @@ COLLECT_SECONDS = 2.0
 
 
 def deployment(settings: Settings) -> serve.Application:
-    """The application, for Ray to run. `settings`, read where this is called, are those of every replica.
+    """The application, for Ray to run. `settings`, read where this is called, are those of every replica."""
+    return replicas(settings).bind(settings)
 
-    Raises pydantic's ValidationError for settings that make no sense.
-    """
+
+def replicas(settings: Settings) -> serve.Deployment:
+    """How Ray runs, counts, asks and ends replicas; to be bound to the same settings."""
     cores = settings.inference_threads if "inference_threads" in settings.model_fields_set else 1
-    replicas = serve.deployment(
+    described = serve.deployment(
         name="classifier",
         ray_actor_options={"num_cpus": cores},
         autoscaling_config={
@@ -62,7 +64,7 @@ def deployment(settings: Settings) -> serve.Application:
         graceful_shutdown_timeout_s=settings.grace_seconds + settings.drain_seconds,
         logging_config={"enable_access_log": False},  # the service writes its own
     )
-    return replicas(serve.ingress()(Replica)).bind(settings)
+    return described(serve.ingress()(Replica))
 
 
 class Replica:
