@@ -18,11 +18,12 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__, problems
 from app.bundle import Bundle
 from app.classifier import Classifier
+from app.connections import LingeringClose
 from app.engine import Engine
 from app.limits import BodyLimits, Budget
 from app.prefix import Prefix
 from app.problems import ProblemMiddleware
-from app.routes import explain, page, router
+from app.routes import explain, page, routers
 from app.security import ApiKeys, SecurityHeaders
 from app.server import CloseWhenDraining, refuse_several_processes
 from app.sessions import Session, load_session
@@ -64,7 +65,8 @@ def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] 
         middleware=_middleware(settings, telemetry),
     )
     problems.install(app)
-    app.include_router(router)
+    for router in routers:
+        app.include_router(router)
     app.mount("/assets/swagger", page.swagger_files)
     app.mount("/assets/web", page.own_files)
     return app
@@ -95,6 +97,7 @@ def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
     """From the outside in. What raises a Problem stands inside ProblemMiddleware."""
     stack = [
         Middleware(CloseWhenDraining),
+        Middleware(LingeringClose, seconds=settings.deadline_seconds),
         Middleware(Prefix, prefix=settings.root_path),
         Middleware(TelemetryMiddleware, telemetry=telemetry),
         Middleware(SecurityHeaders),
