@@ -19,7 +19,7 @@ from app import files
 from app.bundle import Bundle, BundleError
 from app.main import create_app
 from app.problems import Problem
-from app.server import Server, SeveralProcesses, refuse_several_processes
+from app.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
 from app.sessions import Session, SessionError, load_session
 from app.settings import Settings
 from app.telemetry import configure_logging
@@ -57,6 +57,7 @@ def serve() -> None:
         refuse_several_processes()
     except SeveralProcesses as error:
         raise StartupError(str(error)) from None
+    give_memory_back()
     settings, loaded = _load()
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)

@@ -8,11 +8,11 @@ looks like it is not.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,14 @@ from app.bundle import Manifest
 from app.engine import Answer, Engine, answer_to
 from app.images import EncodedImage
 from app.limits import PixelBudget
-from app.problems import NotFound
+from app.problems import DeadlineExceeded, NotFound
 from app.schemas import ImageResult, Prediction, PredictionSet
 from app.sessions import Floats, Images, Outputs
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -117,8 +118,8 @@ class Classifier:
         result = self._classification(answer.outputs, answer, submitted.decode_seconds)
         if class_id is None:
             class_id = result.class_id
-        picture = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, activation_map.draw, submitted.thumbnails[0], answer.outputs.class_maps[0], class_id
+        picture = await self._in_thread(
+            deadline, activation_map.draw, submitted.thumbnails[0], answer.outputs.class_maps[0], class_id
         )
         return Explanation(result, class_id, picture)
 
@@ -167,12 +168,31 @@ class Classifier:
             with self._pixels.hold_at_once(image.pixels) as held:
                 return submit(image) if held else image
 
-        loop = asyncio.get_running_loop()
-        done = await _to_its_end(loop.run_in_executor(self._decoders, submit_if_room))
+        done = await self._in_thread(deadline, submit_if_room)
         if isinstance(done, _Submitted):
             return done
         async with self._pixels.hold(done.pixels, deadline):
-            return await _to_its_end(loop.run_in_executor(self._decoders, submit, done))
+            return await self._in_thread(deadline, submit, done)
+
+    async def _in_thread(self, deadline: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result. Cancelled, or past the deadline, work that has not begun is withdrawn.
+
+        What has begun is waited for all the same: its thread goes on, and holds its memory till then. What it gave to
+        the engine meanwhile is withdrawn.
+        """
+        work = self._decoders.submit(function, *args, **kwargs)
+        result = asyncio.wrap_future(work)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asyncio.shield(result)
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if not work.cancel():
+                await asyncio.wait({result})
+                if result.exception() is None and isinstance(done := result.result(), _Submitted):
+                    done.answer.cancel()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("no time was left to decode the image: the service is busy") from None
+            raise
 
     def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
         """What the outputs for one image's views say of it; times are those of `answer`."""
@@ -208,20 +228,6 @@ class _Submitted:
     thumbnails: Images
     answer: "Future[Answer]"
     decode_seconds: float
-
-
-async def _to_its_end(work: "asyncio.Future[T]") -> T:
-    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then.
-
-    What the thread gave to the engine meanwhile is withdrawn.
-    """
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait({work})
-        if work.exception() is None and isinstance(done := work.result(), _Submitted):
-            done.answer.cancel()
-        raise
 
 
 def probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:

@@ -18,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__, problems
 from app.bundle import Bundle
 from app.classifier import Classifier
+from app.connections import LingeringClose
 from app.engine import Engine
 from app.limits import BodyLimits, Budget
 from app.prefix import Prefix
@@ -96,6 +97,7 @@ def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
     """From the outside in. What raises a Problem stands inside ProblemMiddleware."""
     stack = [
         Middleware(CloseWhenDraining),
+        Middleware(LingeringClose, seconds=settings.deadline_seconds),
         Middleware(Prefix, prefix=settings.root_path),
         Middleware(TelemetryMiddleware, telemetry=telemetry),
         Middleware(SecurityHeaders),

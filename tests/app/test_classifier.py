@@ -187,3 +187,31 @@ async def test_an_answer_that_does_not_come_ends_with_the_deadline(loaded: tuple
         await classifier.classify(cat, time.monotonic() + 0.05)
     assert submitted.cancelled()
     classifier.close()
+
+
+async def test_a_decode_that_has_not_begun_is_withdrawn(
+    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, end, decoded = threading.Event(), threading.Event(), []
+
+    def slow(image: EncodedImage, *_: object) -> np.ndarray:
+        decoded.append(len(image.content))
+        begun.set()
+        assert end.wait(30)
+        return np.zeros((1, 32, 32, 3), np.uint8)
+
+    monkeypatch.setattr(EncodedImage, "thumbnails", slow)
+    classifier = Classifier(loaded[0].manifest, SimpleNamespace(), Settings(inference_threads=1))
+    busy = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
+    await asyncio.to_thread(begun.wait, 30)
+    left = asyncio.create_task(classifier.classify(cat + b"left", time.monotonic() + 30))
+    with pytest.raises(DeadlineExceeded):
+        await classifier.classify(cat + b"late", time.monotonic() + 0.01)
+    left.cancel()
+    await asyncio.wait({left})
+    busy.cancel()
+    end.set()
+    await asyncio.wait({busy})
+    classifier.close()
+    assert left.cancelled() and busy.cancelled()
+    assert decoded == [len(cat)]
