@@ -68,6 +68,16 @@ def test_scores_agree_with_scikit_learn() -> None:
     assert scores(some, 1.0).brier.value == pytest.approx(((probabilities - truth) ** 2).sum(1).mean())
 
 
+def test_reliability_bins_hold_every_image_once() -> None:
+    some = drawn(500, 1.0)
+    bins = scores(some, 2.0).bins
+    assert sum(one.images for one in bins) == 500
+    assert sum(one.images * one.accuracy for one in bins) == pytest.approx(some.correct().sum())
+    assert [one.confidence for one in bins] == sorted(one.confidence for one in bins)
+    confidence = some.probabilities(2.0).max(1)
+    assert sum(one.images * one.confidence for one in bins) == pytest.approx(confidence.sum(dtype=float))
+
+
 def test_calibration_error_by_hand() -> None:
     confidence = np.array([0.9, 0.9, 0.6, 0.6])
     correct = np.array([1.0, 1.0, 0.0, 1.0])
