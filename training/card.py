@@ -4,6 +4,7 @@ from typing import Any
 
 from app.bundle import Manifest
 from app.report import Report
+from training.provenance import describe
 from training.trust import render_trust
 
 INITIAL_WEIGHTS = {
@@ -21,7 +22,7 @@ INITIAL_WEIGHTS = {
 def render_card(manifest: Manifest, report: Report) -> str:
     """README.md of the bundle that `manifest` and `report` describe."""
     origin = manifest.provenance
-    config, machine, sizes = origin["config"], origin["hardware"], origin["split"]
+    config, sizes = origin["config"], origin["split"]
     return CARD.format(
         name=manifest.name,
         version=manifest.version,
@@ -40,7 +41,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         calibrate=sizes["calibrate"],
         initial=_initial(origin["initial_weights"]),
         commit=origin["git_commit"] or "not under git",
-        machine=f"{machine['cpu']}, {machine['threads']} threads",
+        machine="; ".join([describe(origin["hardware"]), *map(_took_over, origin.get("continued", []))]),
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
         **{key: config[key] for key in ("epochs", "lr", "shift", "zoom", "colour", "cutout", "split_seed")},
     )
@@ -56,6 +57,12 @@ def _class_rows(report: Report) -> str:
         f"| {label} | {_percent(precision)} | {_percent(recall)} | {_percent(f1)} | {interval} | {support:,} |"
         for label, precision, recall, f1, interval, support in rows
     )
+
+
+def _took_over(environment: dict[str, Any]) -> str:
+    commit = environment["git_commit"] or "not under git"
+    where = f"from step {environment['step'] + 1} of epoch {environment['epoch'] + 1} on"
+    return f"{where}: {describe(environment['hardware'])}, code {commit}"
 
 
 def _initial(digest: Any) -> str:

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from app.network import mobilenet_v2
 from tests.training.tiny import make_images
-from training import data, plots
+from training import data, initialise, plots
 from training import evaluate as evaluation
 from training.__main__ import main
 from training.export import NAME, export
@@ -73,6 +74,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
+        monkeypatch.setattr(initialise, "mobilenet_v2", mobilenet_v2)  # a module that asks first may have replaced it
         for arguments in (("fit", *TINY_OPTIONS), ("evaluate", "--test-reads", str(folder / "test_reads.csv"))):
             monkeypatch.setattr(
                 sys, "argv", ["training", *arguments, "--run-dir", str(folder / "run"), "--threads", "1"]
