@@ -113,6 +113,11 @@ def test_it_abstains_above_the_threshold(make_client: MakeClient, cat: bytes, lo
         assert answer["ood_score"] == pytest.approx(score, abs=1e-6)
         assert answer["ood_threshold"] == pytest.approx(threshold, abs=1e-6)
         assert len(answer["predictions"]) == 5  # whoever wants to know what it looks like may still
+    (result,) = client.post("/predict/batch", files=files(cat)).json()["results"]
+    assert result["abstain"] is True
+    metrics = client.get("/metrics").text
+    assert "prediction_abstentions_total 2.0" in metrics
+    assert "prediction_ood_score_count 3.0" in metrics
 
 
 @pytest.fixture(params=["no temperature", "a temperature"])
