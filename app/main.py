@@ -21,6 +21,7 @@ from app.classifier import Classifier
 from app.connections import LingeringClose
 from app.engine import Engine
 from app.limits import BodyLimits, Budget
+from app.openapi import Application
 from app.prefix import Prefix
 from app.problems import ProblemMiddleware
 from app.routes import explain, page, routers
@@ -66,7 +67,7 @@ def create_app(
             service.classifier.close()
 
     telemetry = Telemetry()
-    app = FastAPI(
+    app = Application(
         title="CIFAR-10 classifier",
         summary="Which of the ten CIFAR-10 classes an image shows, and how far to trust the answer.",
         version=__version__,
