@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
+DIGITS = 6  # of what is answered; scores are compared as they are answered, so that callers come to the same
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -86,7 +88,7 @@ class Classifier:
         conformal = calibration.conformal if calibration else None
         self.default_coverage = conformal.default_coverage if conformal else None
         self.levels = {level.coverage: level.threshold for level in conformal.levels} if conformal else {}
-        self._ood_threshold = abstention.threshold if abstention else None
+        self._ood_threshold = round(abstention.threshold, DIGITS) if abstention else None
         self._engine = engine
         self._threads = settings.inference_threads
         self._max_batch_images = settings.max_batch_images
@@ -146,8 +148,8 @@ class Classifier:
                 classification, self.default_coverage if coverage is None else coverage
             ),
             abstain=classification.abstain,
-            ood_score=_rounded(classification.ood_score),
-            ood_threshold=_rounded(self._ood_threshold),
+            ood_score=classification.ood_score,
+            ood_threshold=self._ood_threshold,
             views=classification.views,
         )
 
@@ -196,7 +198,8 @@ class Classifier:
 
     def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
         """What the outputs for one image's views say of it; times are those of `answer`."""
-        score = None if outputs.ood_scores is None else float(outputs.ood_scores.astype(np.float64).mean())
+        scores = outputs.ood_scores
+        score = None if scores is None else round(float(scores.astype(np.float64).mean()), DIGITS)
         return Classification(
             probabilities=probabilities(outputs.logits, self._temperature),
             views=len(outputs.logits),
@@ -210,7 +213,7 @@ class Classifier:
     def _predictions(self, classification: Classification, k: int) -> list[Prediction]:
         values = classification.probabilities.tolist()
         return [
-            Prediction(label=self.classes[index], class_id=index, probability=round(values[index], 6))
+            Prediction(label=self.classes[index], class_id=index, probability=round(values[index], DIGITS))
             for index in classification.order[:k]
         ]
 
@@ -250,7 +253,3 @@ def top_k(values: NDArray[np.float64], k: int) -> Sequence[int]:
     """The indices of the k largest values, largest first; among equals the smaller index first."""
     order: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
     return order
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)

@@ -11,7 +11,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Neither a bundle nor a report holds a number that is none: JSON could not answer with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Interval(Frozen):

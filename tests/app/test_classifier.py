@@ -123,6 +123,17 @@ async def test_the_score_is_the_mean_over_views_and_abstains_only_above_the_thre
         classifier.close()
 
 
+@pytest.mark.parametrize("score", [1.0000004, 1.0000001, 0.9999996])
+async def test_it_abstains_by_the_numbers_that_it_answers(
+    loaded: tuple[Bundle, Session], cat: bytes, score: float
+) -> None:
+    outputs = Outputs(np.zeros((1, 10), np.float32), np.array([score], np.float64))
+    classifier = classifier_of(loaded, outputs, abstention=Abstention(method="energy", threshold=1.00000024, kept=0.95))
+    answer = classifier.result(await classifier.classify(cat, time.monotonic() + 30), 1)
+    assert answer.abstain is (answer.ood_score > answer.ood_threshold) is False
+    classifier.close()
+
+
 async def test_pixels_have_a_score_each(loaded: tuple[Bundle, Session]) -> None:
     outputs = Outputs(np.eye(2, 10, dtype=np.float32), np.array([-9, 9], np.float32))
     classifier = classifier_of(loaded, outputs, abstention=Abstention(method="energy", threshold=0, kept=0.95))

@@ -18,7 +18,7 @@ from training import export as exporting
 from training import storage
 from training.abstention import METHODS
 from training.evaluate import LOGITS, evaluate, saved_evaluation
-from training.export import check_parity, check_target, export
+from training.export import VERSION, check_parity, check_target, export
 from training.graph import OOD_SCORE, build_graph, run_graph
 from training.leave_out import write_near
 from training.outcome import Outcome
@@ -66,7 +66,7 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
     assert set(listing(finished_bundle.parent)) == {f"{finished_bundle.name}/{name}" for name in FILES}
     assert set(manifest.files) == FILES - {MANIFEST}
 
-    assert manifest.version == f"1.1.0+{outcome.weights_sha256[:8]}"
+    assert manifest.version == f"{VERSION}+{outcome.weights_sha256[:8]}"
     assert manifest.files["checkpoint.safetensors"] == outcome.weights_sha256
     assert manifest.architecture == TINY.architecture
     assert (manifest.macs, manifest.parameters) == (6_124_928, 2_236_682)
