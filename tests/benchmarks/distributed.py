@@ -120,6 +120,8 @@ def accuracy(options: argparse.Namespace) -> None:
             results.append(ask("accuracy", processes, 1, options, seed=seed) / 50)
         one, several = (results[-1] for results in found.values())
         print(f"seed {seed}: 1 process {one:.2f} %   {options.processes} processes {several:.2f} %", flush=True)
+    if options.seeds == 1:
+        return
     for processes, results in found.items():
         print(f"{processes} processes: mean {statistics.mean(results):.2f} %, s.d. {statistics.stdev(results):.2f}")
     differences = [several - one for one, several in zip(*found.values(), strict=True)]
