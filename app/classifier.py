@@ -8,27 +8,31 @@ looks like it is not.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import activation_map
 from app.bundle import Manifest
-from app.engine import Answer, Engine
+from app.engine import Answer, Engine, answer_to
 from app.images import EncodedImage
 from app.limits import PixelBudget
-from app.problems import NotFound
+from app.problems import DeadlineExceeded, NotFound
 from app.schemas import ImageResult, Prediction, PredictionSet
 from app.sessions import Floats, Images, Outputs
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+DIGITS = 6  # of what is answered; scores are compared as they are answered, so that callers come to the same
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,21 @@ class Classification:
     inference_seconds: float
     ood_score: float | None = None
     abstain: bool | None = None
+
+    @cached_property
+    def order(self) -> Sequence[int]:
+        """Class ids, most probable first."""
+        return top_k(self.probabilities, len(self.probabilities))
+
+    @property
+    def class_id(self) -> int:
+        """The most probable class."""
+        return self.order[0]
+
+    @property
+    def confidence(self) -> float:
+        """Its probability."""
+        return float(self.probabilities[self.order[0]])
 
 
 @dataclass(frozen=True)
@@ -69,7 +88,7 @@ class Classifier:
         conformal = calibration.conformal if calibration else None
         self.default_coverage = conformal.default_coverage if conformal else None
         self.levels = {level.coverage: level.threshold for level in conformal.levels} if conformal else {}
-        self._ood_threshold = abstention.threshold if abstention else None
+        self._ood_threshold = round(abstention.threshold, DIGITS) if abstention else None
         self._engine = engine
         self._threads = settings.inference_threads
         self._max_batch_images = settings.max_batch_images
@@ -84,9 +103,9 @@ class Classifier:
 
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, DeadlineExceeded or Unavailable.
         """
-        thumbnails, decode_seconds = await self._decode(content, self._views, deadline)
-        answer = await self._engine.infer(thumbnails, deadline)
-        return self._classification(answer.outputs, answer, decode_seconds)
+        submitted = await self._submit(content, self._views, deadline)
+        answer = await answer_to(submitted.answer, deadline)
+        return self._classification(answer.outputs, answer, submitted.decode_seconds)
 
     async def explain(self, content: bytes, class_id: int | None, deadline: float) -> Explanation:
         """What in an encoded image speaks for a class, by default for the most probable one.
@@ -94,15 +113,15 @@ class Classifier:
         There is one view, the whole image, however many `classify` takes: maps of different views do not add up.
         Raises what `classify` does, and NotFound for a model that has no maps.
         """
-        thumbnails, decode_seconds = await self._decode(content, 1, deadline)
-        answer = await self._engine.infer(thumbnails, deadline, maps=True)
+        submitted = await self._submit(content, 1, deadline, maps=True)
+        answer = await answer_to(submitted.answer, deadline)
         if answer.outputs.class_maps is None:
             raise NotFound("this model has no class maps: its bundle was made without")
-        result = self._classification(answer.outputs, answer, decode_seconds)
+        result = self._classification(answer.outputs, answer, submitted.decode_seconds)
         if class_id is None:
-            (class_id,) = top_k(result.probabilities, 1)
-        picture = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
+            class_id = result.class_id
+        picture = await self._in_thread(
+            deadline, activation_map.draw, submitted.thumbnails[0], answer.outputs.class_maps[0], class_id
         )
         return Explanation(result, class_id, picture)
 
@@ -124,40 +143,63 @@ class Classifier:
     def result(self, classification: Classification, k: int, coverage: float | None = None) -> ImageResult:
         """A classification as it goes over the wire. `coverage`, one of `levels`, is that of the prediction set."""
         return ImageResult(
-            predictions=self.ranked(classification.probabilities, k),
+            predictions=self._predictions(classification, k),
             prediction_set=self._prediction_set(
-                classification.probabilities, self.default_coverage if coverage is None else coverage
+                classification, self.default_coverage if coverage is None else coverage
             ),
             abstain=classification.abstain,
-            ood_score=_rounded(classification.ood_score),
-            ood_threshold=_rounded(self._ood_threshold),
+            ood_score=classification.ood_score,
+            ood_threshold=self._ood_threshold,
             views=classification.views,
         )
-
-    def ranked(self, values: NDArray[np.float64], k: int) -> list[Prediction]:
-        """The k most probable classes, most probable first; `values` are the probabilities [classes]."""
-        return [
-            Prediction(label=self.classes[index], class_id=index, probability=round(float(values[index]), 6))
-            for index in top_k(values, k)
-        ]
 
     def close(self) -> None:
         self._decoders.shutdown()
 
-    async def _decode(self, content: bytes, views: int, deadline: float) -> tuple[Images, float]:
-        """The views of an encoded image, and how many seconds they took."""
+    async def _submit(self, content: bytes, views: int, deadline: float, *, maps: bool = False) -> "_Submitted":
+        """Decode an image and give its views to the engine, in one thread: every change of threads costs a wait."""
         started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(self._decoders, EncodedImage.identify, content, self._max_pixels)
-        async with self._pixels.hold(image.pixels, deadline):
-            thumbnails = await _to_its_end(
-                loop.run_in_executor(self._decoders, image.thumbnails, views, self._height, self._width)
-            )
-        return thumbnails, time.monotonic() - started
+
+        def submit(image: EncodedImage) -> _Submitted:
+            thumbnails = image.thumbnails(views, self._height, self._width)
+            answer = self._engine.submit(thumbnails, deadline, maps=maps)
+            return _Submitted(thumbnails, answer, time.monotonic() - started)
+
+        def submit_if_room() -> EncodedImage | _Submitted:
+            image = EncodedImage.identify(content, self._max_pixels)
+            with self._pixels.hold_at_once(image.pixels) as held:
+                return submit(image) if held else image
+
+        done = await self._in_thread(deadline, submit_if_room)
+        if isinstance(done, _Submitted):
+            return done
+        async with self._pixels.hold(done.pixels, deadline):
+            return await self._in_thread(deadline, submit, done)
+
+    async def _in_thread(self, deadline: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result. Cancelled, or past the deadline, work that has not begun is withdrawn.
+
+        What has begun is waited for all the same: its thread goes on, and holds its memory till then. What it gave to
+        the engine meanwhile is withdrawn.
+        """
+        work = self._decoders.submit(function, *args, **kwargs)
+        result = asyncio.wrap_future(work)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asyncio.shield(result)
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if not work.cancel():
+                await asyncio.wait({result})
+                if result.exception() is None and isinstance(done := result.result(), _Submitted):
+                    done.answer.cancel()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("no time was left to decode the image: the service is busy") from None
+            raise
 
     def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
         """What the outputs for one image's views say of it; times are those of `answer`."""
-        score = None if outputs.ood_scores is None else float(outputs.ood_scores.astype(np.float64).mean())
+        scores = outputs.ood_scores
+        score = None if scores is None else round(float(scores.astype(np.float64).mean()), DIGITS)
         return Classification(
             probabilities=probabilities(outputs.logits, self._temperature),
             views=len(outputs.logits),
@@ -168,20 +210,27 @@ class Classifier:
             abstain=None if score is None or self._ood_threshold is None else score > self._ood_threshold,
         )
 
-    def _prediction_set(self, values: NDArray[np.float64], coverage: float | None) -> PredictionSet | None:
+    def _predictions(self, classification: Classification, k: int) -> list[Prediction]:
+        values = classification.probabilities.tolist()
+        return [
+            Prediction(label=self.classes[index], class_id=index, probability=round(values[index], DIGITS))
+            for index in classification.order[:k]
+        ]
+
+    def _prediction_set(self, classification: Classification, coverage: float | None) -> PredictionSet | None:
         if coverage is None:
             return None
-        indices = prediction_set(values, self.levels[coverage])
+        indices = prediction_set(classification.probabilities, self.levels[coverage])
         return PredictionSet(coverage=coverage, labels=[self.classes[index] for index in indices])
 
 
-async def _to_its_end(work: "asyncio.Future[T]") -> T:
-    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait({work})
-        raise
+@dataclass(frozen=True)
+class _Submitted:
+    """An image's views, decoded, and the engine's answer to come."""
+
+    thumbnails: Images
+    answer: "Future[Answer]"
+    decode_seconds: float
 
 
 def probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
@@ -202,8 +251,5 @@ def prediction_set(values: NDArray[np.float64], threshold: float) -> Sequence[in
 
 def top_k(values: NDArray[np.float64], k: int) -> Sequence[int]:
     """The indices of the k largest values, largest first; among equals the smaller index first."""
-    return [int(index) for index in np.argsort(-values, kind="stable")[:k]]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
+    order: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
+    return order

@@ -7,10 +7,11 @@ unless_gone     work that ends when its client leaves
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 from starlette.datastructures import Headers
@@ -47,7 +48,7 @@ class Budget:
 
 
 class PixelBudget:
-    """Pixels that are decoded at once, in the order of arrival. For one event loop.
+    """Pixels that are decoded at once, in the order of arrival.
 
     An image that is larger than the whole budget waits until it is alone.
     """
@@ -56,43 +57,70 @@ class PixelBudget:
         self.limit = limit
         self.used = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def hold_at_once(self, pixels: int) -> Iterator[bool]:
+        """Yields whether the pixels were free, and are now held. For any thread."""
+        pixels = min(pixels, self.limit)
+        held = self._take(pixels)
+        try:
+            yield held
+        finally:
+            if held:
+                self._give_back(pixels)
 
     @asynccontextmanager
     async def hold(self, pixels: int, deadline: float) -> AsyncIterator[None]:
-        """Raises DeadlineExceeded when `deadline` (time.monotonic() seconds) passes first."""
+        """Wait for the pixels. Raises DeadlineExceeded when `deadline` (time.monotonic() seconds) passes first."""
         pixels = min(pixels, self.limit)
         await self._acquire(pixels, deadline)
         try:
             yield
         finally:
-            self.used -= pixels
-            self._wake()
+            self._give_back(pixels)
+
+    def _take(self, pixels: int) -> bool:
+        with self._lock:
+            free = not self._waiting and self.used + pixels <= self.limit
+            if free:
+                self.used += pixels
+            return free
 
     async def _acquire(self, pixels: int, deadline: float) -> None:
-        if not self._waiting and self.used + pixels <= self.limit:
-            self.used += pixels
+        if self._take(pixels):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = (pixels, turn)
-        self._waiting.append(entry)
+        with self._lock:
+            self._waiting.append(entry)
+        self._give_back(0)  # room may have come meanwhile
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 await turn
         except BaseException as error:
-            if turn.done() and not turn.cancelled():
-                self.used -= pixels  # the turn came in the same moment
-            else:
-                self._waiting.remove(entry)
-            self._wake()
+            with self._lock:
+                came = entry not in self._waiting  # in the same moment
+                if not came:
+                    self._waiting.remove(entry)
+            self._give_back(pixels if came else 0)
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("no time was left to decode the image: the service is busy") from None
             raise
 
-    def _wake(self) -> None:
-        while self._waiting and self.used + self._waiting[0][0] <= self.limit:
-            pixels, turn = self._waiting.popleft()
-            self.used += pixels
-            turn.set_result(None)
+    def _give_back(self, pixels: int) -> None:
+        """And let in who waits, as far as there is room."""
+        with self._lock:
+            self.used -= pixels
+            while self._waiting and self.used + self._waiting[0][0] <= self.limit:
+                next_pixels, turn = self._waiting.popleft()
+                self.used += next_pixels
+                turn.get_loop().call_soon_threadsafe(_set, turn)
+
+
+def _set(turn: "asyncio.Future[None]") -> None:
+    if not turn.done():
+        turn.set_result(None)
 
 
 class BodyLimits:
@@ -156,16 +184,26 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     The request's body must have been read: what can still come is a disconnect.
     """
-    task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnect(request))
-    try:
-        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientGone("the client left before its answer")
-        return task.result()
-    finally:
-        leaving.cancel()
+    task = asyncio.current_task()
+    assert task is not None
+    gone, cancelling = False, task.cancelling()
+
+    def leave(_: asyncio.Future[None]) -> None:
+        nonlocal gone
+        gone = True
         task.cancel()
+
+    leaving = asyncio.ensure_future(_disconnect(request))
+    leaving.add_done_callback(leave)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if gone and task.uncancel() <= cancelling:  # nobody else wants the task to end
+            raise ClientGone("the client left before its answer") from None
+        raise
+    finally:
+        leaving.remove_done_callback(leave)
+        leaving.cancel()
 
 
 async def _disconnect(request: Request) -> None:

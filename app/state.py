@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from prometheus_client import Metric
 
 from app.bundle import Bundle
 from app.classifier import Classification, Classifier
 from app.drift import Drift
 from app.engine import Engine
+from app.problems import Unavailable
 from app.protocol_models import ServedModel, served_models
 from app.settings import Settings
 from app.telemetry import Telemetry
@@ -33,24 +35,34 @@ class ServiceState:
             for of, index in (("labels", self.drift.labels), ("confidences", self.drift.confidences)):
                 self.telemetry.drift.labels(of).set_function(index)
 
+    def check_ready(self) -> None:
+        """Raises Unavailable when no request should be sent here."""
+        if self.draining:
+            raise Unavailable("the service is shutting down")
+        if not self.engine.alive:
+            raise Unavailable("the engine has died")
+
+    def metrics(self) -> list[Metric]:
+        self.telemetry.queue_images.set(self.engine.reserved_images)
+        return list(self.telemetry.registry.collect())
+
     def observe(self, results: Sequence[Classification], *, read_seconds: float, total_seconds: float) -> None:
         """Add a request's times, and its images' times and answers, to the metrics."""
-        telemetry = self.telemetry
-        telemetry.stage_seconds.labels("read").observe(read_seconds)
-        telemetry.stage_seconds.labels("total").observe(total_seconds)
+        telemetry, stages = self.telemetry, self.telemetry.stages
+        stages["read"].observe(read_seconds)
+        stages["total"].observe(total_seconds)
         for result in results:
-            telemetry.stage_seconds.labels("decode").observe(result.decode_seconds)
-            telemetry.stage_seconds.labels("queue").observe(result.queue_seconds)
-            telemetry.stage_seconds.labels("inference").observe(result.inference_seconds)
-            (best,) = self.classifier.ranked(result.probabilities, 1)
-            telemetry.predictions.labels(best.label).inc()
-            telemetry.confidence.observe(best.probability)
+            stages["decode"].observe(result.decode_seconds)
+            stages["queue"].observe(result.queue_seconds)
+            stages["inference"].observe(result.inference_seconds)
+            telemetry.predictions.labels(self.classifier.classes[result.class_id]).inc()
+            telemetry.confidence.observe(result.confidence)
             if result.ood_score is not None:
                 telemetry.ood_score.observe(result.ood_score)
             if result.abstain:
                 telemetry.abstentions.inc()
             if self.drift:
-                self.drift.add(best.class_id, best.probability)
+                self.drift.add(result.class_id, result.confidence)
 
 
 # Plain functions are called on a thread of FastAPI's pool; this one would spend more on the way there than at work.

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.bundle import Manifest
+from app.prefix import route_path
 from app.security import PROBES
 
 access = logging.getLogger("app.access")
@@ -24,6 +25,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # W3C Trace Context, 3.2: version, trace, parent, flags; neither version ff nor zeros for ids.
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+STAGES = ("read", "decode", "queue", "inference", "total")
 OOD_SCORE = (-2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 CONFIDENCE = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
@@ -35,9 +37,10 @@ class Telemetry:
         self.registry = CollectorRegistry()
         own: dict[str, Any] = {"registry": self.registry}
         self.requests = Counter("predict_requests", "Requests by how they ended.", ["route", "outcome"], **own)
-        self.stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "predict_stage_seconds", "Where a prediction's time went.", ["stage"], buckets=SECONDS, **own
         )
+        self.stages = {stage: stage_seconds.labels(stage) for stage in STAGES}
         self.batch_images = Histogram(
             "predict_batch_images", "Images a worker computed at once.", buckets=(1, 2, 3, 4, 6, 8, 16, 32, 64), **own
         )
@@ -97,7 +100,7 @@ class TelemetryMiddleware:
                 answered["traceparent"] = traceparent
             await send(message)
 
-        if scope["path"] in PROBES:
+        if route_path(scope) in PROBES:
             await self.app(scope, receive, send_with_id)
             return
         started = time.monotonic()

@@ -178,12 +178,11 @@ def export(
     threads: Threads = THREADS,
     bundle: BundleDir = BUNDLE,
     force: Force = False,
-    near: Near = NEAR,
 ) -> None:
     """Write the bundle of a run that was evaluated."""
     torch.set_num_threads(threads)
     with Console(stderr=True).status("writing the bundle"):
-        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download, near=near)
+        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download)
     print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
 
 
@@ -208,6 +207,7 @@ def everything(
     """Fit, evaluate, export. What can be refused is refused before the training."""
     exporting.check_target(bundle, force=force)
     evaluation.append_read(test_reads)
+    evaluation.check_sources(near, fashion_mnist)
     fit(
         **config.as_dict(),
         data_dir=data_dir,
@@ -227,7 +227,7 @@ def everything(
         near=near,
         fashion_mnist=fashion_mnist,
     )
-    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force, near=near)
+    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force)
 
 
 @cli.command()

@@ -535,10 +535,34 @@ def lying_avif(size: tuple[int, int], image: Image.Image) -> bytes:
     return content[:start] + struct.pack(">II", *size) + content[start + 8 :]
 
 
-@pytest.mark.parametrize("content", oversized().values(), ids=oversized())
-def test_too_many_pixels_are_refused(content: bytes) -> None:
-    with pytest.raises(ImageTooLarge, match=r"accepted are 25,000,000 pixels and 10,000 on a side"):
+@pytest.mark.parametrize(("name", "content"), oversized().items(), ids=oversized())
+def test_too_many_pixels_are_refused(name: str, content: bytes) -> None:
+    most = "15,000,000" if name == "AVIF" else "25,000,000"
+    with pytest.raises(ImageTooLarge, match=f"accepted are {most} pixels and 10,000 on a side"):
         EncodedImage.identify(content, MAX_PIXELS)
+
+
+WARNED = """
+import sys
+from PIL import Image
+from app.images import EncodedImage
+from app.problems import ImageTooLarge
+
+Image.MAX_IMAGE_PIXELS = 1_000  # up to twice as many Pillow only warns
+try:
+    EncodedImage.identify(sys.stdin.buffer.read(), 25_000_000).thumbnails(1)
+except ImageTooLarge as problem:
+    print(problem.detail)
+"""
+
+
+def test_a_warning_of_a_bomb_is_an_error() -> None:
+    """In a process of its own: pytest makes errors of all warnings."""
+    content = bytearray(encode(Image.new("P", (40, 40)), "GIF"))
+    content[6:10] = struct.pack("<HH", 4, 4)  # its screen; the frame is larger
+    root = Path(images.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", WARNED], input=content, capture_output=True, cwd=root, check=True)
+    assert done.stdout == b"the GIF takes more memory to decode than is allowed\n"
 
 
 def test_limits_are_inclusive() -> None:

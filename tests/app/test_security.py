@@ -27,9 +27,12 @@ def test_everybody_else_is_not(guarded: TestClient, cat: bytes, header: str) -> 
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_only_probes_stay_open(guarded: TestClient) -> None:
-    assert guarded.get("/livez").status_code == guarded.get("/readyz").status_code == 200
-    for path in ("/", "/docs", "/metrics", "/metrics/report", "/model", "/openapi.json", "/nothing"):
+def test_only_probes_and_the_page_stay_open(guarded: TestClient) -> None:
+    for path in ("/livez", "/readyz", "/", "/assets/web/main.js"):
+        assert guarded.get(path).status_code == 200, path
+    for path in ("/assets/web/../../model", "/assets/web/%2e%2e/%2e%2e/model", "/assets/web//model"):
+        assert guarded.get(path).status_code in (401, 404), path
+    for path in ("/docs", "/metrics", "/metrics/report", "/model", "/openapi.json", "/nothing"):
         assert guarded.get(path, follow_redirects=False).status_code == 401, path
 
 
