@@ -152,6 +152,6 @@ def _ended(_: int, __: FrameType | None) -> NoReturn:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what gloo or NCCL says, without the place in their sources."""
-    first = str(error).splitlines()[0]
+    """The first sentence of what gloo or NCCL says, without the place in their sources."""
+    first = str(error).splitlines()[0].partition(". ")[0]
     return first.partition("] ")[2] or first
