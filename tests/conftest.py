@@ -46,7 +46,8 @@ def make_client(loaded: tuple[Bundle, Session]) -> Iterator[Callable[..., TestCl
 
     def make(session: Session | None = None, **settings: object) -> TestClient:
         values = {"model_dir": BUNDLE, "inference_threads": 1, **settings}
-        app = create_app(Settings(**values), (loaded[0], session or loaded[1]))
+        # An engine that dies ends its process: here that would be the tests'.
+        app = create_app(Settings(**values), (loaded[0], session or loaded[1]), on_death=lambda: None)
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
         running.append(client)

@@ -354,12 +354,11 @@ class TestRefusals:
         assert client.app.state.service.engine.reserved_images == 0
         assert_still_serving(client)
 
-    def test_a_dead_engine(self, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_dead_engine(self, make_client: MakeClient) -> None:
         class Broken:
             def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 raise RuntimeError
 
-        monkeypatch.setattr("app.main._end_process", lambda: None)
         client = make_client(session=Broken())
         for _ in range(2):
             assert_problem(client.post(INFER, json=good()), 503, "unavailable")

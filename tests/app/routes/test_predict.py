@@ -233,12 +233,11 @@ def test_an_answer_that_takes_too_long(make_client: MakeClient, cat: bytes, load
     assert_problem(response, 504, "deadline_exceeded")
 
 
-def test_a_dead_engine(make_client: MakeClient, cat: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_engine(make_client: MakeClient, cat: bytes) -> None:
     class Broken:
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             raise RuntimeError("the reason is for the log")
 
-    monkeypatch.setattr("app.main._end_process", lambda: None)
     client = make_client(session=Broken())
     for _ in range(2):
         response = client.post("/predict", content=cat)
