@@ -33,7 +33,7 @@ def configuration(port: int, instances: Sequence[int], folder: str) -> str:
     text = (ROOT / "deploy/nginx.conf").read_text()
     replacements = {
         r"^ *resolver .*\n": "",
-        r"server api:8000 resolve (.*);": "".join(rf"server 127.0.0.1:{instance} \1; " for instance in instances),
+        r"server api:8000 resolve (.*?);": "".join(rf"server 127.0.0.1:{instance} \1; " for instance in instances),
         r"listen 8000;": f"listen 127.0.0.1:{port};",
         r"/tmp/": f"{folder}/",
         r"/dev/std(\w+)": rf"{folder}/\1",
