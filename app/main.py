@@ -20,7 +20,7 @@ from app.bundle import Bundle
 from app.classifier import Classifier
 from app.connections import LingeringClose
 from app.engine import Engine
-from app.limits import BodyLimits, Budget
+from app.limits import Admission, BodyLimits, Budget
 from app.openapi import Application
 from app.prefix import Prefix
 from app.problems import ProblemMiddleware
@@ -33,6 +33,8 @@ from app.state import ServiceState
 from app.telemetry import Telemetry, TelemetryMiddleware
 
 logger = logging.getLogger("app")
+
+IMAGE_PATHS = frozenset({"/predict", "/predict/batch", "/explain"})
 
 
 def _end_process() -> None:
@@ -125,6 +127,7 @@ def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
         *stack,
         Middleware(ProblemMiddleware),
         Middleware(ApiKeys, keys=settings.api_keys),
+        Middleware(Admission, paths=IMAGE_PATHS),
         Middleware(
             BodyLimits,
             max_bytes=settings.max_request_bytes,

@@ -7,6 +7,7 @@ way is answered for at most DRAIN_SECONDS, and the process ends with exit code 0
 
 import asyncio
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -54,6 +55,7 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_stray_error)
         await super().startup(sockets)
+        spare_the_collector()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         service = getattr(self._app.state, "service", None)
@@ -85,6 +87,16 @@ class CloseWhenDraining:
             await send(message)
 
         await self.app(scope, receive, send_and_close)
+
+
+def spare_the_collector() -> None:
+    """Keep what is there for good out of Python's garbage collections, and make them rarer.
+
+    Under load a full one would stop the process for 100 ms every two seconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def give_memory_back() -> None:

@@ -119,7 +119,7 @@ class TelemetryMiddleware:
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
         state = scope["state"]
         outcome = state.get("outcome", "ok")
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path", None) or state.get("route", "unmatched")
         self.telemetry.requests.labels(route, outcome).inc()
         if status in (429, 503, 504):
             self.telemetry.rejected.labels(outcome).inc()
