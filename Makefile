@@ -12,7 +12,7 @@ DEV := .venv-dev/bin
 SOURCES := app training tests
 TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
 
-.PHONY: help serve test lint train docker-test lock clean
+.PHONY: help serve test lint train docker-test docker-scale-test monitoring-test lock clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -37,6 +37,12 @@ train: .venv-dev/.train  ## fit, evaluate, export (ARGS="--epochs 1" and so on; 
 
 docker-test:  ## build the image, run it, ask it, stop it (DOCKER_BUILD_FLAGS for `docker build`)
 	$(PYTHON) tests/deploy/check_container.py
+
+docker-scale-test:  ## several containers behind the balancer, killed and scaled under load (needs the image nginx:1.30)
+	$(PYTHON) tests/deploy/check_scale.py
+
+monitoring-test: .venv-dev/.dev  ## two instances, Prometheus, and data in every panel (needs Debian's prometheus)
+	$(DEV)/python -m tests.deploy.check_monitoring
 
 lock:  ## renew deploy/requirements.lock from pyproject.toml (ARGS=--upgrade for the newest of everything)
 	$(PYTHON) -m venv build/lock

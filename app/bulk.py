@@ -200,7 +200,7 @@ def classify(found: Sequence[str], output: Output, settings: Settings) -> Iterat
     try:
         with _cluster(cores):
             workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
-            logging.getLogger("ray.data").setLevel(logging.ERROR)
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
             rows = ray.data.from_items(parts, override_num_blocks=min(len(parts), MAX_BLOCKS)).map(
@@ -211,8 +211,15 @@ def classify(found: Sequence[str], output: Output, settings: Settings) -> Iterat
             )
             for row in rows.iter_rows():
                 yield Done(**row)
-    except (ConnectionError, ray.exceptions.RayError) as error:
-        raise ClusterError(f"Ray: {str(error).strip().splitlines()[-1]}") from error
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"a worker failed: {_root(error)}") from error
+
+
+def _root(error: BaseException) -> str:
+    """What was wrong in the first place, on one line: Ray wraps a worker's error in its own."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager
@@ -229,7 +236,10 @@ def _cluster(cores: int) -> Iterator[None]:
             "object_store_memory": OBJECT_STORE_BYTES,
             "include_dashboard": False,
         }
-    ray.init(**arguments)
+    try:
+        ray.init(**arguments)
+    except Exception as error:  # it has no kind of its own for a start that failed
+        raise ClusterError(f"Ray cannot start, or be reached: {_root(error)}") from error
     try:
         yield
     finally:

@@ -305,7 +305,7 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _pause(outcome: _Outcome, attempt: int) -> float | None:
     """Seconds to wait before trying again; None when another attempt would not help."""
-    backoff = FIRST_PAUSE_SECONDS * 2**attempt
+    backoff: float = FIRST_PAUSE_SECONDS * 2**attempt
     if isinstance(outcome, httpx.TransportError):
         return backoff if isinstance(outcome, BROKEN_CONNECTION) else None
     if outcome.status_code in (500, 502) and outcome.headers.get("Content-Type") != PROBLEM:

@@ -10,6 +10,7 @@ threads: replicas that share a node share its cores. Any replica answers /metric
 
 import math
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ MAX_REPLICAS = 8  # the configuration file's to change
 ONGOING_PER_CORE = 4  # on average, before there should be another replica: half a worker's batch
 # Ray counts probes, scrapes and refusals as requests too: they get through when the service itself is full.
 SPARE_REQUESTS = 64
+LAST_WORDS_SECONDS = 0.5  # for the answers that say that the engine died
 COLLECT_SECONDS = 2.0
 
 
@@ -58,7 +60,7 @@ def replicas(settings: Settings) -> serve.Deployment:
         # it is for the moments without a replica.
         max_ongoing_requests=settings.queue_images + SPARE_REQUESTS,
         max_queued_requests=settings.queue_images,
-        health_check_period_s=5,
+        health_check_period_s=2,
         health_check_timeout_s=10,
         graceful_shutdown_wait_loop_s=settings.grace_seconds,
         graceful_shutdown_timeout_s=settings.grace_seconds + settings.drain_seconds,
@@ -78,7 +80,7 @@ class Replica:
         self._loaded = load_session(self._settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        self._app = create_app(self._settings, self._loaded)
+        self._app = create_app(self._settings, self._loaded, _end_replica)
         self._app.router.routes.insert(0, self._metrics_route())  # the first route that matches answers
         if self._settings.trusted_proxies:
             trusted = list(self._settings.trusted_proxies)
@@ -114,6 +116,11 @@ class Replica:
             return Response(await self.all_metrics(), media_type=CONTENT_TYPE_LATEST)
 
         return router.routes[0]
+
+
+def _end_replica() -> None:
+    """End the process, for Ray to start another. A signal in order would leave it hanging: Ray's workers hold it."""
+    threading.Timer(LAST_WORDS_SECONDS, os._exit, (1,)).start()
 
 
 def of_replica(settings: Settings, resources: dict[str, float]) -> Settings:

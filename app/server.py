@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.connections import Connection
 from app.settings import Settings
+from app.telemetry import log_stray_error
 
 PATIENCE = 2  # deadlines; a request may take one
 M_MMAP_THRESHOLD = -3  # malloc.h
@@ -51,6 +52,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(log_stray_error)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

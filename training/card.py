@@ -5,6 +5,7 @@ from typing import Any
 
 from app.bundle import Manifest
 from app.report import Report
+from training.provenance import describe
 from training.trust import render_trust
 
 INITIAL_WEIGHTS = {
@@ -22,7 +23,7 @@ INITIAL_WEIGHTS = {
 def render_card(manifest: Manifest, report: Report) -> str:
     """README.md of the bundle that `manifest` and `report` describe."""
     origin = manifest.provenance
-    config, machine, sizes = origin["config"], origin["hardware"], origin["split"]
+    config, sizes = origin["config"], origin["split"]
     return CARD.format(
         name=manifest.name,
         version=manifest.version,
@@ -42,7 +43,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         initial=_initial(origin["initial_weights"]),
         teacher=_teacher(origin.get("teacher")),
         commit=origin["git_commit"] or "not under git",
-        machine=f"{machine['cpu']}, {machine['threads']} threads",
+        machine="; ".join([describe(origin["hardware"]), *map(_took_over, origin.get("continued", []))]),
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
         augmentation=_augmentation(config),
         **{key: config[key] for key in ("epochs", "lr", "split_seed")},
@@ -74,6 +75,12 @@ def _augmentation(config: Mapping[str, Any]) -> str:
         if wanted
     ]
     return f"Images are {', '.join(done)}." if done else "Images are shown as they are."
+
+
+def _took_over(environment: dict[str, Any]) -> str:
+    commit = environment["git_commit"] or "not under git"
+    where = f"from step {environment['step'] + 1} of epoch {environment['epoch'] + 1} on"
+    return f"{where}: {describe(environment['hardware'])}, code {commit}"
 
 
 def _initial(digest: Any) -> str:

@@ -187,6 +187,7 @@ def _fields(
         "provenance": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **outcome.environment,
+            "continued": list(outcome.continued),
             "config": config.as_dict(),
             "data": {"train": outcome.train_data, "select": outcome.selection_data},
             "initial_weights": outcome.initial_weights,

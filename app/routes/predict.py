@@ -34,7 +34,12 @@ BODY = {
         "description": "The image, as a multipart part named `file` or as the raw body.",
         "content": {
             "multipart/form-data": {
-                "schema": {"type": "object", "required": ["file"], "properties": {"file": BINARY}},
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {"file": BINARY},
+                    "additionalProperties": False,
+                },
             },
             "application/octet-stream": {"schema": BINARY},
             "image/*": {"schema": BINARY},
@@ -53,6 +58,7 @@ BATCH_BODY = {
                     "properties": {
                         "files": {"type": "array", "items": BINARY, "minItems": 1, "maxItems": BATCH_IMAGES}
                     },
+                    "additionalProperties": False,
                 },
             },
         },

@@ -35,7 +35,11 @@ async def report(request: Request, service: Service, accept: Annotated[str, Head
 @router.get(
     "/metrics/report/{picture}.png",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, 304: {"description": "Unchanged."}},
+    responses={
+        200: {"content": {"image/png": {}}},
+        304: {"description": "Unchanged."},
+        404: {"description": "There is no such picture."},
+    },
 )
 async def report_picture(request: Request, service: Service, picture: str) -> Response:
     """accuracy_and_loss, confusion_matrix, reliability, risk_coverage, robustness or mistakes."""

@@ -13,7 +13,7 @@ export function level(fraction) {
 /** A probability, without calling anything certain or impossible. */
 export function probability(value) {
   if (value > 0.9995) return ">\u00a099.9\u00a0%";
-  if (value > 0 && value < 0.0005) return "<\u00a00.1\u00a0%";
+  if (value < 0.0005) return "<\u00a00.1\u00a0%";
   return percent(value);
 }
 

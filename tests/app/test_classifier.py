@@ -1,4 +1,5 @@
 import asyncio
+import io
 import threading
 import time
 from concurrent.futures import Future
@@ -9,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from app.bundle import Abstention, Bundle
 from app.classifier import Classifier, prediction_set, probabilities, top_k
-from app.engine import Answer
+from app.engine import Answer, Engine
 from app.images import EncodedImage
 from app.problems import DeadlineExceeded
 from app.sessions import Outputs, Session
@@ -226,3 +228,22 @@ async def test_a_decode_that_has_not_begun_is_withdrawn(
     classifier.close()
     assert left.cancelled() and busy.cancelled()
     assert decoded == [len(cat)]
+
+
+async def test_many_at_once_are_answered_like_one_after_the_other(loaded: tuple[Bundle, Session]) -> None:
+    noise = np.random.default_rng(0)
+    contents = []
+    for _ in range(60):
+        out = io.BytesIO()
+        Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(out, "PNG")
+        contents.append(out.getvalue())
+    engine = Engine(loaded[1].run, threads=3, max_batch_images=8, queue_images=64)
+    classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=3))
+    deadline = time.monotonic() + 60
+    alone = [(await classifier.classify(content, deadline)).probabilities for content in contents]
+    together = await asyncio.gather(*(classifier.classify(content, deadline) for content in contents))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(other.probabilities, one, atol=1e-5)
+    assert len({tuple(values.round(4)) for values in alone}) == len(contents)  # so that none could be another's
+    classifier.close()
+    engine.close()

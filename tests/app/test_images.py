@@ -687,6 +687,18 @@ def photos() -> dict[str, bytes]:
     return contents
 
 
+def damaged() -> dict[str, bytes]:
+    """Every sample several times, with bytes changed, most of them where headers are."""
+    chance, contents = random.Random(0), {}
+    for name, content in SAMPLES.items():
+        for n in range(8):
+            hurt = bytearray(content)
+            for _ in range(chance.randint(1, 6)):
+                hurt[chance.randrange(min(len(hurt), chance.choice((40, 200, len(hurt)))))] = chance.randrange(256)
+            contents[f"damaged: {name} {n}"] = bytes(hurt)
+    return contents
+
+
 LABORATORY = """
 import os, pickle, resource, sys
 from app.images import EncodedImage
@@ -727,7 +739,7 @@ class Observation:
 def observed() -> dict[str, Observation]:
     """What each image does to a process of its own."""
     contents = oversized() | photos()
-    contents |= {"comments": text_bomb(), "EXIF": exif_bomb(), "odd metadata": odd_metadata()}
+    contents |= damaged() | {"comments": text_bomb(), "EXIF": exif_bomb(), "odd metadata": odd_metadata()}
     done = subprocess.run(
         [sys.executable, "-c", LABORATORY],
         input=pickle.dumps(contents),
@@ -756,6 +768,14 @@ def test_decoding_stays_within_the_memory_it_is_charged_for(observed: dict[str, 
     for name in photos():
         assert observed[name].outcome == "decoded", name
         assert observed[name].growth < 4 * observed[name].pixels + (16 << 20), name
+
+
+def test_damaged_images_stay_within_it_too(observed: dict[str, Observation]) -> None:
+    outcomes = set()
+    for name in damaged():
+        outcomes.add(observed[name].outcome)
+        assert observed[name].growth < 4 * observed[name].pixels + (16 << 20), name
+    assert {"decoded", "undecodable_image"} <= outcomes
 
 
 def test_metadata_does_not_unfold_without_limit(observed: dict[str, Observation]) -> None:

@@ -33,7 +33,7 @@ def configuration(port: int, instances: Sequence[int], folder: str) -> str:
     text = (ROOT / "deploy/nginx.conf").read_text()
     replacements = {
         r"^ *resolver .*\n": "",
-        r"server api:8000 resolve (.*);": "".join(rf"server 127.0.0.1:{instance} \1; " for instance in instances),
+        r"server api:8000 resolve (.*?);": "".join(rf"server 127.0.0.1:{instance} \1; " for instance in instances),
         r"listen 8000;": f"listen 127.0.0.1:{port};",
         r"/tmp/": f"{folder}/",
         r"/dev/std(\w+)": rf"{folder}/\1",
@@ -62,10 +62,22 @@ def nginx(port: int, instances: Sequence[int]) -> Iterator[Path]:
         command = [program, "-p", folder, "-e", f"{folder}/err", "-c", str(path), "-g", "daemon off;"]
         process = subprocess.Popen(command)
         try:
+            _wait_until_it_listens(process, port)
             yield Path(folder)
         finally:
             process.terminate()
             process.wait()
+
+
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
+    while process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError(f"nginx ended with exit code {process.returncode}")
 
 
 def start(port: int, **environment: object) -> subprocess.Popen[bytes]:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -101,6 +102,15 @@ class Load(threading.Thread):
         self.slowest = max(self.slowest, time.perf_counter() - began)
 
 
+def kill(node: Any, nodes: Any) -> None:
+    """As when its machine fails: its proxy, replica and all else end in the same moment."""
+    pid = node.all_processes["raylet"][0].process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for process in (pid, *map(int, children)):
+        os.kill(process, signal.SIGKILL)
+    nodes.remove_node(node, allow_graceful=False)
+
+
 def faults(seconds: float) -> None:
     import ray
     from ray import serve
@@ -139,8 +149,7 @@ def faults(seconds: float) -> None:
         load.start()
         time.sleep(seconds)
         say("2 nodes, 2 replicas; killing a node")
-        nodes.remove_node(victim, allow_graceful=False)
-        say("it is dead")
+        kill(victim, nodes)
         wait_for(1)
         say("Ray counts 1 replica")
         time.sleep(seconds)

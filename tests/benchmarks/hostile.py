@@ -5,6 +5,7 @@
 Goals: at most 600 MB resident, probes answered in less than 100 ms throughout, and nobody gets a 500.
 """
 
+import argparse
 import asyncio
 import gzip
 import io
@@ -154,10 +155,12 @@ def probing(url: str, seconds: list[float]) -> Iterator[None]:
         process.join()
 
 
-async def run(url: str, pid: int) -> None:
+async def run(url: str, pid: int, only: str) -> None:
     print("| attack | answers | seconds | probes, 99 % | probes, slowest | MB at most |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, attack in attacks():
+        if only not in name:
+            continue
         forget_peak(pid)
         connections, probes = Connections(url), list[float]()
         with probing(url, probes):
@@ -173,9 +176,12 @@ async def run(url: str, pid: int) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="WORDS", help="attacks with these in their name")
+    options = parser.parse_args()
     with serve(LOG_LEVEL="error", INFERENCE_THREADS=2) as (process, client):
         client.post("/predict", content=CAT)
-        asyncio.run(run(str(client.base_url), process.pid))
+        asyncio.run(run(str(client.base_url), process.pid, options.only))
 
 
 if __name__ == "__main__":

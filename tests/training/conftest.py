@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from app.network import mobilenet_v2
 from tests.training.tiny import FASHION_HEADER, lively_weights, make_images
-from training import data, plots
+from training import data, initialise, plots
 from training import evaluate as evaluation
 from training.__main__ import main
 from training.export import NAME, export
@@ -76,6 +77,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
+        monkeypatch.setattr(initialise, "mobilenet_v2", mobilenet_v2)  # a module that asks first may have replaced it
         init = folder / "init.safetensors"
         init.write_bytes(lively_weights())
         # Not the repository's: what it found with other networks is none of this run's.

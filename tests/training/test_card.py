@@ -135,3 +135,12 @@ def test_near_areas_are_shown_by_pair(manifest: Manifest, report: Report) -> Non
     ]
     known = report.model_copy(update={"abstention": report.abstention.model_copy(update={"methods": methods})})
     assert "| 0.3000 | 0.100 0.200 0.300 0.400 0.500 |" in render_card(manifest, known)
+
+
+def test_the_card_says_where_a_run_went_on(manifest: Manifest, report: Report) -> None:
+    origin = manifest.provenance
+    assert origin["continued"] == []
+    hardware = {"cpu": "Another CPU", "threads": 1, "processes": 2}
+    later = {"epoch": 1, "step": 7, **origin, "git_commit": "abc", "hardware": hardware}
+    card = render_card(manifest.model_copy(update={"provenance": origin | {"continued": [later]}}), report)
+    assert "; from step 8 of epoch 2 on: Another CPU, 2 processes, 1 threads each, code abc; " in card

@@ -6,6 +6,12 @@ import { fitted } from "./fitted.js";
 
 const LEAN = 14; // pixels: how far the last, slanted head reaches beyond its column
 
+/** How opaque a cell's ink is. The middle is left out: neither light nor dark text could be read on it. */
+function inkOf(share, right) {
+  if (!right) return Math.min(0.42, Math.sqrt(share) * 1.6); // mistakes are few: the root tells small ones from none
+  return share > 0.5 ? 0.82 + 0.18 * share ** 6 : 0.4 * share;
+}
+
 /** A figure of `matrix`, counts by true class (rows) and predicted class (columns). */
 export function confusionChart({ labels, matrix }) {
   const n = labels.length;
@@ -64,8 +70,7 @@ export function confusionChart({ labels, matrix }) {
   function cell(row, column, left, top, side) {
     const value = matrix[row][column];
     const right = row === column;
-    // Mistakes are few: the root keeps the small ones apart from nothing.
-    const strength = right ? share(row, column) ** 3 : Math.min(1, Math.sqrt(share(row, column)) * 1.6);
+    const strength = inkOf(share(row, column), right);
     const x = left + side * column;
     const y = top + side * row;
     return svg(
@@ -73,7 +78,7 @@ export function confusionChart({ labels, matrix }) {
       {
         role: "gridcell",
         tabindex: "-1",
-        class: `cell ${right ? "right" : "wrong"}${strength > 0.55 && right ? " strong" : ""}`,
+        class: `cell ${right ? "right" : "wrong"}${strength > 0.5 ? " strong" : ""}`,
         "aria-label": inWords(row, column),
         "aria-selected": "false",
         pointerenter: () => tell([row, column]),
