@@ -27,7 +27,7 @@ from torch import Tensor
 from app.network import Preprocessed
 from app.novelty import Novelty
 from app.report import Report, RobustnessReport
-from training.abstention import METHODS, SERVED, abstention_report, aurocs, fit_novelty, threshold
+from training.abstention import METHODS, SERVED, abstention_report, aurocs, fit_all, fit_novelty, threshold
 from training.calibrate import calibration_report
 from training.conformal import conformal_report
 from training.data import LabelledImages, Split, load
@@ -167,8 +167,9 @@ def _usual(model: Preprocessed, images: LabelledImages, parts: Split) -> _Usual:
 
 def _far(model: Preprocessed, usual: _Usual, fashion_mnist: Path | None) -> dict[str, dict[str, float]]:
     """Areas under the ROC curve by method and kind of image."""
+    detectors = fit_all(usual.bank, usual.bank_labels)
     by_kind = {
-        kind: aurocs(usual.bank, usual.bank_labels, usual.select, predict_features(model, torch.from_numpy(other)))
+        kind: aurocs(detectors, usual.select, predict_features(model, torch.from_numpy(other)))
         for kind, other in far_images(FAR_IMAGES, SEED, fashion_mnist).items()
     }
     return {name: {kind: areas[name] for kind, areas in by_kind.items()} for name in METHODS}
