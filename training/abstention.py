@@ -110,9 +110,13 @@ def fit_novelty(bank: Seen) -> Novelty:
     return fitted._replace(mean=others.mean(0), deviation=others.std(0).clamp_min(LEAST_DEVIATION))
 
 
-def aurocs(bank: Seen, labels: Labels, known: Seen, unknown: Seen) -> dict[str, float]:
+def fit_all(bank: Seen, labels: Labels) -> dict[str, Detector]:
+    """Every method, fitted."""
+    return {name: method(bank, labels) for name, method in METHODS.items()}
+
+
+def aurocs(detectors: Mapping[str, Detector], known: Seen, unknown: Seen) -> dict[str, float]:
     """By method: the chance that an unknown image scores higher than a known one."""
-    detectors = {name: method(bank, labels) for name, method in METHODS.items()}
     return {name: auroc(detector(known), detector(unknown)) for name, detector in detectors.items()}
 
 

@@ -69,7 +69,7 @@ def _augmentation(config: Mapping[str, Any]) -> str:
             (config["flip"], "mirrored in every second epoch"),
             (config["shift"], f"shifted by up to {config['shift']} pixels"),
             (config["zoom"] > 1, f"half of them zoomed by a factor of up to {config['zoom']:g}"),
-            (config["colour"], f"brightness, contrast and saturation changed by up to {config['colour']:.0%}"),
+            (config["colour"], f"brightness, contrast and saturation changed by up to {config['colour'] * 100:.0f} %"),
             (config["cutout"], f"a square of {config['cutout']} pixels hidden"),
         )
         if wanted

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
@@ -27,7 +27,7 @@ from torch import Tensor
 from app.network import Preprocessed
 from app.novelty import Novelty
 from app.report import Report, RobustnessReport
-from training.abstention import METHODS, SERVED, abstention_report, aurocs, fit_novelty, threshold
+from training.abstention import METHODS, SERVED, abstention_report, aurocs, fit_all, fit_novelty, threshold
 from training.calibrate import calibration_report
 from training.conformal import conformal_report
 from training.data import LabelledImages, Split, load
@@ -48,6 +48,7 @@ READS_HEADER = ("date", "weights_sha256", "accuracy", "images")
 FITTED_ON = 5000  # training images that scores for abstaining are fitted on
 FAR_IMAGES, DAMAGED_IMAGES = 1000, 1000  # of each kind; of the test set
 SEED = 0
+ROBUSTNESS = TypeAdapter(RobustnessReport | None)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Evaluation:
     """What a run's network made of the images that it is judged by.
 
     novelty: the score of unlikeness that was fitted; far: areas under the ROC curve by method and kind of image;
-    near: the same by method and left out pair, from training.leave_out, or empty.
+    near: the same by method and left out pair, from training.leave_out, or empty. robustness: what takes longest, and
+    None until that is done.
     """
 
     select: Scored
@@ -64,7 +66,7 @@ class Evaluation:
     novelty: Novelty
     far: dict[str, dict[str, float]]
     near: dict[str, list[float]]
-    robustness: RobustnessReport
+    robustness: RobustnessReport | None
 
 
 def evaluate(
@@ -79,10 +81,15 @@ def evaluate(
     evaluation = saved_evaluation(outcome)
     if evaluation is None:
         evaluation = _evaluate(outcome, data_dir, test_reads, download=download, fashion_mnist=fashion_mnist)
+        _save(outcome, evaluation)
     elif fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]:
         images, parts = outcome.data(data_dir, download=download)
         model = outcome.model()
         evaluation = replace(evaluation, far=_far(model, _usual(model, images, parts), fashion_mnist))
+    if evaluation.robustness is None:
+        test = load(data_dir, train=False, download=False)
+        damaged = read_damaged_test_set(outcome.model(), test, test_reads, outcome.weights_sha256)
+        evaluation = replace(evaluation, robustness=damaged)
     evaluation = replace(evaluation, near=areas)
     _save(outcome, evaluation)
     report = report_of(evaluation, outcome)
@@ -133,7 +140,7 @@ def _evaluate(
         novelty=novelty,
         far=far,
         near={},
-        robustness=read_damaged_test_set(model, test, test_reads, outcome.weights_sha256),
+        robustness=None,
     )
 
 
@@ -160,8 +167,9 @@ def _usual(model: Preprocessed, images: LabelledImages, parts: Split) -> _Usual:
 
 def _far(model: Preprocessed, usual: _Usual, fashion_mnist: Path | None) -> dict[str, dict[str, float]]:
     """Areas under the ROC curve by method and kind of image."""
+    detectors = fit_all(usual.bank, usual.bank_labels)
     by_kind = {
-        kind: aurocs(usual.bank, usual.bank_labels, usual.select, predict_features(model, torch.from_numpy(other)))
+        kind: aurocs(detectors, usual.select, predict_features(model, torch.from_numpy(other)))
         for kind, other in far_images(FAR_IMAGES, SEED, fashion_mnist).items()
     }
     return {name: {kind: areas[name] for kind, areas in by_kind.items()} for name in METHODS}
@@ -227,7 +235,7 @@ def saved_evaluation(outcome: Outcome) -> Evaluation | None:
                 novelty=Novelty(*(saved.get_tensor(f"novelty.{part}") for part in Novelty._fields)),
                 far=json.loads(about["far"]),
                 near=json.loads(about["near"]),
-                robustness=RobustnessReport.model_validate_json(about["robustness"]),
+                robustness=ROBUSTNESS.validate_json(about["robustness"]),
             )
     except (OSError, SafetensorError, KeyError, ValidationError):  # also: saved by an older version
         return None
@@ -254,6 +262,6 @@ def _save(outcome: Outcome, evaluation: Evaluation) -> None:
         "weights_sha256": outcome.weights_sha256,
         "far": json.dumps(evaluation.far),
         "near": json.dumps(evaluation.near),
-        "robustness": evaluation.robustness.model_dump_json(),
+        "robustness": ROBUSTNESS.dump_json(evaluation.robustness).decode(),
     }
     write_atomically(outcome.folder / LOGITS, save_safetensors(tensors, metadata=about))

@@ -50,7 +50,7 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
     """
     check_target(bundle, force=force)
     evaluation = saved_evaluation(outcome)
-    if evaluation is None:
+    if evaluation is None or evaluation.robustness is None:
         raise TrainingError(
             f"the run in {outcome.folder} was not evaluated: "
             f"`python -m training evaluate --run-dir {outcome.folder}` does it"

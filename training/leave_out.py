@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from training.abstention import METHODS, PAIRS, aurocs
+from training.abstention import METHODS, PAIRS, aurocs, fit_all
 from training.config import Config
 from training.data import LabelledImages, Split
 from training.fit import Run, Watcher
@@ -63,7 +63,7 @@ def leave_two_out(
 
 def compare_methods(networks: Iterable[LeftOut]) -> dict[str, list[float]]:
     """Areas under the ROC curve by method, in the order of the pairs."""
-    by_pair = [aurocs(one.bank, one.bank_labels, one.known, one.unknown) for one in networks]
+    by_pair = [aurocs(fit_all(one.bank, one.bank_labels), one.known, one.unknown) for one in networks]
     return {name: [areas[name] for areas in by_pair] for name in METHODS}
 
 

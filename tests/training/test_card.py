@@ -81,8 +81,9 @@ def test_only_the_augmentation_that_was_done_is_told(manifest: Manifest, report:
 
     usual = told()
     assert "mirrored in every second epoch, shifted by up to 4 pixels, a square of 10 pixels hidden." in usual
-    assert "half of them zoomed by a factor of up to 1.2, brightness, contrast and saturation changed by up to 30%" in (
-        told(zoom=1.2, colour=0.3)
+    assert (
+        "half of them zoomed by a factor of up to 1.2, brightness, contrast and saturation changed by up to 30 %"
+        in (told(zoom=1.2, colour=0.3))
     )
     assert "Images are shown as they are." in told(flip=False, shift=0, cutout=0)
 

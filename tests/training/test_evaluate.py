@@ -21,6 +21,7 @@ from training.evaluate import (
     read_test_set,
     saved_evaluation,
 )
+from training.export import export
 from training.leave_out import write_near
 from training.metrics import report_text
 from training.outcome import Outcome
@@ -80,6 +81,24 @@ def test_every_reading_is_a_line_and_saved_evaluation_are_no_reading(run_dir: Pa
         assert (line["weights_sha256"], line["images"]) == (outcome.weights_sha256, images)
         assert float(line["accuracy"]) == pytest.approx(accuracy, abs=1e-4)
         assert abs(datetime.fromisoformat(line["date"]) - datetime.now(UTC)).total_seconds() < 60
+
+
+def test_an_evaluation_that_was_stopped_goes_on_where_it_was(
+    run_dir: Path, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    outcome = Outcome.read(run_dir)
+    before = score(outcome, tmp_path, log)
+    (run_dir / LOGITS).unlink()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(evaluation, "robustness_report", stop)
+        score(outcome, tmp_path, log)
+    with pytest.raises(TrainingError, match="was not evaluated"):
+        export(outcome, tmp_path, tmp_path / "bundle", force=False, download=False)
+    assert score(outcome, tmp_path, log) == before
+    assert [line["images"] for line in reads(log)] == ["all 20", "10 damaged"]
 
 
 def test_logits_of_other_weights_are_stale(run_dir: Path, tmp_path: Path, log: Path) -> None:
