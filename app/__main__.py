@@ -2,6 +2,7 @@
 
 python -m app serve                      # what a bare `python -m app` does too
 python -m app classify photos cat.png    # no server
+python -m app classify --ray --output answers s3://bucket/photos    # on all cores of a cluster
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from app import files
 from app.bundle import Bundle, BundleError
 from app.main import create_app
 from app.problems import Problem
-from app.server import Server, SeveralProcesses, refuse_several_processes
+from app.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
 from app.sessions import Session, SessionError, load_session
 from app.settings import Settings
 from app.telemetry import configure_logging
@@ -56,6 +57,7 @@ def serve() -> None:
         refuse_several_processes()
     except SeveralProcesses as error:
         raise StartupError(str(error)) from None
+    give_memory_back()
     settings, loaded = _load()
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)
@@ -74,28 +76,76 @@ def classify(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders (and theirs) and globs.")],
     top_k: Annotated[int, typer.Option(help="How many classes to name.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="A JSON object a line instead of a table.")] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="On Ray, here or at RAY_ADDRESS; a PATH may be a URL.")] = False,
+    output: Annotated[str | None, typer.Option(help="With --ray: the folder or URL for Parquet files.")] = None,
 ) -> None:
     """Say what images on this machine show, without a server; settings are those of the service.
 
     In the table a `?` before the classes says that the image is unlike those that the model knows.
+    With --ray, answers go to Parquet files, and the same command goes on where one before it was ended.
 
     Exit status: 0, 1 when a file failed, 2 when there is nothing to do or an option makes no sense.
     """
+    if ray != (output is not None) or (ray and json):
+        raise UsageError("--ray and --output go together, and without --json")
+    if output is not None:
+        failed, total = _classify_on_ray(paths, output, top_k)
+    else:
+        failed, total = _classify_here(paths, top_k, json)
+    if failed:
+        print(f"{failed} of {total} files failed", file=sys.stderr)
+        sys.exit(1)
+
+
+def _classify_here(patterns: Sequence[str], top_k: int, json: bool) -> tuple[int, int]:
+    """Returns how many files failed, and of how many."""
     try:
-        found = files.find(paths)
+        found = files.find(patterns)
     except files.FilesError as error:
         raise UsageError(str(error)) from None
     settings, loaded = _load()
-    classes = len(loaded[0].manifest.classes)
-    if not 1 <= top_k <= classes:
-        raise UsageError(f"--top-k: it must be from 1 to {classes} (given: {top_k})")
+    _check(top_k, loaded[0])
     try:
-        failed = asyncio.run(_print_results(found, settings, loaded, top_k, json))
+        return asyncio.run(_print_results(found, settings, loaded, top_k, json)), len(found)
     except Problem as problem:
         raise StartupError(problem.detail) from None
-    if failed:
-        print(f"{failed} of {len(found)} files failed", file=sys.stderr)
-        sys.exit(1)
+
+
+def _classify_on_ray(patterns: Sequence[str], output: str, top_k: int) -> tuple[int, int]:
+    """Returns how many files failed, now or before, and of how many."""
+    try:
+        from app import bulk
+    except ImportError as error:
+        raise StartupError(f"--ray needs pip install 'cifar10-classifier[ray]' ({error})") from None
+    settings, (bundle, _) = _load()
+    _check(top_k, bundle)
+    manifest = bundle.manifest
+    try:
+        found = bulk.find(patterns)
+        parts = bulk.Output(output, bulk.Asked(manifest.version, manifest.digest, top_k, settings.views))
+        before = parts.done(found)
+    except files.FilesError as error:
+        raise UsageError(str(error)) from None
+    done, failed = len(before), list(before.values()).count(False)
+    progress = sys.stderr.isatty()
+    try:
+        for part in bulk.classify([path for path in found if path not in before], parts, settings):
+            done, failed = done + part.files, failed + part.failed
+            if progress:
+                print(f"\r\x1b[K{done} of {len(found)} files", end="", file=sys.stderr, flush=True)
+    except bulk.ClusterError as error:
+        raise StartupError(str(error)) from None
+    finally:
+        if progress:
+            print(end="\r\x1b[K", file=sys.stderr, flush=True)
+    print(f"{done - len(before)} files answered, {len(before)} were before; in {output}")
+    return failed, len(found)
+
+
+def _check(top_k: int, bundle: Bundle) -> None:
+    classes = len(bundle.manifest.classes)
+    if not 1 <= top_k <= classes:
+        raise UsageError(f"--top-k: it must be from 1 to {classes} (given: {top_k})")
 
 
 async def _print_results(

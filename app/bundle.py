@@ -195,10 +195,14 @@ def _read(path: Path) -> bytes:
         raise BundleError(f"cannot read {path}: {error.strerror}") from None
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     raw = _read(path)
     try:
-        fields = json.loads(raw)
+        fields = json.loads(raw, parse_constant=_refuse_constant)
     except ValueError as error:
         raise BundleError(f"{path} is damaged: not JSON ({error})") from None
     if not isinstance(fields, dict):

@@ -8,28 +8,31 @@ looks like it is not.
 import asyncio
 import math
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app import activation_map
 from app.bundle import Manifest
-from app.engine import Answer, Engine
+from app.engine import Answer, Engine, answer_to
 from app.images import EncodedImage
 from app.limits import PixelBudget
-from app.problems import NotFound
+from app.problems import DeadlineExceeded, NotFound
 from app.schemas import ImageResult, Prediction, PredictionSet
 from app.sessions import Floats, Images, Outputs
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+DIGITS = 6  # of what is answered; scores are compared as they are answered, so that callers come to the same
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Classifier:
         conformal = calibration.conformal if calibration else None
         self.default_coverage = conformal.default_coverage if conformal else None
         self.levels = {level.coverage: level.threshold for level in conformal.levels} if conformal else {}
-        self._ood_threshold = abstention.threshold if abstention else None
+        self._ood_threshold = round(abstention.threshold, DIGITS) if abstention else None
         self._engine = engine
         self._threads = settings.inference_threads
         self._max_batch_images = settings.max_batch_images
@@ -100,9 +103,9 @@ class Classifier:
 
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, DeadlineExceeded or Unavailable.
         """
-        thumbnails, decode_seconds = await self._decode(content, self._views, deadline)
-        answer = await self._engine.infer(thumbnails, deadline)
-        return self._classification(answer.outputs, answer, decode_seconds)
+        submitted = await self._submit(content, self._views, deadline)
+        answer = await answer_to(submitted.answer, deadline)
+        return self._classification(answer.outputs, answer, submitted.decode_seconds)
 
     async def explain(self, content: bytes, class_id: int | None, deadline: float) -> Explanation:
         """What in an encoded image speaks for a class, by default for the most probable one.
@@ -110,15 +113,15 @@ class Classifier:
         There is one view, the whole image, however many `classify` takes: maps of different views do not add up.
         Raises what `classify` does, and NotFound for a model that has no maps.
         """
-        thumbnails, decode_seconds = await self._decode(content, 1, deadline)
-        answer = await self._engine.infer(thumbnails, deadline, maps=True)
+        submitted = await self._submit(content, 1, deadline, maps=True)
+        answer = await answer_to(submitted.answer, deadline)
         if answer.outputs.class_maps is None:
             raise NotFound("this model has no class maps: its bundle was made without")
-        result = self._classification(answer.outputs, answer, decode_seconds)
+        result = self._classification(answer.outputs, answer, submitted.decode_seconds)
         if class_id is None:
             class_id = result.class_id
-        picture = await asyncio.get_running_loop().run_in_executor(
-            self._decoders, activation_map.draw, thumbnails[0], answer.outputs.class_maps[0], class_id
+        picture = await self._in_thread(
+            deadline, activation_map.draw, submitted.thumbnails[0], answer.outputs.class_maps[0], class_id
         )
         return Explanation(result, class_id, picture)
 
@@ -145,37 +148,58 @@ class Classifier:
                 classification, self.default_coverage if coverage is None else coverage
             ),
             abstain=classification.abstain,
-            ood_score=_rounded(classification.ood_score),
-            ood_threshold=_rounded(self._ood_threshold),
+            ood_score=classification.ood_score,
+            ood_threshold=self._ood_threshold,
             views=classification.views,
         )
 
     def close(self) -> None:
         self._decoders.shutdown()
 
-    async def _decode(self, content: bytes, views: int, deadline: float) -> tuple[Images, float]:
-        """The views of an encoded image, and how many seconds they took."""
+    async def _submit(self, content: bytes, views: int, deadline: float, *, maps: bool = False) -> "_Submitted":
+        """Decode an image and give its views to the engine, in one thread: every change of threads costs a wait."""
         started = time.monotonic()
-        loop = asyncio.get_running_loop()
-        image, thumbnails = await _to_its_end(
-            loop.run_in_executor(self._decoders, self._decode_if_room, content, views)
-        )
-        if thumbnails is None:
-            async with self._pixels.hold(image.pixels, deadline):
-                thumbnails = await _to_its_end(
-                    loop.run_in_executor(self._decoders, image.thumbnails, views, self._height, self._width)
-                )
-        return thumbnails, time.monotonic() - started
 
-    def _decode_if_room(self, content: bytes, views: int) -> tuple[EncodedImage, Images | None]:
-        """In one go while the budget of pixels allows it: a second way to a thread and back is half a millisecond."""
-        image = EncodedImage.identify(content, self._max_pixels)
-        with self._pixels.hold_at_once(image.pixels) as held:
-            return image, image.thumbnails(views, self._height, self._width) if held else None
+        def submit(image: EncodedImage) -> _Submitted:
+            thumbnails = image.thumbnails(views, self._height, self._width)
+            answer = self._engine.submit(thumbnails, deadline, maps=maps)
+            return _Submitted(thumbnails, answer, time.monotonic() - started)
+
+        def submit_if_room() -> EncodedImage | _Submitted:
+            image = EncodedImage.identify(content, self._max_pixels)
+            with self._pixels.hold_at_once(image.pixels) as held:
+                return submit(image) if held else image
+
+        done = await self._in_thread(deadline, submit_if_room)
+        if isinstance(done, _Submitted):
+            return done
+        async with self._pixels.hold(done.pixels, deadline):
+            return await self._in_thread(deadline, submit, done)
+
+    async def _in_thread(self, deadline: float, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The function's result. Cancelled, or past the deadline, work that has not begun is withdrawn.
+
+        What has begun is waited for all the same: its thread goes on, and holds its memory till then. What it gave to
+        the engine meanwhile is withdrawn.
+        """
+        work = self._decoders.submit(function, *args, **kwargs)
+        result = asyncio.wrap_future(work)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asyncio.shield(result)
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if not work.cancel():
+                await asyncio.wait({result})
+                if result.exception() is None and isinstance(done := result.result(), _Submitted):
+                    done.answer.cancel()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("no time was left to decode the image: the service is busy") from None
+            raise
 
     def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
         """What the outputs for one image's views say of it; times are those of `answer`."""
-        score = None if outputs.ood_scores is None else float(outputs.ood_scores.astype(np.float64).mean())
+        scores = outputs.ood_scores
+        score = None if scores is None else round(float(scores.astype(np.float64).mean()), DIGITS)
         return Classification(
             probabilities=probabilities(outputs.logits, self._temperature),
             views=len(outputs.logits),
@@ -189,7 +213,7 @@ class Classifier:
     def _predictions(self, classification: Classification, k: int) -> list[Prediction]:
         values = classification.probabilities.tolist()
         return [
-            Prediction(label=self.classes[index], class_id=index, probability=round(values[index], 6))
+            Prediction(label=self.classes[index], class_id=index, probability=round(values[index], DIGITS))
             for index in classification.order[:k]
         ]
 
@@ -200,13 +224,13 @@ class Classifier:
         return PredictionSet(coverage=coverage, labels=[self.classes[index] for index in indices])
 
 
-async def _to_its_end(work: "asyncio.Future[T]") -> T:
-    """The result of work in a thread. Cancelled, it still waits: the thread goes on, and holds its memory till then."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait({work})
-        raise
+@dataclass(frozen=True)
+class _Submitted:
+    """An image's views, decoded, and the engine's answer to come."""
+
+    thumbnails: Images
+    answer: "Future[Answer]"
+    decode_seconds: float
 
 
 def probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
@@ -229,7 +253,3 @@ def top_k(values: NDArray[np.float64], k: int) -> Sequence[int]:
     """The indices of the k largest values, largest first; among equals the smaller index first."""
     order: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
     return order
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)

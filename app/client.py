@@ -8,7 +8,9 @@
         answer = await client.predict_batch(["cat.png", "dog.png"], top_k=3)
 
 No call changes anything on the server. So a call is repeated when the service is busy (429, 503: after the seconds
-of Retry-After) and when the connection fails; not when an answer takes too long, which would only add load.
+of Retry-After), when the connection fails, and when what stands before the service says that its connection failed
+(500, 502, without a problem document: those are the service's own); not when an answer takes too long, which would
+only add load.
 What remains after the last attempt is raised: ProblemError for an answer that is an error, httpx.TransportError
 (timeouts among them) where there is no answer.
 """
@@ -42,6 +44,7 @@ FIRST_PAUSE_SECONDS = 0.5  # where there is no Retry-After; doubled with each at
 LONGEST_PAUSE_SECONDS = 60  # a service that asks for more is as good as gone
 # The server was not reached, or closed a connection that had been idle; nothing says that it is slow.
 BROKEN_CONNECTION = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
+PROBLEM = "application/problem+json"
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 T = TypeVar("T")
@@ -302,9 +305,11 @@ def _headers(api_key: str | None) -> dict[str, str]:
 
 def _pause(outcome: _Outcome, attempt: int) -> float | None:
     """Seconds to wait before trying again; None when another attempt would not help."""
-    backoff = FIRST_PAUSE_SECONDS * 2**attempt
+    backoff: float = FIRST_PAUSE_SECONDS * 2**attempt
     if isinstance(outcome, httpx.TransportError):
         return backoff if isinstance(outcome, BROKEN_CONNECTION) else None
+    if outcome.status_code in (500, 502) and outcome.headers.get("Content-Type") != PROBLEM:
+        return backoff
     if outcome.status_code not in (429, 503):
         return None
     pause = _retry_after(outcome.headers.get("Retry-After", ""))

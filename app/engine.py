@@ -116,11 +116,11 @@ class Engine:
         finally:
             keep(0)
 
-    async def infer(self, images: Images, deadline: float, *, maps: bool = False) -> Answer:
-        """The answer for one call's images, which stay together in one batch. With `maps`, class maps are asked for.
+    def submit(self, images: Images, deadline: float, *, maps: bool = False) -> "Future[Answer]":
+        """Queue one call's images, which stay together in one batch. With `maps`, class maps are asked for.
 
-        `deadline` is in seconds of time.monotonic(). Cancelling the call withdraws work that still waits.
-        Raises DeadlineExceeded or Unavailable.
+        `deadline` is in seconds of time.monotonic(). Any thread may call. Cancelling the future withdraws work that
+        still waits. It, or this call, raises Unavailable; it may raise DeadlineExceeded.
         """
         work = _Work(images, deadline, maps)
         with self._changed:
@@ -128,11 +128,11 @@ class Engine:
                 raise Unavailable("the engine is not running")
             self._queue.append(work)
             self._changed.notify()
-        try:
-            async with asyncio.timeout(deadline - time.monotonic()):
-                return await asyncio.wrap_future(work.future)
-        except TimeoutError:
-            raise DeadlineExceeded("no answer within the deadline: the service is busy, try again later") from None
+        return work.future
+
+    async def infer(self, images: Images, deadline: float, *, maps: bool = False) -> Answer:
+        """`submit`, and the answer. Raises DeadlineExceeded or Unavailable."""
+        return await answer_to(self.submit(images, deadline, maps=maps), deadline)
 
     def close(self) -> None:
         """Finish what was accepted, then stop the workers."""
@@ -204,3 +204,12 @@ class Engine:
             if not work.future.done():
                 work.future.set_exception(Unavailable("the engine has died; the service is restarting"))
         self._on_death()
+
+
+async def answer_to(submitted: "Future[Answer]", deadline: float) -> Answer:
+    """The answer to what was submitted; cancelling this withdraws it. Raises DeadlineExceeded or Unavailable."""
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await asyncio.wrap_future(submitted)
+    except TimeoutError:
+        raise DeadlineExceeded("no answer within the deadline: the service is busy, try again later") from None

@@ -12,7 +12,7 @@ import glob
 import json
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class FilesError(Exception):
 class FileResult:
     """What a file shows, or why that cannot be said: one of the two is there."""
 
-    path: Path
+    path: Path | str
     answer: ImageResult | None = None
     fault: Fault | None = None
 
@@ -72,10 +72,25 @@ def _nothing(pattern: str, path: Path) -> str:
     return f"there is no file or folder {shown(path)}"
 
 
+def read(path: Path | str, max_bytes: int) -> bytes:
+    """A file's content, of which there must be some. Raises OSError, or a Problem for more than `max_bytes`."""
+    path = Path(path)
+    if not path.is_file():
+        raise OSError(0, "not a regular file")  # reading from a pipe or a device may never end
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    check_size(content, max_bytes)
+    return content
+
+
 async def classify(
-    paths: Iterable[Path], settings: Settings, loaded: tuple[Bundle, Session], top_k: int
+    paths: Iterable[Path | str],
+    settings: Settings,
+    loaded: tuple[Bundle, Session],
+    top_k: int,
+    read: Callable[[Path | str, int], bytes] = read,
 ) -> AsyncIterator[FileResult]:
-    """One result a file, in order. Raises a Problem only when the engine dies."""
+    """One result a file, in order; `read` gets a file's content. Raises a Problem only when the engine dies."""
     bundle, session = loaded
     engine = Engine(
         session.run,
@@ -85,9 +100,9 @@ async def classify(
     )
     classifier = Classifier(bundle.manifest, engine, settings)
 
-    async def one(path: Path) -> FileResult:
+    async def one(path: Path | str) -> FileResult:
         try:
-            content = await asyncio.to_thread(_read, path, settings.max_file_bytes)
+            content = await asyncio.to_thread(read, path, settings.max_file_bytes)
             result = await classifier.classify(content, math.inf)
         except Problem as problem:
             if problem.status >= 500:
@@ -115,15 +130,6 @@ async def classify(
         classifier.close()
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
-    if not path.is_file():
-        raise OSError(0, "not a regular file")  # reading from a pipe or a device may never end
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    check_size(content, max_bytes)
-    return content
-
-
 def as_json(result: FileResult) -> str:
     """One line, ASCII: {"path"} and the fields of an ImageResult, or {"path", "error": {"code", "detail"}}."""
     rest = result.answer.model_dump() if result.answer else {}
@@ -144,7 +150,7 @@ def as_row(result: FileResult, path_width: int) -> str:
     return "  ".join([f"{shown(result.path):{path_width}}", *cells])
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """The path on one line of any terminal: what is not printable is escaped."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(path)

@@ -51,12 +51,21 @@ ENOUGH_SIDE = 256  # larger images shrink by a whole factor to no less than this
 BAND_PIXELS = 1 << 20
 MAX_JPEG_SEGMENTS = 64  # of the kinds that keep decoders busy; encoders write one EXIF segment, a dozen scans
 
+
+class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
+    """Lets go of its decoder, which holds the picture twice, before it allocates the picture itself."""
+
+    def load_prepare(self) -> None:
+        self._decoder = None
+        super().load_prepare()
+
+
 # These classes and not Image.open, which would import forty other parsers to find one of these, and read more of
 # a JPEG than its picture (MPO). Pillow's own limit, Image.MAX_IMAGE_PIXELS, stays as a second fence.
 DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
+    "WEBP": LeanWebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
@@ -69,6 +78,7 @@ PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20  # by default, 60 kB of comments may un
 # Pillow's warnings about odd metadata quote the file. Printed, they would put paths of this machine into the log,
 # and Python remembers each distinct text for ever, unless a filter ignores it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.simplefilter("error", Image.DecompressionBombWarning)
 
 # The first that matches names the format; those without a decoder are here to be named in the refusal.
 SIGNATURES = {
@@ -88,7 +98,8 @@ SIGNATURES = {
 }
 
 # Memory that decoding takes at its peak, in Pillow's four bytes a pixel (measured): these keep frames of their own.
-COST = {"WEBP": 4, "AVIF": 5}
+COST = {"WEBP": 3, "AVIF": 5}
+MAX_COST = 3  # no image may take more memory than this many times max_pixels: an AVIF has fewer pixels at most
 
 # Pillow brings pixels of these depths to 8 bits, but not the one that tRNS calls transparent.
 TO_EIGHT_BITS = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
@@ -122,10 +133,11 @@ class EncodedImage:
             image = _open(kind, content)
             width, height = image.size
             frame = max(width * height, largest_av1_frame(content) if kind == "AVIF" else 0)
-            if frame > max_pixels or max(width, height) > MAX_SIDE:
+            accepted = max_pixels * MAX_COST // max(MAX_COST, COST.get(kind, 1))
+            if frame > accepted or max(width, height) > MAX_SIDE:
                 raise ImageTooLarge(
-                    f"the image has {frame:,} pixels ({width} x {height});"
-                    f" accepted are {max_pixels:,} pixels and {MAX_SIDE:,} on a side"
+                    f"the {kind} has {frame:,} pixels ({width} x {height});"
+                    f" accepted are {accepted:,} pixels and {MAX_SIDE:,} on a side"
                 )
             cost = _jpeg_cost(image, content) if kind == "JPEG" else frame * COST.get(kind, 1)
             image.verify()  # compares PNG's checksums, which decoding does not

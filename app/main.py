@@ -7,7 +7,7 @@ uvicorn app.main:app
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,10 +18,13 @@ from starlette.middleware.cors import CORSMiddleware
 from app import __version__, problems
 from app.bundle import Bundle
 from app.classifier import Classifier
+from app.connections import LingeringClose
 from app.engine import Engine
 from app.limits import BodyLimits, Budget
+from app.openapi import Application
+from app.prefix import Prefix
 from app.problems import ProblemMiddleware
-from app.routes import explain, page, router
+from app.routes import explain, page, routers
 from app.security import ApiKeys, SecurityHeaders
 from app.server import CloseWhenDraining, refuse_several_processes
 from app.sessions import Session, load_session
@@ -32,8 +35,19 @@ from app.telemetry import Telemetry, TelemetryMiddleware
 logger = logging.getLogger("app")
 
 
-def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] | None = None) -> FastAPI:
+def _end_process() -> None:
+    """A service whose engine died is worth nothing: end it in order, and let whoever watches start another."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def create_app(
+    settings: Settings | None = None,
+    loaded: tuple[Bundle, Session] | None = None,
+    on_death: Callable[[], None] = _end_process,
+) -> FastAPI:
     """The application; the model is `loaded`, or is loaded when the application starts.
+
+    `on_death` is called when the engine met an error, by the thread that did: it should end the process.
 
     Raises SeveralProcesses in one of several workers, pydantic's ValidationError for settings that make no sense,
     BundleError or SessionError at the start.
@@ -43,7 +57,7 @@ def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = _start(settings, loaded or load_session(settings), telemetry)
+        service = _start(settings, loaded or load_session(settings), telemetry, on_death)
         app.state.service = service
         try:
             yield
@@ -53,24 +67,26 @@ def create_app(settings: Settings | None = None, loaded: tuple[Bundle, Session] 
             service.classifier.close()
 
     telemetry = Telemetry()
-    app = FastAPI(
+    app = Application(
         title="CIFAR-10 classifier",
         summary="Which of the ten CIFAR-10 classes an image shows, and how far to trust the answer.",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        root_path=settings.root_path,
         middleware=_middleware(settings, telemetry),
     )
     problems.install(app)
-    app.include_router(router)
+    for router in routers:
+        app.include_router(router)
     app.mount("/assets/swagger", page.swagger_files)
     app.mount("/assets/web", page.own_files)
     return app
 
 
-def _start(settings: Settings, loaded: tuple[Bundle, Session], telemetry: Telemetry) -> ServiceState:
+def _start(
+    settings: Settings, loaded: tuple[Bundle, Session], telemetry: Telemetry, on_death: Callable[[], None]
+) -> ServiceState:
     bundle, session = loaded
     telemetry.describe(bundle.manifest)
     engine = Engine(
@@ -79,22 +95,19 @@ def _start(settings: Settings, loaded: tuple[Bundle, Session], telemetry: Teleme
         max_batch_images=settings.max_batch_images,
         queue_images=settings.queue_images,
         on_batch=telemetry.batch_images.observe,
-        on_death=_end_process,
+        on_death=on_death,
     )
     classifier = Classifier(bundle.manifest, engine, settings)
     logger.info("ready", extra={"fields": {"model": bundle.manifest.version, "threads": settings.inference_threads}})
     return ServiceState(settings, bundle, engine, classifier, telemetry)
 
 
-def _end_process() -> None:
-    """A service whose engine died is worth nothing: end it in order, and let whoever watches start another."""
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
     """From the outside in. What raises a Problem stands inside ProblemMiddleware."""
     stack = [
         Middleware(CloseWhenDraining),
+        Middleware(LingeringClose, seconds=settings.deadline_seconds),
+        Middleware(Prefix, prefix=settings.root_path),
         Middleware(TelemetryMiddleware, telemetry=telemetry),
         Middleware(SecurityHeaders),
     ]

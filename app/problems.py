@@ -34,6 +34,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.prefix import prefix_of
+
 logger = logging.getLogger("app")
 
 
@@ -175,9 +177,9 @@ class DeadlineExceeded(Problem):
 PROBLEMS: dict[str, type[Problem]] = {kind.code: kind for kind in Problem.__subclasses__()}
 
 
-def problem_document(problem: Problem, request_id: str, root_path: str = "") -> ProblemDocument:
+def problem_document(problem: Problem, request_id: str, prefix: str) -> ProblemDocument:
     return ProblemDocument(
-        type=f"{root_path}/problems/{problem.code}",
+        type=f"{prefix}/problems/{problem.code}",
         title=problem.title,
         status=problem.status,
         detail=problem.detail,
@@ -187,9 +189,9 @@ def problem_document(problem: Problem, request_id: str, root_path: str = "") -> 
     )
 
 
-def problem_response(problem: Problem, request_id: str, root_path: str) -> Response:
+def problem_response(problem: Problem, request_id: str, prefix: str) -> Response:
     return JSONResponse(
-        problem_document(problem, request_id, root_path).model_dump() | problem.members,
+        problem_document(problem, request_id, prefix).model_dump() | problem.members,
         status_code=problem.status,
         headers=problem.headers,
         media_type="application/problem+json",
@@ -216,7 +218,7 @@ def answer(error: Exception, scope: Scope) -> Response:
     if isinstance(problem, Internal):
         logger.error("unhandled error", exc_info=error, extra={"fields": {"request_id": state.get("request_id")}})
     state["outcome"] = problem.code
-    return problem_response(problem, state.get("request_id", ""), scope.get("root_path", ""))
+    return problem_response(problem, state.get("request_id", ""), prefix_of(scope))
 
 
 def install(app: FastAPI) -> None:

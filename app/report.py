@@ -11,7 +11,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    """Neither a bundle nor a report holds a number that is none: JSON could not answer with it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Interval(Frozen):
@@ -41,12 +43,23 @@ class Estimate(Frozen):
     ci95: tuple[float, float]
 
 
+class ConfidenceBin(Frozen):
+    """Images whose confidence, the probability of the top answer, is in one of 15 bins of equal width."""
+
+    images: PositiveInt
+    confidence: Fraction = Field(description="Mean, of those images.")
+    accuracy: Fraction
+
+
 class CalibrationScores(Frozen):
     """How far probabilities can be trusted, on the report's images."""
 
     ece: Estimate = Field(description="Expected calibration error, 15 bins of equally many images; a fraction.")
     nll: Estimate = Field(description="Negative log-likelihood, nats.")
     brier: Estimate = Field(description="Brier score, 0 to 2.")
+    bins: list[ConfidenceBin] = Field(
+        [], description="From little confidence to much; bins without images are left out."
+    )
 
 
 class CalibrationReport(Frozen):

@@ -8,9 +8,13 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.prefix import route_path
 from app.problems import Unauthorized
 
 PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
+# The page holds nothing of the model's, and is where a visitor types the key in. Empty: the prefix without its slash.
+PAGE = frozenset({"", "/"})
+PAGE_FILES = "/assets/web/"
 
 NOSNIFF = {
     "X-Content-Type-Options": "nosniff",
@@ -44,7 +48,7 @@ class SecurityHeaders:
 
 
 class ApiKeys:
-    """Lets in who brings one of the keys as `Authorization: Bearer`; probes stay open. Raises Unauthorized."""
+    """Lets in who brings a key as `Authorization: Bearer`; probes and the page stay open. Raises Unauthorized."""
 
     def __init__(self, app: ASGIApp, keys: Iterable[SecretStr]) -> None:
         self.app = app
@@ -52,7 +56,7 @@ class ApiKeys:
         self._digests = [_digest(key.get_secret_value()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._digests and scope["path"] not in PROBES:
+        if scope["type"] == "http" and self._digests and not _is_open(route_path(scope)):
             self._check(Headers(scope=scope).get("authorization", ""))
         await self.app(scope, receive, send)
 
@@ -63,6 +67,10 @@ class ApiKeys:
         known = sum(hmac.compare_digest(given, digest) for digest in self._digests)
         if scheme.lower() != "bearer" or not known:
             raise Unauthorized("send a known key in the header `Authorization: Bearer <key>`")
+
+
+def _is_open(path: str) -> bool:
+    return path in PROBES or path in PAGE or path.startswith(PAGE_FILES)
 
 
 def _digest(key: str) -> bytes:

@@ -6,19 +6,27 @@ way is answered for at most DRAIN_SECONDS, and the process ends with exit code 0
 """
 
 import asyncio
+import ctypes
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+from functools import partial
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.connections import Connection
 from app.settings import Settings
+from app.telemetry import log_stray_error
+
+PATIENCE = 2  # deadlines; a request may take one
+M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 class Server(uvicorn.Server):
@@ -31,6 +39,8 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
+                http=cast(Any, partial(Connection, patience_seconds=PATIENCE * settings.deadline_seconds)),
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -42,6 +52,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(log_stray_error)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -74,6 +85,16 @@ class CloseWhenDraining:
             await send(message)
 
         await self.app(scope, receive, send_and_close)
+
+
+def give_memory_back() -> None:
+    """Have glibc return large blocks to the system as soon as they are free; elsewhere it does nothing.
+
+    By default it learns from the first large picture to keep blocks of that size for the next one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 class SeveralProcesses(RuntimeError):

@@ -104,6 +104,8 @@ class TorchSession:
         manifest, abstention = bundle.manifest, bundle.manifest.abstention
         if abstention and abstention.method != SCORE:
             raise SessionError(f"abstention: ENGINE=torch can compute {SCORE}, not {abstention.method[:40]!r}")
+        if abstention and "novelty.safetensors" not in bundle:
+            raise SessionError("the bundle says when to abstain, but holds no novelty.safetensors for ENGINE=torch")
         network = mobilenet_v2(manifest.architecture, len(manifest.classes))
         network.load_state_dict(load(bundle.read("checkpoint.safetensors")))
         self._torch = torch

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from prometheus_client import Metric
 
 from app.bundle import Bundle
 from app.classifier import Classification, Classifier
 from app.drift import Drift
 from app.engine import Engine
+from app.problems import Unavailable
 from app.protocol_models import ServedModel, served_models
 from app.settings import Settings
 from app.telemetry import Telemetry
@@ -32,6 +34,17 @@ class ServiceState:
             self.drift = Drift(reference, self.settings.drift_window_images)
             for of, index in (("labels", self.drift.labels), ("confidences", self.drift.confidences)):
                 self.telemetry.drift.labels(of).set_function(index)
+
+    def check_ready(self) -> None:
+        """Raises Unavailable when no request should be sent here."""
+        if self.draining:
+            raise Unavailable("the service is shutting down")
+        if not self.engine.alive:
+            raise Unavailable("the engine has died")
+
+    def metrics(self) -> list[Metric]:
+        self.telemetry.queue_images.set(self.engine.reserved_images)
+        return list(self.telemetry.registry.collect())
 
     def observe(self, results: Sequence[Classification], *, read_seconds: float, total_seconds: float) -> None:
         """Add a request's times, and its images' times and answers, to the metrics."""

@@ -3,12 +3,14 @@
 Labels are route templates, outcomes, stages and classes: all of them bounded, whatever clients send.
 """
 
+import asyncio
 import json
 import logging
 import re
 import sys
 import time
 import uuid
+import warnings
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -16,6 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.bundle import Manifest
+from app.prefix import route_path
 from app.security import PROBES
 
 access = logging.getLogger("app.access")
@@ -99,13 +102,16 @@ class TelemetryMiddleware:
                 answered["traceparent"] = traceparent
             await send(message)
 
-        if scope["path"] in PROBES:
+        if route_path(scope) in PROBES:
             await self.app(scope, receive, send_with_id)
             return
         started = time.monotonic()
         self.telemetry.inflight.inc()
         try:
             await self.app(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # DRAIN_SECONDS are over
+            state["outcome"] = "unavailable"
+            raise
         finally:
             self.telemetry.inflight.dec()
             self._account(scope, status, time.monotonic() - started)
@@ -152,13 +158,25 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """All logs of the process as JSON lines on standard error; uvicorn's own access log is replaced by ours."""
+    """Logs and warnings of the process as JSON lines on standard error; uvicorn's access log is replaced by ours."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.access").disabled = True
+    logging.getLogger("PIL").setLevel(logging.INFO)  # below that it quotes images
+    warnings.showwarning = _log_warning
+
+
+def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    logging.getLogger("app").warning("%s: %s", category.__name__, message)
+
+
+def log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """For the event loop: an error that nobody waited for. asyncio's own handler names files of this machine."""
+    message = context["message"].partition("\n")[0]
+    logging.getLogger("app").error(message, exc_info=context.get("exception"))
 
 
 def _traceparent(headers: Headers) -> str:

@@ -2,6 +2,7 @@
 
 python -m training all                           # fit, evaluate, export: models/mobilenet_v2_cifar10
 python -m training fit --epochs 7 --run-dir runs/seven
+torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, or on two GPUs
 python -m training evaluate --run-dir runs/seven
 python -m training export --run-dir runs/seven --force
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
@@ -29,6 +30,7 @@ from training import leave_out as leaving_out
 from training.config import Config
 from training.data import load, split
 from training.distil import read_teacher
+from training.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
 from training.fit import Run
 from training.outcome import Outcome
 from training.problems import TrainingError
@@ -42,7 +44,8 @@ Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.
 RunDir = Annotated[Path, typer.Option(help="Where the run lives; the same folder resumes it.")]
 Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
 Teacher = Annotated[Path | None, typer.Option(help="A bundle to learn from; needs --views.")]
-Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads that compute; the bits depend on it.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads in each process; the bits depend on it.")]
+ComputeOn = Annotated[Device, typer.Option(help="auto: GPUs where there are any.")]
 TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test set, appended to.")]
 Near = Annotated[Path, typer.Option(help="What leave-two-out found; goes into the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
@@ -50,6 +53,7 @@ BundleDir = Annotated[Path, typer.Option("--bundle", help="The folder to write."
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
 PROGRAM = "python -m training"
+THREADS = max(1, cores() // processes_here())
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
 TEST_READS, BUNDLE = Path("docs/test_reads.csv"), Path("models/mobilenet_v2_cifar10")
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("docs/leave_two_out.json")
@@ -75,7 +79,7 @@ HELP = {
     "views": "Augmented views of each image, seen in turn; 0: a new one in every epoch.",
     "teacher_weight": "The teacher's share in the loss, with --teacher.",
     "teacher_temperature": "Softens the teacher's answers and ours.",
-    "precision": "Of a step. bfloat16 is faster on CPUs that compute in it (avx512_bf16, amx_bf16 in lscpu).",
+    "precision": "Of a step. bfloat16 is faster where the hardware computes in it (avx512_bf16, amx_bf16 in lscpu).",
     "seed": "Of new layers, order and augmentation.",
     "split_seed": "Of the three-way split.",
 }
@@ -111,6 +115,8 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
 def bare(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         print(context.get_help())
+    elif context.invoked_subcommand != "fit" and processes() > 1:
+        raise TrainingError(f"{context.invoked_subcommand} runs in one process: torchrun is for fit")
 
 
 @cli.command()
@@ -123,17 +129,22 @@ def fit(
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
     teacher: Teacher = None,
-    threads: Threads = cores(),
+    threads: Threads = THREADS,
+    device: ComputeOn = "auto",
 ) -> None:
     """Train, or go on training: a run that was stopped continues where it was."""
     torch.set_num_threads(threads)
-    images = load(data_dir, train=True, download=download)
-    parts = split(images.labels, config.split_seed)
-    run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), read_teacher(teacher))
-    with ProgressBar(Console(stderr=True)) as watch:
-        weights = run.fit(watch)
-    last = run.progress.history[-1]
-    print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
+    with join(device) as world:
+        images, graph = world.from_leader(
+            lambda: (load(data_dir, train=True, download=download), read_teacher(teacher))
+        )
+        parts = split(images.labels, config.split_seed)
+        run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), graph, world)
+        with ProgressBar(Console(stderr=True)) as watch:
+            weights = run.fit(watch if world.leads else None)
+    if world.leads:
+        last = run.progress.history[-1]
+        print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
 
 
 @cli.command()
@@ -142,7 +153,7 @@ def evaluate(
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
-    threads: Threads = cores(),
+    threads: Threads = THREADS,
     test_reads: TestReads = TEST_READS,
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
@@ -164,15 +175,14 @@ def export(
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
-    threads: Threads = cores(),
+    threads: Threads = THREADS,
     bundle: BundleDir = BUNDLE,
     force: Force = False,
-    near: Near = NEAR,
 ) -> None:
     """Write the bundle of a run that was evaluated."""
     torch.set_num_threads(threads)
     with Console(stderr=True).status("writing the bundle"):
-        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download, near=near)
+        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download)
     print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
 
 
@@ -186,7 +196,8 @@ def everything(
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
     teacher: Teacher = None,
-    threads: Threads = cores(),
+    threads: Threads = THREADS,
+    device: ComputeOn = "auto",
     test_reads: TestReads = TEST_READS,
     bundle: BundleDir = BUNDLE,
     force: Force = False,
@@ -196,6 +207,7 @@ def everything(
     """Fit, evaluate, export. What can be refused is refused before the training."""
     exporting.check_target(bundle, force=force)
     evaluation.append_read(test_reads)
+    evaluation.check_sources(near, fashion_mnist)
     fit(
         **config.as_dict(),
         data_dir=data_dir,
@@ -204,6 +216,7 @@ def everything(
         init=init,
         teacher=teacher,
         threads=threads,
+        device=device,
     )
     evaluate(
         data_dir=data_dir,
@@ -214,7 +227,7 @@ def everything(
         near=near,
         fashion_mnist=fashion_mnist,
     )
-    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force, near=near)
+    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force)
 
 
 @cli.command()
@@ -224,7 +237,7 @@ def compare(
     new: Annotated[Path, typer.Argument(help="Another.")],
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
-    threads: Threads = cores(),
+    threads: Threads = THREADS,
 ) -> None:
     """Tell whether NEW is better than OLD, on the 5,000 images that are held out; exit code 1 if not."""
     torch.set_num_threads(threads)
@@ -246,7 +259,7 @@ def leave_two_out(
     download: Download = True,
     run_dir: RunDir = NEAR_RUNS,
     init: Init = "imagenet",
-    threads: Threads = cores(),
+    threads: Threads = THREADS,
     near: Near = NEAR,
 ) -> None:
     """Train five networks without two classes each, and compare the scores that should notice those."""
@@ -265,6 +278,8 @@ def main() -> None:
     """Run the command line; whatever goes wrong for a reason that the user can mend is one line."""
     try:
         code = cli(prog_name=PROGRAM, standalone_mode=False)
+    except LeaderFailed:
+        sys.exit(1)
     except TrainingError as error:
         _stop(str(error), 1)
     except TyperException as error:
@@ -282,7 +297,7 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {speaker()}{message}", file=sys.stderr)
     sys.exit(code)
 
 

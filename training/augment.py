@@ -1,4 +1,4 @@
-"""Batched augmentation: pure functions from uint8 images [N, H, W, C] to the same shape, seeded by a generator."""
+"""Batched augmentation: pure functions from uint8 images [N, H, W, C] to the same shape, decided by a lot."""
 
 import math
 
@@ -7,6 +7,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # of red, green, blue
+
+
+class Lot:
+    """Random numbers for the images `part` of a batch of `count`: the same as when all of it is augmented at once."""
+
+    def __init__(self, generator: torch.Generator, count: int, part: slice = slice(None)) -> None:
+        self._generator, self._count, self._part = generator, count, part
+
+    def integers(self, high: int, rows: int) -> Tensor:
+        """int64 [rows, images], from 0 to below `high`."""
+        return torch.randint(high, (rows, self._count), generator=self._generator)[:, self._part]
+
+    def fractions(self, rows: int) -> Tensor:
+        """float32 [rows, images], from 0 to below 1."""
+        return torch.rand(rows, self._count, generator=self._generator)[:, self._part]
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -23,18 +38,18 @@ def alternating_flips(count: int, epoch: int, seed: int) -> Tensor:
     return (lot + epoch) % 2 == 1
 
 
-def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+def shift(images: Tensor, pixels: int, lot: Lot) -> Tensor:
     """Move each image by up to `pixels` in each direction; what comes in at the border is its reflection."""
     if pixels == 0:
         return images
     count, height, width, _ = images.shape
-    rows, columns = torch.randint(2 * pixels + 1, (2, count), generator=generator)
+    rows, columns = lot.integers(2 * pixels + 1, 2)
     padded = _reflect(_reflect(images, pixels, 1), pixels, 2)
     windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view: [N, 2p+1, 2p+1, C, H, W]
     return windows[torch.arange(count), rows, columns].permute(0, 2, 3, 1).contiguous()
 
 
-def zoom(images: Tensor, factor: float, generator: torch.Generator) -> Tensor:
+def zoom(images: Tensor, factor: float, lot: Lot) -> Tensor:
     """Enlarge or shrink every other image, by lot, by up to `factor` (1: none) around its centre.
 
     Factors are spread evenly on a logarithmic scale; bilinear, what comes in at the border is its reflection.
@@ -42,9 +57,10 @@ def zoom(images: Tensor, factor: float, generator: torch.Generator) -> Tensor:
     """
     if factor == 1:
         return images
-    count = len(images)
-    powers = torch.rand(count, generator=generator) * 2 - 1
-    chosen = torch.rand(count, generator=generator) < 0.5
+    (powers,) = lot.fractions(1) * 2 - 1
+    chosen = lot.fractions(1)[0] < 0.5
+    if not chosen.any():  # as in every fourth batch of two
+        return images
     scale = torch.exp(powers[chosen] * -math.log(factor))
     theta = torch.zeros(len(scale), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
@@ -56,7 +72,7 @@ def zoom(images: Tensor, factor: float, generator: torch.Generator) -> Tensor:
     return result
 
 
-def colour(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def colour(images: Tensor, strength: float, lot: Lot) -> Tensor:
     """Change brightness, contrast and saturation of each image by factors from 1 - strength to 1 + strength.
 
     Brightness scales all values, contrast their distance from the image's mean grey, saturation that from
@@ -64,8 +80,8 @@ def colour(images: Tensor, strength: float, generator: torch.Generator) -> Tenso
     """
     if strength == 0:
         return images
-    factors = 1 + strength * (torch.rand(3, len(images), 1, 1, 1, generator=generator) * 2 - 1)
-    brightness, contrast, saturation = factors
+    factors = 1 + strength * (lot.fractions(3) * 2 - 1)
+    brightness, contrast, saturation = factors[..., None, None, None]
     pixels = images.float() * brightness
     grey = pixels @ LUMA
     pixels = torch.lerp(grey.mean((1, 2))[:, None, None, None], pixels, contrast)
@@ -73,16 +89,16 @@ def colour(images: Tensor, strength: float, generator: torch.Generator) -> Tenso
     return pixels.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+def cutout(images: Tensor, side: int, lot: Lot) -> Tensor:
     """Hide a square of `side` pixels around a random centre behind mid-grey (DeVries & Taylor 2017).
 
     arXiv:1708.04552. Near the border part of the square falls outside.
     """
     if side == 0:
         return images
-    count, height, width, _ = images.shape
-    row = torch.randint(height, (count, 1), generator=generator) - side // 2
-    column = torch.randint(width, (count, 1), generator=generator) - side // 2
+    _, height, width, _ = images.shape
+    row = lot.integers(height, 1).T - side // 2
+    column = lot.integers(width, 1).T - side // 2
     y, x = torch.arange(height), torch.arange(width)
     hidden_rows = (y >= row) & (y < row + side)
     hidden_columns = (x >= column) & (x < column + side)

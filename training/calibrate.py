@@ -7,8 +7,9 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from app.report import CalibrationReport, CalibrationScores, Estimate
+from app.report import CalibrationReport, CalibrationScores, ConfidenceBin, Estimate
 from training.logits import Scored
+from training.metrics import confidence_bins
 
 BINS = 15
 RESAMPLES, SEED = 1000, 0
@@ -54,7 +55,18 @@ def scores(scored: Scored, temperature: float) -> CalibrationScores:
         ece=estimate(lambda index: expected_calibration_error(confidence[index], correct[index]), len(labels)),
         nll=estimate(lambda index: likelihood[index].mean(), len(labels)),
         brier=estimate(lambda index: brier[index].mean(), len(labels)),
+        bins=reliability_bins(scored, temperature),
     )
+
+
+def reliability_bins(scored: Scored, temperature: float) -> list[ConfidenceBin]:
+    """What a reliability diagram shows (DeGroot & Fienberg 1983)."""
+    rows = zip(*confidence_bins(scored, temperature), strict=True)
+    return [
+        ConfidenceBin(images=images, confidence=confidence, accuracy=accuracy)
+        for images, confidence, accuracy in rows
+        if images
+    ]
 
 
 def expected_calibration_error(confidence: Floats, correct: Floats, bins: int = BINS) -> float:

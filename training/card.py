@@ -1,9 +1,11 @@
 """The model card: what a stranger must know before using the weights, with Hugging Face front matter."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from app.bundle import Manifest
 from app.report import Report
+from training.provenance import describe
 from training.trust import render_trust
 
 INITIAL_WEIGHTS = {
@@ -21,7 +23,7 @@ INITIAL_WEIGHTS = {
 def render_card(manifest: Manifest, report: Report) -> str:
     """README.md of the bundle that `manifest` and `report` describe."""
     origin = manifest.provenance
-    config, machine, sizes = origin["config"], origin["hardware"], origin["split"]
+    config, sizes = origin["config"], origin["split"]
     return CARD.format(
         name=manifest.name,
         version=manifest.version,
@@ -39,10 +41,12 @@ def render_card(manifest: Manifest, report: Report) -> str:
         select=sizes["select"],
         calibrate=sizes["calibrate"],
         initial=_initial(origin["initial_weights"]),
+        teacher=_teacher(origin.get("teacher")),
         commit=origin["git_commit"] or "not under git",
-        machine=f"{machine['cpu']}, {machine['threads']} threads",
+        machine="; ".join([describe(origin["hardware"]), *map(_took_over, origin.get("continued", []))]),
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
-        **{key: config[key] for key in ("epochs", "lr", "shift", "zoom", "colour", "cutout", "split_seed")},
+        augmentation=_augmentation(config),
+        **{key: config[key] for key in ("epochs", "lr", "split_seed")},
     )
 
 
@@ -58,8 +62,37 @@ def _class_rows(report: Report) -> str:
     )
 
 
+def _augmentation(config: Mapping[str, Any]) -> str:
+    done = [
+        text
+        for wanted, text in (
+            (config["flip"], "mirrored in every second epoch"),
+            (config["shift"], f"shifted by up to {config['shift']} pixels"),
+            (config["zoom"] > 1, f"half of them zoomed by a factor of up to {config['zoom']:g}"),
+            (config["colour"], f"brightness, contrast and saturation changed by up to {config['colour']:.0%}"),
+            (config["cutout"], f"a square of {config['cutout']} pixels hidden"),
+        )
+        if wanted
+    ]
+    return f"Images are {', '.join(done)}." if done else "Images are shown as they are."
+
+
+def _took_over(environment: dict[str, Any]) -> str:
+    commit = environment["git_commit"] or "not under git"
+    where = f"from step {environment['step'] + 1} of epoch {environment['epoch'] + 1} on"
+    return f"{where}: {describe(environment['hardware'])}, code {commit}"
+
+
 def _initial(digest: Any) -> str:
     return INITIAL_WEIGHTS.get(digest, f"`{digest}`")
+
+
+def _teacher(digest: Any) -> str:
+    return (
+        f"- It also learned from the answers of another network, whose graph has the sha256 `{digest}`.\n"
+        if digest
+        else ""
+    )
 
 
 def _percent(fraction: float) -> str:
@@ -165,9 +198,8 @@ print(manifest.classes[int(logits.argmax())])
 ## Training
 
 {epochs} epochs in {cpu_hours:.2f} core hours. AdamW, learning rate {lr:g} after a linear rise, then a cosine to zero;
-weight decay on filters only. Images are mirrored in every second epoch, shifted by up to {shift} pixels, half of them
-zoomed by a factor of up to {zoom:g}, their colours changed by up to {colour:.0%}, and they lose a square of {cutout}
-pixels. The weights are a moving average over the steps. `python -m training all` with these values:
+weight decay on filters only. {augmentation}
+The weights are a moving average over the steps. `python -m training all` with these values:
 
 | setting | value |
 | --- | --- |
@@ -189,7 +221,7 @@ images is logged in the repository.
 ## Provenance
 
 - Initial weights: {initial}.
-- Code: {commit}.
+{teacher}- Code: {commit}.
 - Machine: {machine}; {versions}.
 - The same and more for programs: `provenance` in `bundle.json`.
 

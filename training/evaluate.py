@@ -11,10 +11,13 @@ The test images pass through `read_test_set` and nothing else, and it writes dow
 import csv
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -24,10 +27,10 @@ from torch import Tensor
 from app.network import Preprocessed
 from app.novelty import Novelty
 from app.report import Report, RobustnessReport
-from training.abstention import abstention_report, aurocs, fit_novelty, threshold
+from training.abstention import METHODS, SERVED, abstention_report, aurocs, fit_novelty, threshold
 from training.calibrate import calibration_report
 from training.conformal import conformal_report
-from training.data import LabelledImages, load
+from training.data import LabelledImages, Split, load
 from training.far import far_images
 from training.graph import build_graph, run_graph
 from training.leave_out import read_near
@@ -51,7 +54,8 @@ SEED = 0
 class Evaluation:
     """What a run's network made of the images that it is judged by.
 
-    novelty: the score of unlikeness that was fitted; far: areas under the ROC curve by method and kind of image.
+    novelty: the score of unlikeness that was fitted; far: areas under the ROC curve by method and kind of image;
+    near: the same by method and left out pair, from training.leave_out, or empty.
     """
 
     select: Scored
@@ -59,6 +63,7 @@ class Evaluation:
     test: Scored
     novelty: Novelty
     far: dict[str, dict[str, float]]
+    near: dict[str, list[float]]
     robustness: RobustnessReport
 
 
@@ -67,21 +72,34 @@ def evaluate(
 ) -> Report:
     """Evaluate a finished run, and write its report; what was computed already is not computed again.
 
-    Raises TrainingError when the data are missing or others, or when a file cannot be written.
+    `near` is the file of training.leave_out; `fashion_mnist` a folder, see training.far. Both may be added later, at no
+    reading of the test set. Raises TrainingError when the data are missing or others, or when a file cannot be written.
     """
     areas = read_near(near)
     evaluation = saved_evaluation(outcome)
     if evaluation is None:
         evaluation = _evaluate(outcome, data_dir, test_reads, download=download, fashion_mnist=fashion_mnist)
-        _save(outcome, evaluation)
-    report = report_of(evaluation, outcome, areas)
+    elif fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]:
+        images, parts = outcome.data(data_dir, download=download)
+        model = outcome.model()
+        evaluation = replace(evaluation, far=_far(model, _usual(model, images, parts), fashion_mnist))
+    evaluation = replace(evaluation, near=areas)
+    _save(outcome, evaluation)
+    report = report_of(evaluation, outcome)
     write_atomically(outcome.folder / REPORT, render_report(report))
     write_atomically(outcome.folder / REPORT_TEXT, report_text(evaluation.test).encode())
     return report
 
 
-def report_of(evaluation: Evaluation, outcome: Outcome, near: dict[str, list[float]]) -> Report:
-    """All that report.json holds; `near` is what `training.leave_out` found."""
+def check_sources(near: Path, fashion_mnist: Path | None) -> None:
+    """Raises TrainingError unless `evaluate` can read these, so that it is known before hours of training."""
+    read_near(near)
+    if fashion_mnist is not None:
+        far_images(1, SEED, fashion_mnist)
+
+
+def report_of(evaluation: Evaluation, outcome: Outcome) -> Report:
+    """All that report.json holds."""
     calibrate, test = evaluation.calibrate, evaluation.test
     assert calibrate.ood_scores is not None and test.ood_scores is not None
     calibration = calibration_report(calibrate, test)
@@ -91,7 +109,7 @@ def report_of(evaluation: Evaluation, outcome: Outcome, near: dict[str, list[flo
             "conformal": conformal_report(calibrate, test, temperature),
             "selective": selective_report(test, temperature),
             "abstention": abstention_report(
-                near, evaluation.far, test.ood_scores.numpy(), threshold(calibrate.ood_scores.numpy())
+                evaluation.near, evaluation.far, test.ood_scores.numpy(), threshold(calibrate.ood_scores.numpy())
             ),
             "robustness": evaluation.robustness,
         }
@@ -103,25 +121,50 @@ def _evaluate(
 ) -> Evaluation:
     images, parts = outcome.data(data_dir, download=download)
     model = outcome.model()
-    lots = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(SEED))
-    fitted_on = images.take(parts.train[lots[:FITTED_ON]])
-    seen = predict_features(model, fitted_on.images)
-    novelty = fit_novelty(seen)
-    known = predict_features(model, images.images[parts.select])
-    by_kind = {
-        kind: aurocs(seen, fitted_on.labels.numpy(), known, predict_features(model, torch.from_numpy(other)))
-        for kind, other in far_images(FAR_IMAGES, SEED, fashion_mnist).items()
-    }
+    usual = _usual(model, images, parts)
+    novelty = fit_novelty(usual.bank)
+    far = _far(model, usual, fashion_mnist)
     calibrate = images.take(parts.calibrate)
     test = load(data_dir, train=False, download=False)
     return Evaluation(
-        select=_scored(known, images.labels[parts.select], novelty),
+        select=_scored(usual.select, images.labels[parts.select], novelty),
         calibrate=_scored(predict_features(model, calibrate.images), calibrate.labels, novelty),
         test=read_test_set(model, novelty, test, test_reads, outcome.weights_sha256),
         novelty=novelty,
-        far={name: {kind: areas[name] for kind, areas in by_kind.items()} for name in next(iter(by_kind.values()))},
+        far=far,
+        near={},
         robustness=read_damaged_test_set(model, test, test_reads, outcome.weights_sha256),
     )
+
+
+class _Usual(NamedTuple):
+    """What the network makes of images of the kind that it knows: some that it was trained on, and the selection split.
+
+    bank_labels: int64 [N].
+    """
+
+    bank: Seen
+    bank_labels: npt.NDArray[np.int64]
+    select: Seen
+
+
+def _usual(model: Preprocessed, images: LabelledImages, parts: Split) -> _Usual:
+    lots = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(SEED))
+    bank = images.take(parts.train[lots[:FITTED_ON]])
+    return _Usual(
+        predict_features(model, bank.images),
+        bank.labels.numpy(),
+        predict_features(model, images.images[parts.select]),
+    )
+
+
+def _far(model: Preprocessed, usual: _Usual, fashion_mnist: Path | None) -> dict[str, dict[str, float]]:
+    """Areas under the ROC curve by method and kind of image."""
+    by_kind = {
+        kind: aurocs(usual.bank, usual.bank_labels, usual.select, predict_features(model, torch.from_numpy(other)))
+        for kind, other in far_images(FAR_IMAGES, SEED, fashion_mnist).items()
+    }
+    return {name: {kind: areas[name] for kind, areas in by_kind.items()} for name in METHODS}
 
 
 def read_test_set(
@@ -183,6 +226,7 @@ def saved_evaluation(outcome: Outcome) -> Evaluation | None:
                 **scored,
                 novelty=Novelty(*(saved.get_tensor(f"novelty.{part}") for part in Novelty._fields)),
                 far=json.loads(about["far"]),
+                near=json.loads(about["near"]),
                 robustness=RobustnessReport.model_validate_json(about["robustness"]),
             )
     except (OSError, SafetensorError, KeyError, ValidationError):  # also: saved by an older version
@@ -209,6 +253,7 @@ def _save(outcome: Outcome, evaluation: Evaluation) -> None:
     about = {
         "weights_sha256": outcome.weights_sha256,
         "far": json.dumps(evaluation.far),
+        "near": json.dumps(evaluation.near),
         "robustness": evaluation.robustness.model_dump_json(),
     }
     write_atomically(outcome.folder / LOGITS, save_safetensors(tensors, metadata=about))

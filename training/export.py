@@ -28,7 +28,6 @@ from training.data import CLASSES, Split, load
 from training.evaluate import Evaluation, render_report, report_of, saved_evaluation
 from training.fit import history_csv
 from training.graph import CLASS_MAPS, OOD_SCORE, OUTPUT, build_graph, run_graph
-from training.leave_out import read_near
 from training.logits import Scored, predict_features
 from training.metrics import report_text
 from training.outcome import Outcome
@@ -43,14 +42,13 @@ PARITY = {OUTPUT: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # outputs of the gra
 MISTAKES = 18  # shown in the card
 
 
-def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, download: bool, near: Path) -> Manifest:
+def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, download: bool) -> Manifest:
     """Write the bundle of a run that has been evaluated; a bundle that is there is replaced only with `force`.
 
     Raises TrainingError, and leaves everything as it was, when the run was not evaluated, when the graph
     differs from PyTorch, or when the bundle exists or cannot be written.
     """
     check_target(bundle, force=force)
-    areas = read_near(near)
     evaluation = saved_evaluation(outcome)
     if evaluation is None:
         raise TrainingError(
@@ -62,7 +60,7 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
     model = outcome.model()
     graph = build_graph(model, novelty=evaluation.novelty).SerializeToString()
     check_parity(model, evaluation.novelty, graph, select[:PARITY_IMAGES])
-    report = report_of(evaluation, outcome, areas)
+    report = report_of(evaluation, outcome)
     files = _files(outcome, evaluation, report, parts, graph)
     files["mistakes.png"] = _mistakes(evaluation.test, report, data_dir)
     fields = _fields(outcome, model, parts, evaluation, report, _self_check(graph, select[0].numpy()))
@@ -189,6 +187,7 @@ def _fields(
         "provenance": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             **outcome.environment,
+            "continued": list(outcome.continued),
             "config": config.as_dict(),
             "data": {"train": outcome.train_data, "select": outcome.selection_data},
             "initial_weights": outcome.initial_weights,

@@ -8,7 +8,8 @@ A run lives in a folder:
     weights.safetensors the averaged weights, when the run has finished
 
 All randomness is a function of (seed, epoch, step), so there is no generator to save. The bits are the same
-for the same number of threads.
+for the same number of threads. Several processes share each batch (`training.distributed`); a run may go on in
+another number of them.
 """
 
 import csv
@@ -20,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,11 +36,12 @@ from training import augment
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import LabelledImages
 from training.distil import distillation_loss, teacher_answers
+from training.distributed import World
 from training.initialise import initialise
 from training.logits import predict_logits
-from training.precision import keep_slow_layers, mixed
+from training.precision import mixed, prepare
 from training.problems import TrainingError
-from training.provenance import environment
+from training.provenance import continued, environment
 from training.schedule import learning_rate
 from training.storage import write_atomically
 
@@ -57,8 +59,15 @@ class Progress:
     correct: int = 0
     seen: int = 0
     epoch_seconds: float = 0.0
-    cpu_seconds: float = 0.0  # over the whole run, all threads
+    cpu_seconds: float = 0.0  # over the whole run, all threads and processes
     history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Saved(NamedTuple):
+    """What a run goes on from."""
+
+    tensors: dict[str, Tensor]
+    progress: Progress
 
 
 class Watcher(Protocol):
@@ -81,8 +90,10 @@ class Run:
         train: LabelledImages,
         select: LabelledImages,
         teacher: bytes | None = None,
+        world: World | None = None,
     ) -> None:
-        """`teacher` is an ONNX graph to learn from."""
+        """`teacher` is an ONNX graph to learn from; `world`, the processes that share the run: without it, this one."""
+        self.world = world or World()
         self.folder = folder
         self.config = config
         self.train = train
@@ -92,19 +103,27 @@ class Run:
             raise TrainingError(
                 f"batch_size is {config.batch_size}: it must be at most {len(train.labels)}, the training images"
             )
+        if config.batch_size < 2 * self.world.size:
+            raise TrainingError(
+                f"batch_size is {config.batch_size}: for {self.world.size} processes it must be at least "
+                f"{2 * self.world.size}, for batch norms need two images each"
+            )
         if teacher is not None and not config.views:
             raise TrainingError("views is 0: with a teacher it must be at least 1, for it answers each view once")
         self.teacher = teacher
-        network, init_digest = initialise(config, init)
-        keep_slow_layers(network, config.precision)
-        self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD)
+        network, init_digest = self.world.from_leader(lambda: initialise(config, init))
+        prepare(network, config.precision, self.world.device)
+        self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD).to(self.world.device)
         self.averaged = {name: value.clone() for name, value in network.state_dict().items()}
         self.optimizer = _optimizer(network, config)
         self.progress = Progress()
-        self._claim(init_digest)
+        saved = self.world.from_leader(lambda: self._claim(init_digest))
+        if saved is not None:
+            self._restore(saved)
+        self.parallel = self.world.wrap(self.model)
 
-    def _claim(self, init_digest: str) -> None:
-        """Write run.json, or resume the run that is here if it is the same one."""
+    def _claim(self, init_digest: str) -> Saved | None:
+        """Write run.json, or read the state of the run that is here if it is the same one."""
         identity = {
             "config": self.config.as_dict(),
             "initial_weights": init_digest,
@@ -117,9 +136,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                record = identity | {"environment": environment()}  # for the bundle; a run may go on elsewhere
-                write_atomically(path, json.dumps(record, indent=2).encode())
-                return
+                self._record(identity, self.progress)
+                return None
             found = json.loads(path.read_bytes())
             differences = self.config.differences(found["config"])
             names = ("initial_weights", "train_data", "selection_data", "teacher")
@@ -135,20 +153,32 @@ class Run:
                 f"--run-dir {self.folder} holds another run: {'; '.join(differences)}. "
                 f"Use its values, or another folder"
             )
-        if (self.folder / STATE).exists():
-            self._restore()
+        saved = self._saved()
+        progress = self.progress if saved is None else saved.progress
+        if progress.epoch < self.config.epochs:
+            self._record(found, progress)
+        return saved
+
+    def _record(self, run: dict[str, Any], progress: Progress) -> None:
+        """Write run.json with the environment that the run goes on in: it goes into the bundle."""
+        here = environment(self.world.size, self.world.device)
+        content = json.dumps(continued(run, here, progress.epoch, progress.step), indent=2)
+        write_atomically(self.folder / RUN, content.encode())
 
     def fit(self, watch: Watcher | None = None) -> Path:
         """Train to the end; the path of the averaged weights.
 
         Raises TrainingError when the loss is not finite.
         """
-        answers = self._teacher_answers()
+        answers = self.world.from_leader(self._teacher_answers)
         with _denormals_flushed():
             while self.progress.epoch < self.config.epochs:
                 self._train_epoch(watch, answers)
                 self._finish_epoch()
                 self._save()
+        return self.world.from_leader(self._write_weights)
+
+    def _write_weights(self) -> Path:
         weights = self.folder / WEIGHTS
         write_atomically(weights, save_safetensors(_packed(self.averaged)))
         return weights
@@ -156,17 +186,19 @@ class Run:
     def _teacher_answers(self) -> Tensor | None:
         if self.teacher is None:
             return None
-        views = ((images for _, images in self._batches(view)) for view in range(self.config.views))
+        views = ((images for _, images in self._batches(view, World())) for view in range(self.config.views))
         return teacher_answers(self.folder, self.teacher, views)
 
-    def _batches(self, view: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Indices and augmented images of a view's batches, from number `first` on."""
+    def _batches(self, view: int, world: World, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Indices and augmented images of this process's part of a view's batches, from number `first` on."""
         config = self.config
         order = torch.randperm(len(self.train.labels), generator=_generator(config.seed, view, 0))
         mirrored = augment.alternating_flips(len(order), view, config.seed)
         for step in range(first, self.steps_per_epoch):
             batch = order[step * config.batch_size : (step + 1) * config.batch_size]
-            yield batch, self._augmented(batch, mirrored, _generator(config.seed, view, step + 1))
+            part = world.part(len(batch))
+            lot = augment.Lot(_generator(config.seed, view, step + 1), len(batch), part)
+            yield batch[part], self._augmented(batch[part], mirrored, lot)
 
     def _train_epoch(self, watch: Watcher | None, answers: Tensor | None) -> None:
         config, epoch = self.config, self.progress.epoch
@@ -176,22 +208,25 @@ class Run:
         clock, cpu_clock = time.perf_counter(), time.process_time()
         saved = clock
         begun = self.progress.step
-        for step, (batch, images) in enumerate(self._batches(view, begun), begun):
+        part = self.world.part(config.batch_size)
+        for step, (batch, images) in enumerate(self._batches(view, self.world, begun), begun):
             done = epoch * self.steps_per_epoch + step
-            part = slice(step * config.batch_size, (step + 1) * config.batch_size)
-            taught = None if answers is None else answers[view, part]
+            taught = None if answers is None else answers[view, step * config.batch_size :][: config.batch_size][part]
             loss, correct = self._step(images, self.train.labels[batch], taught, done, total)
-            if (done + 1) % config.ema_every == 0:
+            if (done + 1) % config.ema_every == 0 and self.world.leads:
                 self._average((done + 1) // config.ema_every)
             now, cpu_now = time.perf_counter(), time.process_time()
+            loss_sum, correct_sum, cpu = self.world.sum(loss * len(batch), correct, cpu_now - cpu_clock)
+            if not math.isfinite(loss_sum):
+                raise self._diverged(loss_sum, done, total)
             self.progress = replace(
                 self.progress,
                 step=step + 1,
-                loss_sum=self.progress.loss_sum + loss * len(batch),
-                correct=self.progress.correct + correct,
-                seen=self.progress.seen + len(batch),
+                loss_sum=self.progress.loss_sum + loss_sum,
+                correct=self.progress.correct + int(correct_sum),
+                seen=self.progress.seen + config.batch_size,
                 epoch_seconds=self.progress.epoch_seconds + now - clock,
-                cpu_seconds=self.progress.cpu_seconds + cpu_now - cpu_clock,
+                cpu_seconds=self.progress.cpu_seconds + cpu,
             )
             clock, cpu_clock = now, cpu_now
             if watch is not None:
@@ -200,36 +235,42 @@ class Run:
                 self._save()
                 saved = now
 
-    def _augmented(self, batch: Tensor, mirrored: Tensor, generator: torch.Generator) -> Tensor:
+    def _augmented(self, batch: Tensor, mirrored: Tensor, lot: augment.Lot) -> Tensor:
         images = self.train.images[batch]
         if self.config.flip:
             images = augment.flip(images, mirrored[batch])
-        images = augment.shift(images, self.config.shift, generator)
-        images = augment.zoom(images, self.config.zoom, generator)
-        images = augment.colour(images, self.config.colour, generator)
-        return augment.cutout(images, self.config.cutout, generator)
+        images = augment.shift(images, self.config.shift, lot)
+        images = augment.zoom(images, self.config.zoom, lot)
+        images = augment.colour(images, self.config.colour, lot)
+        return augment.cutout(images, self.config.cutout, lot)
 
     def _step(self, images: Tensor, labels: Tensor, taught: Tensor | None, done: int, total: int) -> tuple[float, int]:
-        rate = learning_rate(done, steps=total, peak=self.config.lr, warmup=self.config.warmup)
+        """This process's part of a step: the mean loss of its images, and how many it had right."""
+        config, device = self.config, self.world.device
+        rate = learning_rate(done, steps=total, peak=config.lr, warmup=config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        labels = labels.to(device)
         self.optimizer.zero_grad(set_to_none=True)
-        with mixed(self.config.precision):
-            logits = self.model(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        with mixed(config.precision, device):
+            logits = self.parallel(images.to(device)).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         if taught is not None:
-            weight, temperature = self.config.teacher_weight, self.config.teacher_temperature
-            loss = distillation_loss(loss, logits, taught, weight, temperature)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, "
-                f"at a learning rate of {rate:.2g}: try a lower --lr in another --run-dir "
-                f"(the last sound state stays in {self.folder})"
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
+            weight, temperature = config.teacher_weight, config.teacher_temperature
+            loss = distillation_loss(loss, logits, taught.to(device), weight, temperature)
+        # The mean over ranks of these is the gradient of the batch's mean, even if parts differ in size.
+        share = len(images) * self.world.size / config.batch_size
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
-        return value, int((logits.argmax(1) == labels).sum())
+        return loss.item(), int((logits.argmax(1) == labels).sum())
+
+    def _diverged(self, loss: float, done: int, total: int) -> TrainingError:
+        rate = learning_rate(done, steps=total, peak=self.config.lr, warmup=self.config.warmup)
+        return TrainingError(
+            f"the loss became {loss} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1}, "
+            f"at a learning rate of {rate:.2g}: try a lower --lr in another --run-dir "
+            f"(the last sound state stays in {self.folder})"
+        )
 
     @torch.no_grad()
     def _average(self, update: int) -> None:
@@ -243,6 +284,9 @@ class Run:
 
     def _finish_epoch(self) -> None:
         now = self.progress
+        if not self.world.leads:
+            self.progress = Progress(epoch=now.epoch + 1)
+            return
         cpu_clock = time.process_time()
         loss, accuracy = self._validate()
         cpu_seconds = now.cpu_seconds + time.process_time() - cpu_clock
@@ -267,12 +311,15 @@ class Run:
         network = self.model.network
         live = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.averaged)
-        logits = predict_logits(self.model, self.select.images)
+        images, labels = (tensor.to(self.world.device) for tensor in self.select)
+        logits = predict_logits(self.model, images)
         network.load_state_dict(live)
-        loss = F.cross_entropy(logits, self.select.labels).item()
-        return loss, (logits.argmax(1) == self.select.labels).float().mean().item()
+        loss = F.cross_entropy(logits, labels).item()
+        return loss, (logits.argmax(1) == labels).float().mean().item()
 
     def _save(self) -> None:
+        if not self.world.leads:
+            return
         tensors = {f"live.{name}": value for name, value in self.model.network.state_dict().items()}
         tensors |= {f"averaged.{name}": value for name, value in self.averaged.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
@@ -281,16 +328,21 @@ class Run:
         content = save_safetensors(_packed(tensors), metadata={"progress": json.dumps(asdict(self.progress))})
         write_atomically(self.folder / STATE, content)
 
-    def _restore(self) -> None:
+    def _saved(self) -> Saved | None:
         path = self.folder / STATE
+        if not path.exists():
+            return None
         try:
             with safe_open(str(path), framework="pt") as saved:
                 tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118 (not a mapping)
-                self.progress = Progress(**json.loads(saved.metadata()["progress"]))
+                return Saved(tensors, Progress(**json.loads(saved.metadata()["progress"])))
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise TrainingError(f"{path} is damaged ({error}): delete the folder to start the run again") from None
+
+    def _restore(self, saved: Saved) -> None:
+        tensors, self.progress = saved
         self.model.network.load_state_dict(_part(tensors, "live."))
-        self.averaged = _part(tensors, "averaged.")
+        self.averaged = {name: value.to(self.world.device) for name, value in _part(tensors, "averaged.").items()}
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         template = self.optimizer.state_dict()
         template["state"] = {index: {} for index in range(len(parameters))}

@@ -53,8 +53,11 @@ def leave_two_out(
     """Train, or read back, the five networks, one at a time. Raises TrainingError as training.fit does."""
     for pair in PAIRS:
         run_dir = folder / f"without_{pair[0]}_{pair[1]}"
+        train, select = (without(images.take(part), pair) for part in (parts.train, parts.select))
+        run = Run(run_dir, config, init, train, select)  # refuses the folder of another run
         if not (run_dir / FEATURES).exists():
-            _train(run_dir, pair, config, init, images, parts, watch)
+            run.fit(watch)
+            _save_features(run, pair, images.take(torch.cat([parts.select, parts.calibrate])))
         yield _read(run_dir / FEATURES, pair)
 
 
@@ -91,20 +94,9 @@ def without(images: LabelledImages, pair: tuple[int, int]) -> LabelledImages:
     return images.take(~_among(images.labels, pair))
 
 
-def _train(
-    run_dir: Path,
-    pair: tuple[int, int],
-    config: Config,
-    init: str,
-    images: LabelledImages,
-    parts: Split,
-    watch: Watcher | None,
-) -> None:
-    train, held_out = images.take(parts.train), images.take(torch.cat([parts.select, parts.calibrate]))
-    run = Run(run_dir, config, init, without(train, pair), without(images.take(parts.select), pair))
-    run.fit(watch)
-    model = Outcome.read(run_dir).model()
-    chosen = torch.randperm(len(run.train.labels), generator=torch.Generator().manual_seed(config.seed))[:FITTED_ON]
+def _save_features(run: Run, pair: tuple[int, int], held_out: LabelledImages) -> None:
+    model = Outcome.read(run.folder).model()
+    chosen = torch.randperm(len(run.train.labels), generator=torch.Generator().manual_seed(run.config.seed))[:FITTED_ON]
     bank = run.train.take(chosen.sort().values)
     sets = {
         "bank": bank,
@@ -117,7 +109,7 @@ def _train(
         seen = predict_features(model, part.images)
         tensors[f"{name}.features"] = torch.from_numpy(seen.features)
         tensors[f"{name}.logits"] = torch.from_numpy(seen.logits[:, columns].copy())
-    write_atomically(run_dir / FEATURES, save_safetensors(tensors))
+    write_atomically(run.folder / FEATURES, save_safetensors(tensors))
 
 
 def _read(path: Path, pair: tuple[int, int]) -> LeftOut:

@@ -35,6 +35,7 @@ class Outcome:
     cpu_seconds: float
     weights: bytes
     teacher: str | None = None  # sha256 of its graph
+    continued: tuple[Mapping[str, Any], ...] = ()  # later environments, each with the epoch and step it took over at
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -59,6 +60,7 @@ class Outcome:
                 cpu_seconds=progress["cpu_seconds"],
                 weights=(folder / WEIGHTS).read_bytes(),
                 teacher=run.get("teacher"),
+                continued=tuple(run.get("continued", ())),
             )
         except FileNotFoundError:
             raise TrainingError(f"--run-dir {folder} holds no run: `python -m training fit` makes one") from None

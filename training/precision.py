@@ -1,4 +1,4 @@
-"""Training in bfloat16 where that is faster; weights, their average and the optimizer stay float32.
+"""Training in bfloat16 where that is faster, on CPUs and GPUs; weights, averages and the optimizer stay float32.
 
 Mixed precision is Micikevicius et al. 2018 (arXiv:1710.03740); bfloat16 has float32's range and needs no loss scale.
 """
@@ -9,19 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from training.config import Precision
+from training.problems import TrainingError
 
 
-def mixed(precision: Precision) -> AbstractContextManager[object]:
-    """What a forward pass runs in. Under "float32" it changes nothing."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16")
+def mixed(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """What a forward pass on `device` runs in. Under "float32" it changes nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def keep_slow_layers(network: nn.Module, precision: Precision) -> None:
-    """Let depthwise convolutions that halve their input compute in float32 inside `mixed`.
+def prepare(network: nn.Module, precision: Precision, device: torch.device) -> None:
+    """Make `network` ready for `mixed`. Raises TrainingError for a GPU that only emulates bfloat16.
 
-    oneDNN has no fast bfloat16 gradient for them: three layers took 45 % of a step.
+    On CPUs depthwise convolutions that halve their input go on in float32: oneDNN has no fast bfloat16 gradient for
+    them, and three layers took 45 % of a step.
     """
     if precision == "float32":
+        return
+    if device.type == "cuda":
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise TrainingError("precision is bfloat16: this GPU does not compute in it (Ampere and later do): float32")
         return
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups > 1 and module.stride != (1, 1):

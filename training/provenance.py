@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,45 @@ PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
 CODE = ("app", "training", "pyproject.toml")  # what decides the weights, below the repository's root
 
 
-def environment() -> dict[str, Any]:
-    """Commit, versions and hardware of this process, as JSON."""
+def environment(processes: int = 1, device: torch.device | None = None) -> dict[str, Any]:
+    """Commit, versions and hardware of this process, one of so many like it, as JSON."""
+    hardware = {"cpu": cpu_model(), "cores": cores(), "threads": torch.get_num_threads(), "processes": processes}
+    if device is not None and device.type == "cuda":
+        hardware["gpu"] = torch.cuda.get_device_name(device)
     return {
         "git_commit": git_commit(Path(__file__).parent.parent),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "hardware": {"cpu": cpu_model(), "cores": cores(), "threads": torch.get_num_threads()},
+        "hardware": hardware,
     }
+
+
+def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: int, step: int) -> dict[str, Any]:
+    """`record` of a run that goes on here, with so many epochs and steps finished.
+
+    It began in its "environment"; each of "continued" is a later one, with where it took over: only where something
+    changed, and without those that have computed nothing that is left.
+    """
+    if (epoch, step) == (0, 0):
+        return {**record, "environment": environment, "continued": []}
+    later = [one for one in record.get("continued", []) if (one["epoch"], one["step"]) < (epoch, step)]
+    last = later[-1] if later else record.get("environment", {})
+    if _comparable(environment) != _comparable(last):
+        later.append({"epoch": epoch, "step": step, **environment})
+    return {**record, "continued": later}
+
+
+def describe(hardware: Mapping[str, Any]) -> str:
+    """For people, in a few words."""
+    processes, threads = hardware.get("processes", 1), hardware["threads"]
+    what = hardware.get("gpu", hardware["cpu"])
+    shared = f"{processes} processes, {threads} threads each" if processes > 1 else f"{threads} threads"
+    return f"{what}, {shared}"
+
+
+def _comparable(environment: Mapping[str, Any]) -> dict[str, Any]:
+    # Earlier versions knew one process only, and did not say so.
+    hardware = {"processes": 1} | environment.get("hardware", {})
+    return {name: environment.get(name) for name in ("git_commit", "versions")} | {"hardware": hardware}
 
 
 def git_commit(root: Path) -> str | None:

@@ -17,7 +17,7 @@ def reference(calibrate: Scored, temperature: float) -> Reference:
     """
     values = calibrated(calibrate, temperature)
     confidence = values.max(1)
-    # Six digits are what the service gives, and what it counts.
+    # Six digits, as in answers, are enough of an edge.
     inner = np.round(np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1]), 6)
     edges = np.unique(np.concatenate([[0.0], inner[(inner > 0) & (inner < 1)], [1.0]]))
     return Reference(

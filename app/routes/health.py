@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.problems import ProblemDocument, Unavailable
+from app.problems import ProblemDocument
 from app.schemas import Health
 from app.state import Service
 
@@ -18,8 +18,5 @@ async def livez() -> Health:
 @router.get("/readyz", responses={503: {"model": ProblemDocument}})
 async def readyz(service: Service) -> Health:
     """The model is loaded, has passed its self-check, its workers live, and the service is not shutting down."""
-    if service.draining:
-        raise Unavailable("the service is shutting down")
-    if not service.engine.alive:
-        raise Unavailable("the engine has died")
+    service.check_ready()
     return Health(status="ready")

@@ -31,12 +31,34 @@ router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
+INPUT = {
+    "type": "object",
+    "description": "A tensor: its elements are `data`, or follow the JSON as many bytes as `binary_data_size` says.",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string", "examples": ["images"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "examples": [[1, 32, 32, 3]]},
+        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
+        "data": {"type": "array"},
+        "parameters": {"type": "object"},
+    },
+}
+MESSAGE = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": INPUT, "minItems": 1, "maxItems": 1},
+        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}, "maxItems": 1},
+        "parameters": {"type": "object"},
+    },
+}
 BODY = {
     "requestBody": {
         "required": True,
         "description": f"JSON, and after it the binary tensors; {HEADER_LENGTH} says where the JSON ends.",
         "content": {
-            "application/json": {"schema": {"type": "object", "required": ["inputs"]}},
+            "application/json": {"schema": MESSAGE},
             "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
         },
     }
@@ -44,8 +66,8 @@ BODY = {
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {}}},
     **PROBLEMS,
-    404: {"model": ProblemDocument},
 }
+NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such model, or version of it."}}
 
 
 async def _served(service: Service, model: str) -> ServedModel:
@@ -65,6 +87,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
     """A route that a model has, with its version and without."""
+    options["responses"] = NO_MODEL | options.get("responses", {})
 
     def add(endpoint: Endpoint) -> Endpoint:
         router.add_api_route(f"/models/{{model}}{path}", endpoint, methods=[method], **options)

@@ -1,30 +1,54 @@
-"""What a browser sees: the documentation and the pages behind the problems' types. No other host is asked."""
+"""What a browser sees: the page, the documentation and the pages behind the problems' types. No other host is asked."""
 
+import mimetypes
 from importlib import resources
 
-from fastapi import APIRouter
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
+from app.etags import revalidated
 from app.problems import PROBLEMS, NotFound
 
 router = APIRouter(include_in_schema=False)
 
+# Nothing inline, nothing from elsewhere; blob: is what a visitor's own images are shown from.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types"
+)
 # Swagger UI styles its elements inline; scripts come from this service alone.
 DOCS_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-DOCS = resources.files("app").joinpath("web/docs.html").read_text()
+WEB = resources.files("app").joinpath("web")
+PAGE = WEB.joinpath("index.html").read_bytes()
+DOCS = WEB.joinpath("docs.html").read_text()
+
+# Python before 3.12 and some systems' own tables say otherwise, and browsers are strict about modules' types.
+mimetypes.add_type("text/javascript", ".js")
+
+
+class Files(StaticFiles):
+    """Their names stay the same when they change: browsers keep them, and ask each time whether they still hold."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
 
 # Swagger UI's files, from the fastapi-offline package, and our own.
-swagger_files = StaticFiles(packages=[("fastapi_offline", "static")])
-own_files = StaticFiles(packages=[("app", "web")])
+swagger_files = Files(packages=[("fastapi_offline", "static")])
+own_files = Files(packages=[("app", "web")])
 
 
 @router.get("/")
-async def home() -> Response:
-    return RedirectResponse("docs")
+async def home(request: Request) -> Response:
+    """The page."""
+    return revalidated(request, PAGE, "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY})
 
 
 @router.get("/docs")

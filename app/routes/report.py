@@ -5,12 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
-from app.bundle import PICTURES, sha256
+from app.bundle import PICTURES
+from app.etags import revalidated
 from app.problems import NotFound
 from app.report import Report
 from app.state import Service
 
 router = APIRouter(tags=["report"])
+
+VARY = {"Vary": "Accept"}
 
 
 @router.get(
@@ -25,14 +28,18 @@ async def report(request: Request, service: Service, accept: Annotated[str, Head
     `Accept: text/plain` gives scikit-learn's table.
     """
     if _prefers_text(accept):
-        return _cached(request, service.bundle.read("report.txt"), "text/plain; charset=utf-8")
-    return _cached(request, service.bundle.read("report.json"), "application/json")
+        return revalidated(request, service.bundle.read("report.txt"), "text/plain; charset=utf-8", VARY)
+    return revalidated(request, service.bundle.read("report.json"), "application/json", VARY)
 
 
 @router.get(
     "/metrics/report/{picture}.png",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, 304: {"description": "Unchanged."}},
+    responses={
+        200: {"content": {"image/png": {}}},
+        304: {"description": "Unchanged."},
+        404: {"description": "There is no such picture."},
+    },
 )
 async def report_picture(request: Request, service: Service, picture: str) -> Response:
     """accuracy_and_loss, confusion_matrix, reliability, risk_coverage, robustness or mistakes."""
@@ -40,7 +47,7 @@ async def report_picture(request: Request, service: Service, picture: str) -> Re
     if name not in PICTURES or name not in service.bundle:
         there = ", ".join(known for known in PICTURES if known in service.bundle)
         raise NotFound(f"there is no picture {picture[:40]!r}: there are {there}")
-    return _cached(request, service.bundle.read(name), "image/png")
+    return revalidated(request, service.bundle.read(name), "image/png")
 
 
 def _prefers_text(accept: str) -> bool:
@@ -57,12 +64,3 @@ def _quality(value: str) -> float:
         return float(value)
     except ValueError:
         return 0.0
-
-
-def _cached(request: Request, content: bytes, media_type: str) -> Response:
-    etag = f'"{sha256(content)[:32]}"'
-    headers = {"ETag": etag, "Cache-Control": "no-cache", "Vary": "Accept"}
-    asked = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if asked & {etag, "*"}:
-        return Response(status_code=304, headers=headers)
-    return Response(content, media_type=media_type, headers=headers)

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_the_shipped_bundle_is_whole() -> None:
     assert len(bundle.manifest.classes) == 10
     assert bundle.report.n == 10_000
     weights = sha256(bundle.read("checkpoint.safetensors"))
-    assert bundle.manifest.version == f"1.1.0+{weights[:8]}"
+    assert re.fullmatch(rf"\d+\.\d+\.\d+\+{weights[:8]}", bundle.manifest.version)
     assert {path.name for path in BUNDLE.iterdir()} == {"bundle.json", *bundle.manifest.files}
 
 
@@ -92,6 +93,10 @@ def test_what_is_not_a_manifest_is_refused(copy: Path, content: bytes) -> None:
         {"architecture": {"name": "resnet"}},
         {"surprise": 1},
         {"calibration": {"temperature": 0}},
+        {"abstention": {"method": "novelty", "threshold": float("nan"), "kept": 0.95}},
+        {"abstention": {"method": "novelty", "threshold": float("inf"), "kept": 0.95}},
+        {"abstention": {"method": "novelty", "threshold": 10**400, "kept": 0.95}},
+        {"provenance": {"cpu_hours": float("nan")}},
         {"files": {}},
         {"files": {"../../etc/passwd": "0" * 64}},
     ],
@@ -101,9 +106,16 @@ def test_a_manifest_that_makes_no_sense_is_refused(rewrite: Callable[..., Path],
         Bundle.load(rewrite(**changes))
 
 
-def test_a_report_of_another_form_is_refused(copy: Path, rewrite: Callable[..., Path]) -> None:
-    (copy / "report.json").write_bytes(b"{}")
-    files = json.loads((copy / "bundle.json").read_bytes())["files"] | {"report.json": sha256(b"{}")}
+def not_a_number() -> bytes:
+    report = json.loads((BUNDLE / "report.json").read_bytes())
+    report["abstention"]["threshold"] = float("nan")
+    return json.dumps(report).encode()
+
+
+@pytest.mark.parametrize("content", [b"{}", not_a_number()], ids=["empty", "NaN"])
+def test_a_report_of_another_form_is_refused(copy: Path, rewrite: Callable[..., Path], content: bytes) -> None:
+    (copy / "report.json").write_bytes(content)
+    files = json.loads((copy / "bundle.json").read_bytes())["files"] | {"report.json": sha256(content)}
     with pytest.raises(BundleError, match=r"report\.json"):
         Bundle.load(rewrite(files=files))
 

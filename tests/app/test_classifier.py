@@ -1,6 +1,8 @@
 import asyncio
+import io
 import threading
 import time
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from app.bundle import Abstention, Bundle
 from app.classifier import Classifier, prediction_set, probabilities, top_k
-from app.engine import Answer
+from app.engine import Answer, Engine
 from app.images import EncodedImage
+from app.problems import DeadlineExceeded
 from app.sessions import Outputs, Session
 from app.settings import Settings
 
@@ -91,6 +95,11 @@ class Said:
     def __init__(self, outputs: Outputs) -> None:
         self.outputs = outputs
 
+    def submit(self, *_: object, **__: object) -> Future[Answer]:
+        answer: Future[Answer] = Future()
+        answer.set_result(Answer(self.outputs, 0, 0))
+        return answer
+
     async def infer(self, *_: object, **__: object) -> Answer:
         return Answer(self.outputs, 0, 0)
 
@@ -112,6 +121,17 @@ async def test_the_score_is_the_mean_over_views_and_abstains_only_above_the_thre
         answer = classifier.result(result, 1)
         assert (answer.ood_score, answer.ood_threshold, answer.abstain) == (2, threshold, expected)
         classifier.close()
+
+
+@pytest.mark.parametrize("score", [1.0000004, 1.0000001, 0.9999996])
+async def test_it_abstains_by_the_numbers_that_it_answers(
+    loaded: tuple[Bundle, Session], cat: bytes, score: float
+) -> None:
+    outputs = Outputs(np.zeros((1, 10), np.float32), np.array([score], np.float64))
+    classifier = classifier_of(loaded, outputs, abstention=Abstention(method="energy", threshold=1.00000024, kept=0.95))
+    answer = classifier.result(await classifier.classify(cat, time.monotonic() + 30), 1)
+    assert answer.abstain is (answer.ood_score > answer.ood_threshold) is False
+    classifier.close()
 
 
 async def test_pixels_have_a_score_each(loaded: tuple[Bundle, Session]) -> None:
@@ -143,7 +163,9 @@ async def test_a_decode_holds_its_pixels_until_its_thread_is_done(
         return np.zeros((1, 32, 32, 3), np.uint8)
 
     monkeypatch.setattr(EncodedImage, "thumbnails", slow)
-    classifier = Classifier(loaded[0].manifest, SimpleNamespace(), Settings(inference_threads=1))
+    submitted: Future[Answer] = Future()
+    engine = SimpleNamespace(submit=lambda *_, **__: submitted)
+    classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=1))
     call = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
     await asyncio.to_thread(begun.wait, 30)
     call.cancel()
@@ -154,4 +176,74 @@ async def test_a_decode_holds_its_pixels_until_its_thread_is_done(
     await asyncio.wait({call})
     assert call.cancelled()
     assert classifier._pixels.used == 0
+    assert submitted.cancelled()  # nobody waits for the answer
     classifier.close()
+
+
+async def test_an_image_waits_for_its_pixels_and_is_answered_then(loaded: tuple[Bundle, Session], cat: bytes) -> None:
+    classifier = classifier_of(loaded, Outputs(np.zeros((1, 10), np.float32)))
+    async with classifier._pixels.hold(classifier._pixels.limit, time.monotonic() + 30):
+        call = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
+        while not classifier._pixels._waiting:
+            await asyncio.sleep(0)
+        assert not call.done()
+    assert (await call).views == 1
+    assert classifier._pixels.used == 0
+    classifier.close()
+
+
+async def test_an_answer_that_does_not_come_ends_with_the_deadline(loaded: tuple[Bundle, Session], cat: bytes) -> None:
+    submitted: Future[Answer] = Future()
+    engine = SimpleNamespace(submit=lambda *_, **__: submitted)
+    classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=1))
+    with pytest.raises(DeadlineExceeded):
+        await classifier.classify(cat, time.monotonic() + 0.05)
+    assert submitted.cancelled()
+    classifier.close()
+
+
+async def test_a_decode_that_has_not_begun_is_withdrawn(
+    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, end, decoded = threading.Event(), threading.Event(), []
+
+    def slow(image: EncodedImage, *_: object) -> np.ndarray:
+        decoded.append(len(image.content))
+        begun.set()
+        assert end.wait(30)
+        return np.zeros((1, 32, 32, 3), np.uint8)
+
+    monkeypatch.setattr(EncodedImage, "thumbnails", slow)
+    classifier = Classifier(loaded[0].manifest, SimpleNamespace(), Settings(inference_threads=1))
+    busy = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
+    await asyncio.to_thread(begun.wait, 30)
+    left = asyncio.create_task(classifier.classify(cat + b"left", time.monotonic() + 30))
+    with pytest.raises(DeadlineExceeded):
+        await classifier.classify(cat + b"late", time.monotonic() + 0.01)
+    left.cancel()
+    await asyncio.wait({left})
+    busy.cancel()
+    end.set()
+    await asyncio.wait({busy})
+    classifier.close()
+    assert left.cancelled() and busy.cancelled()
+    assert decoded == [len(cat)]
+
+
+async def test_many_at_once_are_answered_like_one_after_the_other(loaded: tuple[Bundle, Session]) -> None:
+    noise = np.random.default_rng(0)
+    contents = []
+    for _ in range(60):
+        out = io.BytesIO()
+        Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(out, "PNG")
+        contents.append(out.getvalue())
+    engine = Engine(loaded[1].run, threads=3, max_batch_images=8, queue_images=64)
+    classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=3))
+    deadline = time.monotonic() + 60
+    alone = [(await classifier.classify(content, deadline)).probabilities for content in contents]
+    together = await asyncio.gather(*(classifier.classify(content, deadline) for content in contents))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(other.probabilities, one, atol=1e-5)
+    assert len({tuple(values.round(4)) for values in alone}) == len(contents)  # so that none could be another's
+    classifier.close()
+    engine.close()

@@ -121,6 +121,20 @@ async def test_a_broken_connection_is_tried_again(kind: str, error: type[httpx.T
 
 
 @both
+@pytest.mark.parametrize("status", [500, 502])
+async def test_what_a_proxy_could_not_deliver_is_tried_again(kind: str, status: int) -> None:
+    service = Service(httpx.Response(status, text="Bad gateway"), good())
+    assert (await predict(service, kind)).views == 1
+    assert service.pauses == [0.5]
+
+
+def test_an_error_of_the_service_is_not_tried_again() -> None:
+    problem = httpx.Response(500, json={"code": "internal"}, headers={"Content-Type": "application/problem+json"})
+    with pytest.raises(ProblemError, match="500 internal"):
+        Service(problem).client().predict(b"image")
+
+
+@both
 @pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.WriteTimeout, httpx.UnsupportedProtocol])
 async def test_what_another_attempt_would_not_mend_is_raised(kind: str, error: type[httpx.TransportError]) -> None:
     service = Service(error("slow"))
@@ -165,8 +179,8 @@ async def test_an_error_carries_the_problem_document(kind: str) -> None:
 @pytest.mark.parametrize("content", [b"<h1>Bad gateway</h1>", b"[]", b'{"message": "no"}', b""])
 def test_an_error_that_is_not_the_services(content: bytes) -> None:
     with pytest.raises(ProblemError) as caught:
-        Service(httpx.Response(502, content=content)).client().predict(b"image")
-    assert (caught.value.status, caught.value.code, caught.value.title) == (502, "http_error", "Bad Gateway")
+        Service(httpx.Response(403, content=content)).client().predict(b"image")
+    assert (caught.value.status, caught.value.code, caught.value.title) == (403, "http_error", "Forbidden")
     assert caught.value.detail == content.decode()
 
 

@@ -1,5 +1,6 @@
 """`python -m app`, as an operator meets it."""
 
+import io
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.app.server import run, serve
 from tests.conftest import BUNDLE, DATA, ROOT
@@ -81,6 +83,36 @@ def test_logs_are_json_lines(cat: bytes, cat_label: str) -> None:
         lines = [json.loads(line) for line in process.stderr]
     (access,) = (line for line in lines if line["logger"] == "app.access")
     assert (access["request_id"], access["status"], access["label"]) == ("mine", 200, cat_label)
+
+
+def test_nothing_shows_a_path_a_stack_or_the_image(cat: bytes) -> None:
+    secret = "the-secret"
+    picture, out = Image.open(io.BytesIO(cat)), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x010E] = secret  # its description
+    picture.save(out, "JPEG", exif=exif, comment=secret.encode())
+    jpeg = out.getvalue()
+    with serve(LOG_LEVEL="debug") as (process, client):
+        answers = [
+            client.post("/predict", content=jpeg),
+            client.post("/predict", content=jpeg[:600]),
+            client.post("/predict", content=secret.encode()),
+            client.post("/predict", files={"file": (secret, jpeg)}),
+            client.post("/explain", content=jpeg[:-100]),
+            client.get(f"/nowhere/{secret}"),
+            client.get("/assets/web/../../main.py"),
+            client.get("/assets/web/none.py"),
+            client.post("/v2/models/cifar10/infer", content=b'{"inputs": ' + secret.encode()),
+            client.get("/model", headers={"Authorization": f"Bearer {secret}"}),
+        ]
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        log = process.stderr.read()
+    assert [answer.status_code for answer in answers] == [200, 422, 415, 200, 422, 404, 404, 404, 400, 200]
+    assert all(json.loads(line) for line in log.splitlines())
+    for text in (log, *(answer.text for answer in answers)):
+        for hint in (secret, "Traceback", str(ROOT), "site-packages", ".py"):
+            assert hint not in text.replace("none.py", "").replace("main.py", "")
 
 
 def test_an_engine_that_dies_ends_the_process_with_an_error(tmp_path: Path) -> None:

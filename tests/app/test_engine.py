@@ -1,4 +1,5 @@
 import asyncio
+import itertools
 import logging
 import random
 import threading
@@ -264,3 +265,43 @@ async def test_no_answer_is_lost_or_swapped_among_random_cancels_and_deadlines(s
     engine.close()
     assert not engine._queue
     assert not engine.died
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_an_error_at_any_moment_leaves_nobody_waiting(seed: int) -> None:
+    chance = random.Random(seed)
+    batches, fatal = itertools.count(), chance.randrange(30)
+    deaths: list[None] = []
+
+    def compute(batch: Images, maps: bool) -> Outputs:
+        if next(batches) == fatal:
+            raise RuntimeError("the machine")
+        return mean_logits(batch, maps)
+
+    engine = engine_of(compute, threads=3, max_batch_images=3, on_death=lambda: deaths.append(None))
+
+    async def call(value: int) -> str:
+        await asyncio.sleep(chance.random() * 0.02)
+        group = [value] * chance.randint(1, 4)
+        try:
+            answer = await engine.infer(images(*group), soon(30 if chance.random() < 0.7 else chance.random() * 0.002))
+        except DeadlineExceeded:
+            return "late"
+        except Unavailable:
+            return "unavailable"
+        assert answer.outputs.logits[:, 0].tolist() == answer.outputs.ood_scores.tolist() == group
+        return "answered"
+
+    calls = [asyncio.create_task(call(n)) for n in range(200)]
+    for task in calls:
+        if chance.random() < 0.2:
+            asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel)
+    outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+    known = ("answered", "late", "unavailable")
+    assert all(outcome in known or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert "unavailable" in outcomes
+    await until(lambda: deaths)
+    engine.close()
+    assert not engine._queue
+    assert not any(worker.is_alive() for worker in engine._workers)
+    assert deaths == [None]

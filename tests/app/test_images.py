@@ -535,10 +535,34 @@ def lying_avif(size: tuple[int, int], image: Image.Image) -> bytes:
     return content[:start] + struct.pack(">II", *size) + content[start + 8 :]
 
 
-@pytest.mark.parametrize("content", oversized().values(), ids=oversized())
-def test_too_many_pixels_are_refused(content: bytes) -> None:
-    with pytest.raises(ImageTooLarge, match=r"accepted are 25,000,000 pixels and 10,000 on a side"):
+@pytest.mark.parametrize(("name", "content"), oversized().items(), ids=oversized())
+def test_too_many_pixels_are_refused(name: str, content: bytes) -> None:
+    most = "15,000,000" if name == "AVIF" else "25,000,000"
+    with pytest.raises(ImageTooLarge, match=f"accepted are {most} pixels and 10,000 on a side"):
         EncodedImage.identify(content, MAX_PIXELS)
+
+
+WARNED = """
+import sys
+from PIL import Image
+from app.images import EncodedImage
+from app.problems import ImageTooLarge
+
+Image.MAX_IMAGE_PIXELS = 1_000  # up to twice as many Pillow only warns
+try:
+    EncodedImage.identify(sys.stdin.buffer.read(), 25_000_000).thumbnails(1)
+except ImageTooLarge as problem:
+    print(problem.detail)
+"""
+
+
+def test_a_warning_of_a_bomb_is_an_error() -> None:
+    """In a process of its own: pytest makes errors of all warnings."""
+    content = bytearray(encode(Image.new("P", (40, 40)), "GIF"))
+    content[6:10] = struct.pack("<HH", 4, 4)  # its screen; the frame is larger
+    root = Path(images.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", WARNED], input=content, capture_output=True, cwd=root, check=True)
+    assert done.stdout == b"the GIF takes more memory to decode than is allowed\n"
 
 
 def test_limits_are_inclusive() -> None:
@@ -663,6 +687,18 @@ def photos() -> dict[str, bytes]:
     return contents
 
 
+def damaged() -> dict[str, bytes]:
+    """Every sample several times, with bytes changed, most of them where headers are."""
+    chance, contents = random.Random(0), {}
+    for name, content in SAMPLES.items():
+        for n in range(8):
+            hurt = bytearray(content)
+            for _ in range(chance.randint(1, 6)):
+                hurt[chance.randrange(min(len(hurt), chance.choice((40, 200, len(hurt)))))] = chance.randrange(256)
+            contents[f"damaged: {name} {n}"] = bytes(hurt)
+    return contents
+
+
 LABORATORY = """
 import os, pickle, resource, sys
 from app.images import EncodedImage
@@ -703,7 +739,7 @@ class Observation:
 def observed() -> dict[str, Observation]:
     """What each image does to a process of its own."""
     contents = oversized() | photos()
-    contents |= {"comments": text_bomb(), "EXIF": exif_bomb(), "odd metadata": odd_metadata()}
+    contents |= damaged() | {"comments": text_bomb(), "EXIF": exif_bomb(), "odd metadata": odd_metadata()}
     done = subprocess.run(
         [sys.executable, "-c", LABORATORY],
         input=pickle.dumps(contents),
@@ -732,6 +768,14 @@ def test_decoding_stays_within_the_memory_it_is_charged_for(observed: dict[str, 
     for name in photos():
         assert observed[name].outcome == "decoded", name
         assert observed[name].growth < 4 * observed[name].pixels + (16 << 20), name
+
+
+def test_damaged_images_stay_within_it_too(observed: dict[str, Observation]) -> None:
+    outcomes = set()
+    for name in damaged():
+        outcomes.add(observed[name].outcome)
+        assert observed[name].growth < 4 * observed[name].pixels + (16 << 20), name
+    assert {"decoded", "undecodable_image"} <= outcomes
 
 
 def test_metadata_does_not_unfold_without_limit(observed: dict[str, Observation]) -> None:

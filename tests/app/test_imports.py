@@ -31,11 +31,17 @@ def test_only_what_is_computed_in_torch_names_it() -> None:
     assert users == {"network.py", "novelty.py", "sessions.py"}
 
 
+def test_only_what_runs_on_ray_names_it() -> None:
+    extra = {"fsspec", "pyarrow", "ray"}
+    assert {path.name for path in (ROOT / "app").rglob("*.py") if extra & imported(path)} == {"bulk.py", "cluster.py"}
+
+
 def test_the_application_starts_without_torch() -> None:
     program = (
-        "import sys; from app.main import create_app; from app.settings import Settings; "
+        "import sys; from app.main import create_app; import app.__main__; from app.settings import Settings; "
         "from app.sessions import load_session; settings = Settings(); create_app(settings, load_session(settings)); "
-        "print(sorted({'torch', 'torchvision', 'training', 'safetensors', 'httpx'} & set(sys.modules)))"
+        "extras = {'torch', 'torchvision', 'training', 'safetensors', 'httpx', 'ray', 'pyarrow', 'fsspec'}; "
+        "print(sorted(extras & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,8 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.bundle import Bundle
 from tests.app.server import serve
 from tests.benchmarks.examples import rows
+from tests.benchmarks.figures import RESULTS, Statement, statements, tabulated
 from tests.conftest import BUNDLE, ROOT
 
 TEXT = (ROOT / "README.md").read_text()
@@ -75,8 +77,27 @@ def test_the_other_commands_run(client: httpx.Client) -> None:
     assert "probability" in run([sys.executable, "-"], python, client)
 
 
-def test_the_accuracy_is_the_reports() -> None:
-    report = json.loads((BUNDLE / "report.json").read_text())["accuracy"]
-    low, high = report["ci95"]
-    assert f"{report['value'] * 100:.2f} %" in TEXT
-    assert f"{low * 100:.2f} to {high * 100:.2f} %" in TEXT
+SHIPPED = Bundle.load(BUNDLE)
+
+
+@pytest.mark.parametrize("statement", list(statements(SHIPPED)), ids=lambda one: f"{one.file}: {one.text[:40]}")
+def test_figures_are_those_of_the_bundle(statement: Statement) -> None:
+    """`python -m tests.benchmarks.figures --write` mends it."""
+    assert statement.wrong((ROOT / statement.file).read_text()) == []
+
+
+def test_the_table_is_that_of_the_bundle() -> None:
+    results = (ROOT / RESULTS).read_text()
+    assert tabulated(results, SHIPPED) == results
+
+
+def test_a_wrong_figure_is_told_and_mended_and_nothing_else() -> None:
+    statement = Statement("a.md", "right <95.26> % of the time (<94 to 96> %), <cat> | <1,000> |.")
+    before = "It is right 95.26 %\nof the time (1 to\n2 %), dog | 2 |. Not 95.26."
+    assert statement.wrong(before) == [("1 to 2", "94 to 96"), ("dog", "cat"), ("2", "1,000")]
+    after = statement.renewed(before)
+    assert after == "It is right 95.26 %\nof the time (94 to 96 %), cat | 1,000 |. Not 95.26."
+    assert statement.wrong(after) == []
+    for other in ("", "It is right 95.26 % of the time.", after + after):
+        with pytest.raises(ValueError, match=r"a\.md must say once, but says \d times"):
+            statement.wrong(other)

@@ -27,9 +27,12 @@ def test_everybody_else_is_not(guarded: TestClient, cat: bytes, header: str) -> 
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_only_probes_stay_open(guarded: TestClient) -> None:
-    assert guarded.get("/livez").status_code == guarded.get("/readyz").status_code == 200
-    for path in ("/", "/docs", "/metrics", "/metrics/report", "/model", "/openapi.json", "/nothing"):
+def test_only_probes_and_the_page_stay_open(guarded: TestClient) -> None:
+    for path in ("/livez", "/readyz", "/", "/assets/web/main.js"):
+        assert guarded.get(path).status_code == 200, path
+    for path in ("/assets/web/../../model", "/assets/web/%2e%2e/%2e%2e/model", "/assets/web//model"):
+        assert guarded.get(path).status_code in (401, 404), path
+    for path in ("/docs", "/metrics", "/metrics/report", "/model", "/openapi.json", "/nothing"):
         assert guarded.get(path, follow_redirects=False).status_code == 401, path
 
 
@@ -53,3 +56,20 @@ def test_cors_is_off_until_origins_are_named(client: TestClient, make_client: Ma
     assert preflight.status_code == 200
     other = open_to.get("/livez", headers={"Origin": "https://example.com"})
     assert "access-control-allow-origin" not in other.headers
+
+
+def test_every_key_is_compared_whatever_was_sent(
+    guarded: TestClient, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the time says nothing about which key matched, or how much of one."""
+    compared: list[tuple[int, int]] = []
+
+    def compare(given: bytes, known: bytes) -> bool:
+        compared.append((len(given), len(known)))
+        return given == known
+
+    monkeypatch.setattr("app.security.hmac.compare_digest", compare)
+    for key in ("first", "second", "f", "x" * 1000):
+        compared.clear()
+        guarded.post("/predict", content=cat, headers={"Authorization": f"Bearer {key}"})
+        assert compared == [(32, 32)] * 2

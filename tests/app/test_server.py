@@ -86,15 +86,6 @@ def test_one_worker_is_fine() -> None:
         assert client.get("/readyz").status_code == 200
 
 
-def test_under_a_prefix_everything_is_found_with_and_without_it(make_client: MakeClient, cat: bytes) -> None:
-    client = make_client(root_path="/images/cifar10")
-    assert client.get("/openapi.json").json()["servers"] == [{"url": "/images/cifar10"}]
-    for prefix in ("", "/images/cifar10"):
-        assert client.post(f"{prefix}/predict", content=cat).status_code == 200
-        assert client.get(f"{prefix}/readyz").status_code == 200
-    assert client.post("/predict", content=b"x").json()["type"] == "/images/cifar10/problems/unsupported_media_type"
-
-
 @pytest.mark.parametrize("prefix", ["images", "/images/", "/a b", "//"])
 def test_a_prefix_that_is_none_stops_the_start(prefix: str) -> None:
     done = run(ROOT_PATH=prefix)

@@ -120,6 +120,13 @@ def test_pytorch_refuses_a_score_that_it_does_not_know() -> None:
         TorchSession(changed(abstention=Abstention(method="tea leaves", threshold=0, kept=0.95)))
 
 
+def test_pytorch_needs_what_the_score_is_computed_with() -> None:
+    bundle = changed()
+    bundle.forget("novelty.safetensors")
+    with pytest.raises(SessionError, match=r"holds no novelty\.safetensors"):
+        TorchSession(bundle)
+
+
 def test_a_graph_without_maps_gives_none_and_one_without_scores_is_refused() -> None:
     graph = onnx.load_from_string(Bundle.load(BUNDLE).read("model.onnx"))
     del graph.graph.output[1:]  # only the logits: an older bundle

@@ -1,11 +1,14 @@
+import asyncio
 import json
 import logging
 import sys
+import warnings
 
 import pytest
 from starlette.testclient import TestClient
 
-from app.telemetry import JsonFormatter, configure_logging
+import app.telemetry
+from app.telemetry import JsonFormatter, Telemetry, TelemetryMiddleware, configure_logging, log_stray_error
 
 
 def test_a_good_request_id_is_kept(client: TestClient) -> None:
@@ -72,8 +75,46 @@ def test_logging_is_configured_once_for_the_process(capsys: pytest.CaptureFixtur
         configure_logging("info")
         logging.getLogger("anything").info("hello")
         logging.getLogger("anything").debug("not this")
-        (line,) = capsys.readouterr().err.splitlines()
-        assert json.loads(line)["message"] == "hello"
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = app.telemetry._log_warning  # which pytest has replaced
+            warnings.warn("odd", RuntimeWarning, stacklevel=1)
+        hello, odd = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+        assert hello["message"] == "hello"
+        assert odd["message"] == "RuntimeWarning: odd"
     finally:
         root.handlers[:], root.level = before, level
         logging.getLogger("uvicorn.access").disabled = False
+
+
+async def test_a_stray_error_is_logged_without_files(caplog: pytest.LogCaptureFixture) -> None:
+    async def stray() -> None:
+        raise ValueError("secret")
+
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_stray_error)
+    task = asyncio.create_task(stray())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+    (record,) = caplog.records
+    line = json.loads(JsonFormatter().format(record))
+    assert line["message"] == "Task exception was never retrieved"
+    assert line["error"] == "ValueError"
+    assert "secret" not in str(line) and "/" not in str(line)
+
+
+async def test_a_request_that_is_cut_off_at_the_end_counts_as_such() -> None:
+    telemetry, begun = Telemetry(), asyncio.Event()
+
+    async def endless(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    task = asyncio.create_task(TelemetryMiddleware(endless, telemetry)(scope, None, None))
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert 'predict_requests_total{outcome="unavailable",route="unmatched"} 1.0' in telemetry.render().decode()
+    assert "predict_inflight_requests 0.0" in telemetry.render().decode()

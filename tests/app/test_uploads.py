@@ -1,8 +1,10 @@
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from starlette.testclient import TestClient
 
+from app import uploads
 from tests.app.problems import assert_problem
 
 MakeClient = Callable[..., TestClient]
@@ -72,3 +74,59 @@ def test_too_many_bytes(make_client: MakeClient, cat: bytes) -> None:
     large = client.post("/predict", content=iter([bytes(1000)] * 9))
     assert_problem(large, 413, "payload_too_large")
     assert large.headers["connection"] == "close"
+
+
+def form(*parts: bytes) -> dict[str, object]:
+    content = b"".join(b"--x\r\n" + part + b"\r\n" for part in parts) + b"--x--\r\n"
+    return {"content": content, "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+
+
+def part(name: str, content: bytes, filename: str | None = None, more: bytes = b"") -> bytes:
+    disposition = f'Content-Disposition: form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
+    return disposition.encode() + more + b"\r\n\r\n" + content
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part("files", b"x", "x")] * 10_000,
+        [part("a", b"x")] * 10_000,
+        [part("a", b"x" * 2000)],
+        [part("files", b"x", "x", b"\r\nX-Long: " + b"y" * 10_000)],
+        [part("files", b"x", "x", b"\r\nX-More: y" * 100)],
+    ],
+    ids=["files", "fields", "a long field", "a long header", "headers"],
+)
+def test_a_form_has_limits(client: TestClient, parts: list[bytes]) -> None:
+    for route in ("/predict", "/predict/batch"):
+        assert_problem(client.post(route, **form(*parts)), 400, "malformed_request")
+
+
+def test_a_form_is_the_same_in_one_piece_and_byte_by_byte(client: TestClient, cat: bytes) -> None:
+    whole = form(part("file", cat + b"\r\n" * 50_000, "cat.png"))
+    pieces = {**whole, "content": (bytes([byte]) for byte in form(part("file", cat, "cat.png"))["content"])}
+    answers = [client.post("/predict", **one).json() for one in (whole, pieces)]
+    assert answers[0]["predictions"] == answers[1]["predictions"]
+
+
+async def test_others_have_their_turn_while_a_form_is_hard_to_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield bytes(10)
+        yield bytes(uploads.SLICE_BYTES * 3 + 1)
+
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(others())
+    for long, expected in ((1e9, 0), (-1, 5)):
+        monkeypatch.setattr(uploads, "LONG_SECONDS", long)
+        before = turns
+        sizes = [len(piece) async for piece in uploads._in_turns(chunks())]
+        assert sizes == [10, *[uploads.SLICE_BYTES] * 3, 1]
+        assert turns - before == expected
+    task.cancel()

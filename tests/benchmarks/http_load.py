@@ -41,7 +41,7 @@ class Connections:
         return Outcome(status, time.perf_counter() - due)
 
     async def _send(self, request: bytes) -> int:
-        reader, writer = self._idle.pop() if self._idle else await self.open()
+        reader, writer = self._kept() or await self.open()
         try:
             writer.write(request)
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -55,6 +55,14 @@ class Connections:
         else:
             self._idle.append((reader, writer))
         return int(head[9:12])
+
+    def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():  # the service closes what is idle for long
+                return reader, writer
+            writer.close()
+        return None
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection that is the caller's own."""

@@ -87,6 +87,8 @@ async def run(url: str, pid: int, seconds: float) -> None:
     print(f"{sum(sent.values())} requests in {seconds / 60:g} minutes")
     for (kind, status), count in sorted(sent.items()):
         print(f"  {kind:16} {status or 'cut off':>7} {count:6}")
+    by_minute = {int((at - started) / 60): f"{mb:.0f}" for at, mb, _ in samples}
+    print(f"memory at the end of each minute, in MB: {' '.join(by_minute.values())}")
     print(f"memory: {late[0][1]:.0f} MB to {late[-1][1]:.0f} MB, {slope:+.2f} MB a minute (goal: below 0.5)")
     await asyncio.sleep(1)
     print(f"descriptors: {before} before, {descriptors(pid)} after, {max(one[2] for one in samples)} at most")

@@ -1,5 +1,6 @@
 """What the training tests share: a tiny data set in CIFAR-10's shape, and a run on it that has finished."""
 
+import gzip
 import os
 import shutil
 import sys
@@ -7,14 +8,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
-from tests.training.tiny import make_images
-from training import data, plots
+from app.network import mobilenet_v2
+from tests.training.tiny import FASHION_HEADER, lively_weights, make_images
+from training import data, initialise, plots
 from training import evaluate as evaluation
 from training.__main__ import main
 from training.export import NAME, export
+from training.far import FASHION_MNIST
 from training.outcome import Outcome
 
 TINY_OPTIONS = ("--stem-stride", "2", "--stage2-stride", "2", "--epochs", "2", "--batch-size", "8", "--init", "random")
@@ -73,7 +77,12 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
-        for arguments in (("fit", *TINY_OPTIONS), ("evaluate", "--test-reads", str(folder / "test_reads.csv"))):
+        monkeypatch.setattr(initialise, "mobilenet_v2", mobilenet_v2)  # a module that asks first may have replaced it
+        init = folder / "init.safetensors"
+        init.write_bytes(lively_weights())
+        # Not the repository's: what it found with other networks is none of this run's.
+        places = ("--test-reads", str(folder / "test_reads.csv"), "--near", str(folder / "none.json"))
+        for arguments in (("fit", *TINY_OPTIONS, "--init", str(init)), ("evaluate", *places)):
             monkeypatch.setattr(
                 sys, "argv", ["training", *arguments, "--run-dir", str(folder / "run"), "--threads", "1"]
             )
@@ -89,9 +98,17 @@ def finished_bundle(finished_run: Path) -> Path:
     bundle = finished_run.parent / "models" / NAME
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
-        near = finished_run / "leave_two_out.json"
-        export(Outcome.read(finished_run), finished_run, bundle, force=False, download=False, near=near)
+        export(Outcome.read(finished_run), finished_run, bundle, force=False, download=False)
     return bundle
+
+
+@pytest.fixture(scope="session")
+def fashion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with noise in the format of Fashion-MNIST's test images; no pixel is black."""
+    folder = tmp_path_factory.mktemp("fashion")
+    pixels = np.random.default_rng(0).integers(1, 256, (10000, 28, 28), dtype=np.uint8)
+    (folder / FASHION_MNIST).write_bytes(gzip.compress(FASHION_HEADER + pixels.tobytes(), 1))
+    return folder
 
 
 @pytest.fixture

@@ -68,12 +68,41 @@ def test_scores_agree_with_scikit_learn() -> None:
     assert scores(some, 1.0).brier.value == pytest.approx(((probabilities - truth) ** 2).sum(1).mean())
 
 
+def test_reliability_bins_hold_every_image_once() -> None:
+    some = drawn(500, 1.0)
+    bins = scores(some, 2.0).bins
+    assert sum(one.images for one in bins) == 500
+    assert sum(one.images * one.accuracy for one in bins) == pytest.approx(some.correct().sum())
+    assert [one.confidence for one in bins] == sorted(one.confidence for one in bins)
+    confidence = some.probabilities(2.0).max(1)
+    assert sum(one.images * one.confidence for one in bins) == pytest.approx(confidence.sum(dtype=float))
+
+
 def test_calibration_error_by_hand() -> None:
     confidence = np.array([0.9, 0.9, 0.6, 0.6])
     correct = np.array([1.0, 1.0, 0.0, 1.0])
     assert expected_calibration_error(confidence, correct, bins=2) == pytest.approx((2 * 0.1 + 2 * 0.1) / 4)
     assert expected_calibration_error(confidence, correct, bins=1) == pytest.approx(0.0)
     assert expected_calibration_error(np.array([0.7]), np.array([1.0])) == pytest.approx(0.3)
+
+
+@given(
+    confidences=st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0.1, 1), min_size=1, max_size=60),
+    bins=st.integers(1, 20),
+    seed=st.integers(0, 9),
+)
+def test_calibration_error_agrees_with_a_loop_over_bins(confidences: list[float], bins: int, seed: int) -> None:
+    correct = np.random.default_rng(seed).integers(0, 2, len(confidences)).astype(float)
+    ranked = sorted(zip(confidences, correct.tolist(), strict=True), key=lambda one: one[0])
+    error, begun = 0.0, 0
+    count = min(bins, len(ranked))
+    for place in range(count):
+        # The first bins are one larger where there is a remainder.
+        part = ranked[begun : (begun := begun + len(ranked) // count + (place < len(ranked) % count))]
+        confidence, accuracy = (sum(values) / len(part) for values in zip(*part, strict=True))
+        error += len(part) / len(ranked) * abs(confidence - accuracy)
+    assert begun == len(ranked)
+    assert expected_calibration_error(np.array(confidences), correct, bins) == pytest.approx(error, abs=1e-12)
 
 
 def test_brier_bounds() -> None:

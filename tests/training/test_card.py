@@ -74,6 +74,27 @@ def test_initial_weights_are_named_as_what_they_are(manifest: Manifest, report: 
     assert said in render_card(manifest.model_copy(update={"provenance": origin}), report)
 
 
+def test_only_the_augmentation_that_was_done_is_told(manifest: Manifest, report: Report) -> None:
+    def told(**changes: object) -> str:
+        origin = manifest.provenance | {"config": manifest.provenance["config"] | changes}
+        return render_card(manifest.model_copy(update={"provenance": origin}), report)
+
+    usual = told()
+    assert "mirrored in every second epoch, shifted by up to 4 pixels, a square of 10 pixels hidden." in usual
+    assert "half of them zoomed by a factor of up to 1.2, brightness, contrast and saturation changed by up to 30%" in (
+        told(zoom=1.2, colour=0.3)
+    )
+    assert "Images are shown as they are." in told(flip=False, shift=0, cutout=0)
+
+
+def test_a_teacher_is_named(manifest: Manifest, report: Report) -> None:
+    assert "another network" not in render_card(manifest, report)
+    taught = manifest.model_copy(update={"provenance": manifest.provenance | {"teacher": "ab" * 32}})
+    assert f"- It also learned from the answers of another network, whose graph has the sha256 `{'ab' * 32}`." in (
+        render_card(taught, report)
+    )
+
+
 def test_probabilities_are_called_calibrated_only_when_they_are(manifest: Manifest, report: Report) -> None:
     bare = manifest.model_copy(update={"calibration": None})
     assert "softmax(logits), not calibrated" in render_card(bare, report.model_copy(update={"calibration": None}))
@@ -113,3 +134,12 @@ def test_near_areas_are_shown_by_pair(manifest: Manifest, report: Report) -> Non
     ]
     known = report.model_copy(update={"abstention": report.abstention.model_copy(update={"methods": methods})})
     assert "| 0.3000 | 0.100 0.200 0.300 0.400 0.500 |" in render_card(manifest, known)
+
+
+def test_the_card_says_where_a_run_went_on(manifest: Manifest, report: Report) -> None:
+    origin = manifest.provenance
+    assert origin["continued"] == []
+    hardware = {"cpu": "Another CPU", "threads": 1, "processes": 2}
+    later = {"epoch": 1, "step": 7, **origin, "git_commit": "abc", "hardware": hardware}
+    card = render_card(manifest.model_copy(update={"provenance": origin | {"continued": [later]}}), report)
+    assert "; from step 8 of epoch 2 on: Another CPU, 2 processes, 1 threads each, code abc; " in card

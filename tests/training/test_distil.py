@@ -12,6 +12,7 @@ from tests.training.tiny import TINY, make_images, shallow
 from training import distil, initialise
 from training.config import Config
 from training.distil import distillation_loss, read_teacher, teacher_answers
+from training.distributed import World
 from training.fit import Run
 from training.graph import build_graph, run_graph
 from training.problems import TrainingError
@@ -53,7 +54,7 @@ def test_the_loss_is_cross_entropy_and_softened_divergence() -> None:
 
 def test_the_teacher_answers_what_the_student_sees(tmp_path: Path, teacher: bytes) -> None:
     run = start(tmp_path, teacher)
-    seen = [[(batch, images.clone()) for batch, images in run._batches(view)] for view in range(2)]
+    seen = [[(batch, images.clone()) for batch, images in run._batches(view, World())] for view in range(2)]
     answers = run._teacher_answers()
     assert answers is not None and answers.shape == (2, 24, 10) and answers.dtype == torch.float16
     for view, batches in enumerate(seen):
@@ -66,7 +67,7 @@ def test_views_come_back_in_turn(tmp_path: Path, teacher: bytes, monkeypatch: py
     run = start(tmp_path, None)
     asked = []
     batches = run._batches
-    monkeypatch.setattr(run, "_batches", lambda view, first: asked.append(view) or batches(view, first))
+    monkeypatch.setattr(run, "_batches", lambda view, *rest: asked.append(view) or batches(view, *rest))
     run.fit()
     assert asked == [0, 1, 0, 1]
 

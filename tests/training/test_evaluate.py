@@ -15,6 +15,7 @@ from training.evaluate import (
     LOGITS,
     READS_HEADER,
     append_read,
+    check_sources,
     evaluate,
     read_damaged_test_set,
     read_test_set,
@@ -26,8 +27,8 @@ from training.outcome import Outcome
 from training.problems import TrainingError
 
 
-def score(outcome: Outcome, data_dir: Path, log: Path, near: str = "none.json") -> Report:
-    return evaluate(outcome, data_dir, log, download=False, near=data_dir / near)
+def score(outcome: Outcome, data_dir: Path, log: Path, near: str = "none.json", fashion: Path | None = None) -> Report:
+    return evaluate(outcome, data_dir, log, download=False, near=data_dir / near, fashion_mnist=fashion)
 
 
 def reads(path: Path) -> list[dict[str, str]]:
@@ -125,6 +126,23 @@ def test_what_leaving_two_out_found_goes_into_the_report(run_dir: Path, tmp_path
     (tmp_path / "near.json").write_text("{}")
     with pytest.raises(TrainingError, match="near.json is damaged"):
         score(Outcome.read(run_dir), tmp_path, log, "near.json")
+
+
+def test_far_images_may_be_added_later_without_a_reading(
+    run_dir: Path, tmp_path: Path, log: Path, fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = Outcome.read(run_dir)
+    before, after = score(outcome, tmp_path, log), score(outcome, tmp_path, log, fashion=fashion)
+    assert before.abstention is not None and after.abstention is not None
+    for one, other in zip(before.abstention.methods, after.abstention.methods, strict=True):
+        assert set(other.far) == {"noise", "textures", "fashion_mnist"}
+        assert {kind: other.far[kind] for kind in one.far} == pytest.approx(one.far)
+    assert not log.exists()
+    monkeypatch.setattr(evaluation, "far_images", lambda *_: pytest.fail("computed again"))
+    assert score(outcome, tmp_path, log, fashion=fashion) == score(outcome, tmp_path, log) == after
+    with pytest.raises(TrainingError, match="cannot read .*name the folder that holds it"):
+        monkeypatch.undo()
+        check_sources(tmp_path / "none.json", tmp_path)
 
 
 def test_nothing_is_read_when_the_log_cannot_be_written(

@@ -13,12 +13,14 @@ from safetensors.torch import load, load_file
 
 from app.bundle import MANIFEST, PICTURES, Architecture, Bundle, BundleError, Manifest, sha256
 from app.network import mobilenet_v2
-from tests.training.tiny import TINY
+from tests.training.tiny import TINY, lively_weights
 from training import export as exporting
 from training import storage
-from training.evaluate import LOGITS, saved_evaluation
-from training.export import check_parity, check_target, export
+from training.abstention import METHODS
+from training.evaluate import LOGITS, evaluate, saved_evaluation
+from training.export import VERSION, check_parity, check_target, export
 from training.graph import OOD_SCORE, build_graph, run_graph
+from training.leave_out import write_near
 from training.outcome import Outcome
 from training.problems import TrainingError
 
@@ -37,7 +39,7 @@ FILES = {
 
 
 def write(run_dir: Path, bundle: Path, force: bool = False) -> Manifest:
-    return export(Outcome.read(run_dir), bundle.parent, bundle, force=force, download=False, near=run_dir / "none.json")
+    return export(Outcome.read(run_dir), bundle.parent, bundle, force=force, download=False)
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -64,7 +66,7 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
     assert set(listing(finished_bundle.parent)) == {f"{finished_bundle.name}/{name}" for name in FILES}
     assert set(manifest.files) == FILES - {MANIFEST}
 
-    assert manifest.version == f"1.1.0+{outcome.weights_sha256[:8]}"
+    assert manifest.version == f"{VERSION}+{outcome.weights_sha256[:8]}"
     assert manifest.files["checkpoint.safetensors"] == outcome.weights_sha256
     assert manifest.architecture == TINY.architecture
     assert (manifest.macs, manifest.parameters) == (6_124_928, 2_236_682)
@@ -72,7 +74,7 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
 
     origin = manifest.provenance
     assert origin["config"] == TINY.as_dict()
-    assert origin["initial_weights"] == "random:0"
+    assert origin["initial_weights"] == f"sha256:{sha256(lively_weights())}"
     assert origin["data"] == {"train": outcome.train_data, "select": outcome.selection_data}
     assert origin["seeds"] == {"run": 0, "split": 0}
     assert origin["split"] == {"file": "split.json", "train": 30, "select": 20, "calibrate": 20}
@@ -107,6 +109,17 @@ def test_the_manifest_says_what_trust_needs(written: Bundle, run_dir: Path) -> N
     assert manifest.reference is not None and sum(manifest.reference.confidence) == 20
     novelty = load(written.read("novelty.safetensors"))
     assert all(torch.equal(novelty[name], value) for name, value in saved.novelty._asdict().items())
+
+
+def test_the_report_is_the_run_s_with_all_that_evaluate_was_given(run_dir: Path, tmp_path: Path, fashion: Path) -> None:
+    write_near(tmp_path / "near.json", TINY, {name: [0.9, 0.8, 0.7, 0.6, 0.5] for name in METHODS})
+    near, reads = tmp_path / "near.json", tmp_path / "reads.csv"
+    evaluate(Outcome.read(run_dir), tmp_path, reads, download=False, near=near, fashion_mnist=fashion)
+    write(run_dir, tmp_path / "bundle")
+    exported = Bundle.load(tmp_path / "bundle")
+    assert exported.read("report.json") == (run_dir / "report.json").read_bytes()
+    assert exported.report.abstention is not None
+    assert all(one.near_mean and "fashion_mnist" in one.far for one in exported.report.abstention.methods)
 
 
 def test_the_checkpoint_holds_the_averaged_weights_under_torchvision_s_names(written: Bundle, run_dir: Path) -> None:
@@ -229,7 +242,7 @@ def test_a_run_must_be_evaluated_first(run_dir: Path, bundle: Path) -> None:
     outcome = Outcome.read(run_dir)
     other = replace(outcome, weights=outcome.weights + b" ")
     with pytest.raises(TrainingError, match=r"was not evaluated: `python -m training evaluate --run-dir"):
-        export(other, bundle.parent, bundle, force=False, download=False, near=run_dir / "none.json")
+        export(other, bundle.parent, bundle, force=False, download=False)
     (run_dir / LOGITS).unlink()
     with pytest.raises(TrainingError, match="was not evaluated"):
         write(run_dir, bundle)

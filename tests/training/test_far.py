@@ -4,10 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.training.tiny import FASHION_HEADER
 from training.far import FASHION_MNIST, far_images, fashion_mnist, noise, textures
 from training.problems import TrainingError
-
-HEADER = np.array([2051, 10000, 28, 28], ">i4").tobytes()
 
 
 @pytest.mark.parametrize("make", [noise, textures])
@@ -19,14 +18,14 @@ def test_images_are_seeded_and_various(make: object) -> None:
     assert first.reshape(24, -1).std(1).min() > 5
 
 
-def test_fashion_mnist_is_padded_with_its_black(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(1, 256, (10000, 28, 28), dtype=np.uint8)
-    (tmp_path / FASHION_MNIST).write_bytes(gzip.compress(HEADER + pixels.tobytes(), 1))
-    images = fashion_mnist(tmp_path)
+def test_fashion_mnist_is_padded_with_its_black(fashion: Path) -> None:
+    packed = gzip.decompress((fashion / FASHION_MNIST).read_bytes())
+    pixels = np.frombuffer(packed, np.uint8, offset=16).reshape(10000, 28, 28)
+    images = fashion_mnist(fashion)
     assert images.shape == (10000, 32, 32, 3)
     assert np.array_equal(images[:, 2:30, 2:30, 1], pixels)
     assert images.sum() == 3 * pixels.sum(dtype=np.int64)
-    assert {kind: len(made) for kind, made in far_images(5, 0, tmp_path).items()} == {
+    assert {kind: len(made) for kind, made in far_images(5, 0, fashion).items()} == {
         "noise": 5,
         "textures": 5,
         "fashion_mnist": 5,
@@ -34,7 +33,9 @@ def test_fashion_mnist_is_padded_with_its_black(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"nothing packed", gzip.compress(HEADER), gzip.compress(b"short")], ids=["unpacked", "empty", "short"]
+    "content",
+    [b"nothing packed", gzip.compress(FASHION_HEADER), gzip.compress(b"short")],
+    ids=["unpacked", "empty", "short"],
 )
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(TrainingError, match="cannot read"):

@@ -20,6 +20,7 @@ from torch import Tensor
 from app.report import Epoch
 from tests.training.tiny import TINY, make_images, shallow
 from training import fit, initialise
+from training.augment import Lot
 from training.config import Config
 from training.data import LabelledImages
 from training.fit import Progress, Run
@@ -204,7 +205,7 @@ def test_only_filters_decay(tmp_path: Path) -> None:
 def test_augmentation_can_be_turned_off(tmp_path: Path) -> None:
     run = start(tmp_path, replace(TINY, flip=False, shift=0, cutout=0))
     batch, mirrored = torch.arange(8), torch.ones(30, dtype=torch.bool)
-    assert torch.equal(run._augmented(batch, mirrored, torch.Generator()), TRAIN.images[:8])
+    assert torch.equal(run._augmented(batch, mirrored, Lot(torch.Generator(), 8)), TRAIN.images[:8])
 
 
 def test_another_configuration_is_refused_by_the_field_that_differs(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ def test_each_network_never_sees_its_two_classes(tmp_path: Path) -> None:
     assert all(
         np.array_equal(one.unknown.features, other.unknown.features) for one, other in zip(networks, again, strict=True)
     )
+
+
+def test_features_of_another_configuration_are_not_taken_for_this_one_s(tmp_path: Path) -> None:
+    next(leave_two_out(tmp_path, TINY, "random", IMAGES, PARTS))
+    with pytest.raises(TrainingError, match=r"holds another run: lr is 0\.5 here and 0\.001 there"):
+        next(leave_two_out(tmp_path, replace(TINY, lr=0.5), "random", IMAGES, PARTS))
 
 
 def test_without_drops_both_classes() -> None:

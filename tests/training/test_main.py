@@ -73,6 +73,8 @@ def test_what_can_be_refused_is_refused_before_training(
     (tmp_path / "file").write_text("")
     assert "cannot write --bundle" in one_line(command(*everything, "--bundle", tmp_path / "file" / "b"), 1)
     assert "cannot write --test-reads" in one_line(command(*everything, "--test-reads", tmp_path), 1)
+    assert "is damaged" in one_line(command(*everything, "--near", tmp_path / "file"), 1)
+    assert "name the folder that holds it" in one_line(command(*everything, "--fashion-mnist", tmp_path), 1)
     assert "--run-dir" in one_line(command(*everything, "--run-dir", tmp_path / "file" / "run"), 1)
     assert "cannot read --init" in one_line(command(*everything, "--init", tmp_path / "none"), 1)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.bundle import sha256
-from tests.training.tiny import TINY, make_images
+from tests.training.tiny import TINY, lively_weights, make_images
 from training import data
 from training.fit import RUN, STATE, WEIGHTS
 from training.outcome import Outcome
@@ -21,7 +21,7 @@ def change(path: Path, content: bytes) -> None:
 def test_a_finished_run_is_read_back(run_dir: Path) -> None:
     outcome = Outcome.read(run_dir)
     assert outcome.config == TINY
-    assert outcome.initial_weights == "random:0"
+    assert outcome.initial_weights == f"sha256:{sha256(lively_weights())}"
     assert [row.epoch for row in outcome.history] == [1, 2]
     assert outcome.cpu_seconds > 0
     assert outcome.weights_sha256 == sha256((run_dir / WEIGHTS).read_bytes())

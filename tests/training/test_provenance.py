@@ -4,11 +4,12 @@ import platform
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from training import provenance
-from training.provenance import cores, cpu_model, environment, git_commit
+from training.provenance import continued, cores, cpu_model, describe, environment, git_commit
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -60,3 +61,39 @@ def test_the_processor_s_name(tmp_path: Path) -> None:
     assert cpu_model(cpuinfo) == "Some CPU @ 3 GHz"
     cpuinfo.write_text("Hardware: none\n")
     assert cpu_model(cpuinfo) == cpu_model(tmp_path / "none") == platform.machine()
+
+
+def place(threads: int, processes: int = 1) -> dict[str, Any]:
+    hardware = {"cpu": "Some CPU", "cores": 2, "threads": threads, "processes": processes}
+    return {"git_commit": "abc", "versions": {"torch": "2"}, "hardware": hardware}
+
+
+def test_a_run_tells_where_it_went_on() -> None:
+    run = continued({"config": 1}, place(1), 0, 0)
+    assert run == {"config": 1, "environment": place(1), "continued": []}
+    assert continued(run, place(1), 1, 5) == run  # in the same place
+    moved = continued(run, place(2), 1, 5)
+    assert moved == run | {"continued": [{"epoch": 1, "step": 5, **place(2)}]}
+    assert continued(moved, place(2), 2, 0) == moved
+    back = continued(moved, place(1, processes=3), 2, 0)
+    assert [(one["epoch"], one["step"], one["hardware"]["processes"]) for one in back["continued"]] == [
+        (1, 5, 1),
+        (2, 0, 3),
+    ]
+
+
+def test_places_that_have_computed_nothing_that_is_left_are_forgotten() -> None:
+    run = continued({}, place(1), 0, 0)
+    assert continued(run, place(2), 0, 0) == {"environment": place(2), "continued": []}
+    moved = continued(run, place(2), 1, 5)
+    assert continued(moved, place(1), 1, 5) == run
+    assert continued(moved, place(3), 1, 5) == run | {"continued": [{"epoch": 1, "step": 5, **place(3)}]}
+
+
+def test_earlier_versions_knew_one_process_only() -> None:
+    old = place(1)
+    del old["hardware"]["processes"]
+    assert continued({"environment": old}, place(1), 1, 0)["continued"] == []
+    assert describe(old["hardware"]) == "Some CPU, 1 threads"
+    assert describe(place(1, processes=2)["hardware"]) == "Some CPU, 2 processes, 1 threads each"
+    assert describe(place(1, 8)["hardware"] | {"gpu": "Some GPU"}) == "Some GPU, 8 processes, 1 threads each"

@@ -1,16 +1,67 @@
 import re
+from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from starlette.testclient import TestClient
 
 from app.problems import PROBLEMS
 from tests.app.problems import assert_problem
+from tests.conftest import ROOT
+
+WEB = ROOT / "app/web"
 
 
-def test_home_leads_to_the_documentation(client: TestClient) -> None:
-    response = client.get("/")
-    assert response.status_code == 200
-    assert str(response.url).endswith("/docs")
+def links_of(text: str) -> set[str]:
+    return set(re.findall(r'(?:src|href)="([^"#]+)"', text)) | set(re.findall(r'from "([^"]+)"', text))
+
+
+def test_the_page_and_all_that_it_is_made_of(client: TestClient) -> None:
+    """Every file that it names is there, by a relative address, and every file that is there is named."""
+    page = client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    kinds = {".js": "text/javascript", ".css": "text/css", ".png": "image/png", ".svg": "image/svg+xml"}
+    found, new = set(), {urljoin("/", link) for link in links_of(page.text)}
+    while new:
+        path = new.pop()
+        found.add(path)
+        response = client.get(path)
+        assert response.status_code == 200, path
+        if path.startswith("/assets/web/"):
+            suffix = Path(path).suffix
+            assert response.headers["content-type"].split(";")[0] == kinds[suffix], path
+            if suffix == ".js":
+                new |= {urljoin(path, link) for link in links_of(response.text)} - found
+    docs_only = {"docs.html", "docs.js", "index.html"}
+    shipped = {path.relative_to(WEB).as_posix() for path in WEB.rglob("*") if path.is_file()} - docs_only
+    assert {path.removeprefix("/assets/web/") for path in found if path.startswith("/assets/web/")} == shipped
+
+
+def test_the_page_s_policy_allows_nothing_inline_and_no_other_host(client: TestClient) -> None:
+    policy = client.get("/").headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    assert "//" not in policy and "*" not in policy and "data:" not in policy
+
+
+@pytest.mark.parametrize("path", ["/", "/assets/web/main.js", "/assets/web/samples/cat.png"])
+def test_browsers_ask_whether_what_they_keep_still_holds(client: TestClient, path: str) -> None:
+    first = client.get(path)
+    assert first.headers["cache-control"] == "no-cache"
+    again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert again.status_code == 304 and again.content == b""
+    assert again.headers["cache-control"] == "no-cache"
+    assert client.get(path, headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_the_page_names_the_classes_of_the_model(client: TestClient) -> None:
+    samples = re.findall(r'data-sample="(\w+)\.png"', client.get("/").text)
+    assert set(client.get("/model").json()["classes"]) <= set(samples)
+
+
+def test_the_chessboard_is_none_of_the_ten(client: TestClient) -> None:
+    board = (WEB / "samples/chessboard.png").read_bytes()
+    assert client.post("/predict", content=board).json()["abstain"] is True
 
 
 def test_the_documentation_asks_no_other_host(client: TestClient) -> None:

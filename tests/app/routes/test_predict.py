@@ -1,16 +1,20 @@
 import asyncio
 import io
+import json
 import logging
+import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from app.bundle import Bundle
+from app.bundle import Bundle, manifest_digest, render_manifest, sha256
 from app.main import create_app
 from app.schemas import BatchProblemDocument, BatchResponse, PredictResponse
 from app.sessions import Outputs, Session
@@ -109,26 +113,50 @@ def test_it_abstains_above_the_threshold(make_client: MakeClient, cat: bytes, lo
         assert answer["ood_score"] == pytest.approx(score, abs=1e-6)
         assert answer["ood_threshold"] == pytest.approx(threshold, abs=1e-6)
         assert len(answer["predictions"]) == 5  # whoever wants to know what it looks like may still
+    (result,) = client.post("/predict/batch", files=files(cat)).json()["results"]
+    assert result["abstain"] is True
+    metrics = client.get("/metrics").text
+    assert "prediction_abstentions_total 2.0" in metrics
+    assert "prediction_ood_score_count 3.0" in metrics
 
 
-def test_a_model_without_measures_of_trust(cat: bytes, loaded: tuple[Bundle, Session]) -> None:
-    manifest = loaded[0].manifest.model_copy(update={"calibration": None, "abstention": None})
+@pytest.fixture(params=["no temperature", "a temperature"])
+def older(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestClient]:
+    """A service of a bundle as they were before there were measures of trust: a graph of logits only."""
+    folder = Path(shutil.copytree(BUNDLE, tmp_path / "older"))
+    fields = json.loads((folder / "bundle.json").read_bytes())
+    del fields["reference"], fields["self_check"]["ood_score"], fields["files"]["novelty.safetensors"]
+    fields |= {"abstention": None, "calibration": {"temperature": 1.2} if request.param == "a temperature" else None}
+    graph = onnx.load_model(folder / "model.onnx")
+    del graph.graph.output[1:]
+    report = json.loads((folder / "report.json").read_bytes())
+    for field in ("conformal", "selective", "abstention", "robustness"):
+        del report[field]
+    for name, content in (("model.onnx", graph.SerializeToString()), ("report.json", json.dumps(report).encode())):
+        (folder / name).write_bytes(content)
+        fields["files"][name] = sha256(content)
+    fields["digest"] = manifest_digest(fields)
+    (folder / "bundle.json").write_bytes(render_manifest(fields))
+    with TestClient(create_app(Settings(model_dir=folder, inference_threads=1))) as client:
+        yield client
 
-    class Older:
-        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
-            return Outputs(loaded[1].run(images).logits)
 
-    bundle = Bundle.load(BUNDLE)
-    bundle.manifest = manifest
-    app = create_app(Settings(model_dir=BUNDLE, inference_threads=1), (bundle, Older()))
-    with TestClient(app) as older:
-        answer = older.post("/predict", content=cat).json()
-        PredictResponse.model_validate(answer)
-        assert set(answer) == {"model", "timing_ms", *RESULT}
-        for absent in ("prediction_set", "abstain", "ood_score", "ood_threshold"):
-            assert answer[absent] is None
-        refused = older.post("/predict?coverage=0.99", content=cat)
-        assert "no prediction sets" in assert_problem(refused, 422, "invalid_parameter")["detail"]
+def test_a_model_without_measures_of_trust(older: TestClient, cat: bytes) -> None:
+    answer = older.post("/predict", content=cat).json()
+    PredictResponse.model_validate(answer)
+    assert set(answer) == {"model", "timing_ms", *RESULT}
+    (result,) = older.post("/predict/batch", files=files(cat)).json()["results"]
+    for said in (answer, result):
+        assert len(said["predictions"]) == 5
+        assert [said[absent] for absent in ("prediction_set", "abstain", "ood_score", "ood_threshold")] == [None] * 4
+    refused = older.post("/predict?coverage=0.99", content=cat)
+    assert "no prediction sets" in assert_problem(refused, 422, "invalid_parameter")["detail"]
+    assert "class maps" in assert_problem(older.post("/explain", content=cat), 404, "not_found")["detail"]
+    model, report = older.get("/model").json(), older.get("/metrics/report").json()
+    assert model["abstention"] is model["reference"] is None and "conformal" not in report
+    metrics = older.get("/metrics").text
+    assert "prediction_drift{" not in metrics and "prediction_abstentions_total 0.0" in metrics
+    assert "prediction_ood_score_count 0.0" in metrics and "prediction_confidence_count 2.0" in metrics
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])

@@ -1,0 +1,166 @@
+// The confusion matrix: a grid by the ARIA pattern, drawn. Hovering or moving tells the count, choosing what it means.
+
+import { html, svg } from "../elements.js";
+import { count, percent } from "../words.js";
+import { fitted } from "./fitted.js";
+
+const LEAN = 14; // pixels: how far the last, slanted head reaches beyond its column
+
+/** How opaque a cell's ink is. The middle is left out: neither light nor dark text could be read on it. */
+function inkOf(share, right) {
+  if (!right) return Math.min(0.42, Math.sqrt(share) * 1.6); // mistakes are few: the root tells small ones from none
+  return share > 0.5 ? 0.82 + 0.18 * share ** 6 : 0.4 * share;
+}
+
+/** A figure of `matrix`, counts by true class (rows) and predicted class (columns). */
+export function confusionChart({ labels, matrix }) {
+  const n = labels.length;
+  const totals = matrix.map((row) => row.reduce((a, b) => a + b, 0));
+  const called = labels.map((_, column) => matrix.reduce((sum, row) => sum + row[column], 0));
+  const readout = html("p", { class: "readout", "aria-hidden": "true" });
+  const meaning = html("p", { class: "meaning", role: "status" });
+  let at = [0, 0]; // the cell in the order of Tab
+  let chosen = null;
+  let cells = [];
+  let heads = { rows: [], columns: [] };
+
+  const share = (row, column) => matrix[row][column] / Math.max(1, totals[row]);
+
+  function draw(width) {
+    const wide = width >= 480;
+    const left = wide ? 92 : 74;
+    const top = wide ? 84 : 70;
+    const side = Math.max(8, Math.min(48, (width - left - LEAN) / n));
+    const size = left + side * n + 2;
+    heads = { rows: [], columns: [] };
+    cells = [];
+    const columns = labels.map((label, column) => {
+      const [x, y] = [left + side * (column + 0.5), top - 8];
+      const head = svg("text", { role: "columnheader", class: "head", x, y, transform: `rotate(-45 ${x} ${y})` }, label);
+      heads.columns.push(head);
+      return head;
+    });
+    const rows = labels.map((label, row) => {
+      const y = top + side * (row + 0.5) + 4;
+      const head = svg("text", { role: "rowheader", class: "head", x: left - 8, y, "text-anchor": "end" }, label);
+      heads.rows.push(head);
+      cells.push(labels.map((_, column) => cell(row, column, left, top, side)));
+      return svg("g", { role: "row" }, head, cells[row]);
+    });
+    const picture = svg(
+      "svg",
+      {
+        role: "grid",
+        "aria-label": "Confusion matrix: rows are the true classes, columns what the model said",
+        "aria-readonly": "true",
+        width: size,
+        height: top + side * n + 2,
+        class: side < 30 ? "confusion small" : "confusion",
+        keydown: move,
+        pointerleave: () => tell(chosen),
+      },
+      svg("g", { role: "row" }, svg("text", { role: "columnheader", class: "head corner", x: left - 8, y: top - 8, "text-anchor": "end" }, "true class"), columns),
+      rows,
+    );
+    cells[at[0]][at[1]].setAttribute("tabindex", "0");
+    if (chosen) cells[chosen[0]][chosen[1]].setAttribute("aria-selected", "true");
+    return picture;
+  }
+
+  function cell(row, column, left, top, side) {
+    const value = matrix[row][column];
+    const right = row === column;
+    const strength = inkOf(share(row, column), right);
+    const x = left + side * column;
+    const y = top + side * row;
+    return svg(
+      "g",
+      {
+        role: "gridcell",
+        tabindex: "-1",
+        class: `cell ${right ? "right" : "wrong"}${strength > 0.5 ? " strong" : ""}`,
+        "aria-label": inWords(row, column),
+        "aria-selected": "false",
+        pointerenter: () => tell([row, column]),
+        focus: () => tell([row, column]),
+        click: () => choose(row, column),
+      },
+      svg("rect", { class: "ground", x: x + 1, y: y + 1, width: side - 2, height: side - 2, rx: 4 }),
+      svg("rect", { class: "ink", x: x + 1, y: y + 1, width: side - 2, height: side - 2, rx: 4, "fill-opacity": strength.toFixed(3) }),
+      value ? svg("text", { x: x + side / 2, y: y + side / 2 + 4, "text-anchor": "middle" }, String(value)) : null,
+    );
+  }
+
+  function inWords(row, column) {
+    const what = row === column ? `${labels[row]}, recognised` : `${labels[row]}, taken for ${labels[column]}`;
+    return `${what}: ${count(matrix[row][column])}`;
+  }
+
+  function tell(place) {
+    for (const head of [...heads.rows, ...heads.columns]) head.classList.remove("lit");
+    if (!place) {
+      readout.textContent = "Point at a cell for its count; choose it for what it means.";
+      return;
+    }
+    const [row, column] = place;
+    heads.rows[row].classList.add("lit");
+    heads.columns[column].classList.add("lit");
+    readout.textContent = inWords(row, column);
+  }
+
+  function choose(row, column) {
+    focusOn(row, column);
+    if (chosen) cells[chosen[0]][chosen[1]].setAttribute("aria-selected", "false");
+    chosen = [row, column];
+    cells[row][column].setAttribute("aria-selected", "true");
+    meaning.textContent = row === column ? ofRecognised(row) : ofMistake(row, column);
+  }
+
+  function ofRecognised(row) {
+    const right = matrix[row][row];
+    return (
+      `Of ${count(totals[row])} images of class ${labels[row]}, ${count(right)} were recognised: recall ${percent(right / Math.max(1, totals[row]))}. ` +
+      `The model said ${labels[row]} ${count(called[row])} times, and was right in ${count(right)}: precision ${percent(right / Math.max(1, called[row]))}.`
+    );
+  }
+
+  function ofMistake(row, column) {
+    const wrong = matrix[row][column];
+    const mistakes = totals[row] - matrix[row][row];
+    const most = Math.max(...matrix[row].filter((_, other) => other !== row));
+    const rank = wrong > 0 && wrong === most ? " No other class is taken for more of them." : "";
+    return (
+      `Of ${count(totals[row])} images of class ${labels[row]}, ${count(wrong)} (${percent(share(row, column))}) were taken for ${labels[column]}, ` +
+      `out of ${count(mistakes)} mistakes with this class.${rank} The other way round, ${count(matrix[column][row])} of ${count(totals[column])} of class ${labels[column]} were taken for ${labels[row]}.`
+    );
+  }
+
+  function move(event) {
+    const [row, column] = at;
+    const next = {
+      ArrowUp: [row - 1, column],
+      ArrowDown: [row + 1, column],
+      ArrowLeft: [row, column - 1],
+      ArrowRight: [row, column + 1],
+      Home: [event.ctrlKey ? 0 : row, 0],
+      End: [event.ctrlKey ? n - 1 : row, n - 1],
+    }[event.key];
+    if (next) {
+      event.preventDefault();
+      focusOn(...next.map((place) => Math.min(n - 1, Math.max(0, place))));
+    } else if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      choose(row, column);
+    }
+  }
+
+  function focusOn(row, column) {
+    cells[at[0]][at[1]].setAttribute("tabindex", "-1");
+    at = [row, column];
+    cells[row][column].setAttribute("tabindex", "0");
+    cells[row][column].focus();
+  }
+
+  tell(null);
+  return html("figure", { class: "matrix" }, readout, fitted(draw), meaning);
+}

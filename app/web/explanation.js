@@ -1,0 +1,74 @@
+// The activation map of an answer, on demand, in the place of the picture.
+
+import { explain } from "./api.js";
+import { explainFailure } from "./faults.js";
+import { freshId, html } from "./elements.js";
+
+/** A toggle, and once it is on the choice of the class; `picture` is the img whose place the map takes. */
+export function explanation({ file, predictions, picture, signal, announce }) {
+  const map = html("img", { class: "map", alt: "", hidden: true });
+  picture.after(map);
+  const choiceId = freshId("class");
+  const choice = html(
+    "select",
+    { id: choiceId, change: () => show() },
+    predictions.map(({ label, class_id }) => html("option", { value: class_id }, label)),
+  );
+  const note = html("p", { class: "fault", hidden: true });
+  const options = html(
+    "div",
+    { class: "map-options", hidden: true },
+    html("label", { for: choiceId }, "What speaks for"),
+    choice,
+    html("span", { class: "scale", "aria-hidden": "true" }),
+    html("p", { class: "hint" }, "Yellow speaks for it most, dark blue not at all. The map has few places: it shows regions, not outlines."),
+    note,
+  );
+  const toggle = html("button", { type: "button", class: "quiet", "aria-pressed": "false", click: () => switchTo(!on()) }, "Where it looks");
+  const on = () => toggle.getAttribute("aria-pressed") === "true";
+  let address = null;
+  let asked = 0;
+
+  function switchTo(wanted) {
+    toggle.setAttribute("aria-pressed", String(wanted));
+    options.hidden = !wanted;
+    picture.hidden = wanted && address !== null;
+    map.hidden = !wanted || address === null;
+    if (wanted) show();
+  }
+
+  async function show() {
+    const label = choice.selectedOptions[0].text;
+    const turn = (asked += 1);
+    note.hidden = true;
+    toggle.setAttribute("aria-busy", "true");
+    try {
+      const drawn = await explain(file, choice.value, { signal });
+      if (turn !== asked) return;
+      release();
+      address = URL.createObjectURL(drawn);
+      map.src = address;
+      await map.decode();
+      map.alt = `Activation map: where the model sees ${label} in ${file.name}`;
+      if (on()) {
+        map.hidden = false;
+        picture.hidden = true;
+      }
+      announce(`The activation map for ${label} is shown.`);
+    } catch (failure) {
+      if (signal.aborted || turn !== asked) return;
+      const { title } = explainFailure(failure, file);
+      note.textContent = title;
+      note.hidden = false;
+      announce(title);
+    } finally {
+      toggle.removeAttribute("aria-busy");
+    }
+  }
+
+  function release() {
+    if (address !== null) URL.revokeObjectURL(address);
+  }
+  signal.addEventListener("abort", release);
+  return { toggle, options };
+}

@@ -1,0 +1,68 @@
+// The page: what comes in becomes cards; the model's tab is made when it is first seen.
+
+import { getJson, onUnauthorized, useKey } from "./api.js";
+import { answerCard } from "./answer.js";
+import { listen } from "./intake.js";
+import { modelTab } from "./model.js";
+import { tabs } from "./tabs.js";
+import { turns } from "./turns.js";
+
+const AT_ONCE = 4; // requests under way: one visitor leaves room for others
+
+const byId = (id) => document.getElementById(id);
+const announce = (text) => (byId("announce").textContent = text);
+
+const answers = byId("answers");
+const slot = turns(AT_ONCE);
+
+function take(files) {
+  if (files.length === 0) return;
+  byId("refusal").textContent = "";
+  go("classify");
+  const cards = files.map((file) => answerCard(file, { slot, announce, removed: count }));
+  answers.prepend(...cards);
+  count();
+  cards[0].scrollIntoView({ block: "nearest" });
+}
+
+function count() {
+  byId("answers-head").hidden = answers.children.length === 0;
+}
+
+function refuse(sentence) {
+  go("classify");
+  byId("refusal").textContent = sentence;
+}
+
+byId("clear").addEventListener("click", () => {
+  for (const card of [...answers.children]) card.dismiss();
+  announce("All answers are removed.");
+  byId("choose").focus();
+});
+
+onUnauthorized(({ rejected }) => {
+  const form = byId("key");
+  form.querySelector("label").textContent = rejected
+    ? "This key is not known here: try another"
+    : "This service asks for an API key";
+  form.hidden = false;
+  byId("key-value").focus();
+});
+
+byId("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  byId("key").hidden = true;
+  useKey(byId("key-value").value.trim());
+  byId("key-value").value = "";
+});
+
+listen({ take, refuse });
+
+const go = tabs(document.querySelector("[role=tablist]"), (id) => {
+  if (id === "model") modelTab(byId("model"), announce);
+});
+
+getJson("model").then(
+  ({ name, version }) => (byId("model-name").textContent = `Answers come from ${name} ${version}`),
+  () => {}, // whoever asks for an answer is told what is wrong
+);

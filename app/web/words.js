@@ -1,0 +1,46 @@
+// Numbers and lists as people read them.
+
+/** 0.9526 -> "95.26 %"; the space does not break. */
+export function percent(fraction, digits = 1) {
+  return `${(fraction * 100).toFixed(digits)}\u00a0%`;
+}
+
+/** A round share with no more digits than it has: 0.99 -> "99 %", 0.995 -> "99.5 %" */
+export function level(fraction) {
+  return `${Number((fraction * 100).toPrecision(6))}\u00a0%`;
+}
+
+/** A probability, without calling anything certain or impossible. */
+export function probability(value) {
+  if (value > 0.9995) return ">\u00a099.9\u00a0%";
+  if (value < 0.0005) return "<\u00a00.1\u00a0%";
+  return percent(value);
+}
+
+/** ["cat", "dog", "deer"] -> "cat, dog or deer" */
+export function either(labels) {
+  if (labels.length < 2) return labels.join("");
+  return `${labels.slice(0, -1).join(", ")} or ${labels.at(-1)}`;
+}
+
+/** 123456 bytes -> "123 kB" */
+export function bytes(count) {
+  if (count < 1000) return `${count} bytes`;
+  if (count < 999_500) return `${Math.round(count / 1000)} kB`;
+  return `${(count / 1e6).toFixed(1)} MB`;
+}
+
+/** 10000 -> "10,000" */
+export function count(number) {
+  return number.toLocaleString("en");
+}
+
+/** 7.12 -> "7.1 ms" */
+export function milliseconds(value) {
+  return value < 10 ? `${value.toFixed(1)}\u00a0ms` : `${Math.round(value)}\u00a0ms`;
+}
+
+/** 1.0029 -> "1.003" */
+export function decimal(value, digits = 2) {
+  return value.toFixed(digits);
+}

@@ -1,0 +1,209 @@
+"""From an image to its answer, whichever way the image comes."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import httpx
+from playwright.sync_api import Page, expect
+
+from tests.conftest import DATA
+from tests.page.conftest import Visit, shoot
+from tests.page.steps import CAT, answers, pick, sample, the_answer
+
+
+def assert_is_the_cat(page: Page, service: httpx.Client) -> None:
+    """The card says what the API says."""
+    card = the_answer(page, "answered")
+    told = service.post("/predict", content=CAT.read_bytes()).json()["predictions"][0]
+    heading = card.get_by_role("heading").inner_text()
+    assert heading.split()[0] == told["label"]
+    assert abs(float(heading.split()[1]) / 100 - told["probability"]) < 0.001
+
+
+def test_a_picked_image(visit: Visit, service: httpx.Client) -> None:
+    page = visit()
+    pick(page, CAT)
+    assert_is_the_cat(page, service)
+    card = answers(page)
+    expect(card).to_contain_text("cat.png")
+    expect(card).to_contain_text(re.compile(r"Only cat is plausible\. A set like this holds the true class 99\s% "))
+    timing = r"[\d.]+\sms for you, [\d.]+\sms in the service: decoding [\d.]+\sms, waiting .+, inference [\d.]+\sms"
+    expect(card).to_contain_text(re.compile(timing))
+    expect(page.get_by_role("status").first).to_have_text(re.compile(r"cat\.png: cat, 99\.\d\s%\."))
+    expect(page.get_by_text("Images are not stored")).to_be_visible()
+    shoot(page, "answer")
+
+
+def test_a_dropped_image(visit: Visit, service: httpx.Client) -> None:
+    page = visit()
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(CAT)], "dragOperationsMask": 1}
+    place = {"x": 300, "y": 500, "data": data}
+    devtools.send("Input.dispatchDragEvent", {"type": "dragEnter", **place})
+    devtools.send("Input.dispatchDragEvent", {"type": "dragOver", **place})
+    expect(page.locator("body")).to_have_class("dragging")
+    devtools.send("Input.dispatchDragEvent", {"type": "drop", **place})
+    assert_is_the_cat(page, service)
+    expect(page.locator("body")).not_to_have_class("dragging")
+
+
+def test_a_pasted_image(visit: Visit, service: httpx.Client) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        """async () => {
+            const image = await (await fetch("assets/web/samples/cat.png")).blob();
+            await navigator.clipboard.write([new ClipboardItem({"image/png": image})]);
+        }"""
+    )
+    page.keyboard.press("Control+V")
+    assert_is_the_cat(page, service)
+
+
+def test_what_is_no_image_at_all_is_told(visit: Visit) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate("navigator.clipboard.writeText('a cat')")
+    page.keyboard.press("Control+V")
+    expect(page.get_by_role("alert")).to_contain_text("What you pasted is no image")
+    page.evaluate(
+        """() => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.setData("text/uri-list", "https://example.org/cat.png");
+            document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+        }"""
+    )
+    expect(page.get_by_role("alert")).to_contain_text("What you dropped is no file")
+    sample(page, "cat")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    the_answer(page, "answered")
+
+
+def test_a_photographed_image(visit: Visit) -> None:
+    page = visit(viewport={"width": 360, "height": 740}, is_mobile=True, has_touch=True)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Take a photo").tap()
+    assert chooser.value.element.get_attribute("capture") == "environment"
+    chooser.value.set_files(CAT)
+    the_answer(page, "answered")
+
+
+def test_a_mouse_is_offered_no_camera(visit: Visit) -> None:
+    page = visit()
+    expect(page.get_by_role("button", name="Choose images")).to_be_visible()
+    expect(page.get_by_role("button", name="Take a photo")).to_be_hidden()
+
+
+def test_several_at_once_in_their_order(visit: Visit) -> None:
+    page = visit()
+    names = ["ship", "cat", "horse", "frog", "truck", "deer"]
+    pick(page, *(DATA / f"{name}.png" for name in names))
+    expect(page.locator(".answer[data-state=answered]")).to_have_count(6)
+    assert [text.split()[0] for text in answers(page).get_by_role("heading").all_inner_texts()] == names
+    shoot(page, "several")
+
+
+def test_more_than_a_visitor_may_want_are_cut(visit: Visit) -> None:
+    page = visit()
+    pick(page, *[CAT] * 61)
+    expect(page.get_by_role("alert")).to_have_text("The first 60 of 61 images were taken.")
+    expect(page.locator(".answer[data-state=answered]")).to_have_count(60)
+
+
+def test_one_that_is_none_of_the_ten(visit: Visit, service: httpx.Client) -> None:
+    page = visit()
+    sample(page, "a chessboard")
+    card = the_answer(page, "abstained")
+    expect(card.get_by_role("heading")).to_have_text("None of the ten classes")
+    threshold = service.get("/model").json()["abstention"]["threshold"]
+    expect(card).to_contain_text(f"beyond {threshold:.2f} the model does not answer")
+    expect(card).not_to_contain_text("plausible")
+    expect(page.get_by_role("status").first).to_contain_text("The model abstains")
+    shoot(page, "abstains")
+
+
+def test_labels_that_cannot_be_told_apart(visit: Visit, service: httpx.Client) -> None:
+    """Of the samples, the airplane's set has two at the shipped bundle; whichever has several says so."""
+    page = visit()
+    sample(page, "airplane")
+    card = the_answer(page, "answered")
+    labels = service.post("/predict", content=(DATA / "airplane.png").read_bytes()).json()["prediction_set"]["labels"]
+    words = f"It may be {' or '.join(labels)}:" if len(labels) == 2 else f"Only {labels[0]} is plausible."
+    expect(card).to_contain_text(words)
+    expect(card.get_by_role("listitem").filter(has_text="in the set")).to_have_count(len(labels))
+
+
+def test_all_classes_on_demand(visit: Visit) -> None:
+    page = visit()
+    sample(page, "cat")
+    card = the_answer(page, "answered")
+    expect(card.get_by_role("listitem")).to_have_count(4)
+    card.get_by_role("button", name="All classes").click()
+    expect(card.get_by_role("listitem")).to_have_count(10)
+    card.get_by_role("button", name="Fewer classes").click()
+    expect(card.get_by_role("listitem")).to_have_count(4)
+
+
+def test_where_the_model_looks_on_demand(visit: Visit) -> None:
+    page = visit()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "/explain" in request.url else None)
+    sample(page, "cat")
+    card = the_answer(page, "answered")
+    toggle = card.get_by_role("button", name="Where it looks")
+    expect(toggle).to_have_attribute("aria-pressed", "false")
+    assert asked == []
+
+    toggle.click()
+    drawn = card.get_by_role("img", name="Activation map: where the model sees cat")
+    expect(drawn).to_be_visible()
+    assert drawn.evaluate("image => image.naturalWidth") == 256
+    expect(card.get_by_role("img", name="Your image")).to_be_hidden()
+
+    card.get_by_label("What speaks for").select_option("dog")
+    expect(card.get_by_role("img", name="Activation map: where the model sees dog")).to_be_visible()
+    assert [url.rpartition("=")[2] for url in asked] == ["3", "5"]
+    shoot(page, "explained")
+
+    toggle.click()
+    expect(card.get_by_role("img", name="Your image")).to_be_visible()
+    expect(card.get_by_label("What speaks for")).to_be_hidden()
+
+
+def test_the_same_request_as_curl(visit: Visit, service: httpx.Client, tmp_path: Path) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    file = tmp_path / "it's a cat; really.png"
+    shutil.copy(CAT, file)
+    pick(page, file)
+    card = the_answer(page, "answered")
+    card.get_by_text("As curl").click()
+    card.get_by_role("button", name="Copy").click()
+    expect(card.get_by_role("button", name="Copied")).to_be_visible()
+    command, option, body, url = shlex.split(page.evaluate("navigator.clipboard.readText()"))
+    assert (command, option, body) == ("curl", "--data-binary", f"@{file.name}")
+    assert httpx.post(url, content=file.read_bytes()).json()["predictions"][0]["label"] == "cat"
+    assert len(httpx.post(url, content=file.read_bytes()).json()["predictions"]) == 10
+
+
+def test_without_a_clipboard_the_command_is_selected(visit: Visit) -> None:
+    page = visit()
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }")
+    sample(page, "cat")
+    card = the_answer(page, "answered")
+    card.get_by_text("As curl").click()
+    card.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("status").first).to_contain_text("The command is selected")
+    assert page.evaluate("getSelection().toString()").startswith("curl --data-binary '@cat.png'")
+
+
+def test_answers_can_be_removed(visit: Visit) -> None:
+    page = visit()
+    pick(page, CAT, DATA / "dog.png", DATA / "ship.png")
+    expect(page.locator(".answer[data-state=answered]")).to_have_count(3)
+    page.get_by_role("button", name="Remove cat.png").click()
+    expect(answers(page)).to_have_count(2)
+    expect(page.get_by_role("button", name="Remove dog.png")).to_be_focused()
+    page.get_by_role("button", name="Clear all").click()
+    expect(answers(page)).to_have_count(0)
+    expect(page.get_by_text("Answers", exact=True)).to_be_hidden()
+    expect(page.get_by_role("button", name="Choose images")).to_be_focused()

@@ -1,0 +1,224 @@
+"""What goes wrong, in words for people, and what helps."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Route, expect
+
+from app.problems import PROBLEMS
+from tests.conftest import DATA, ROOT
+from tests.page.conftest import Visit, served, shoot
+from tests.page.steps import CAT, answers, pick, sample, the_answer
+
+
+@pytest.fixture
+def small() -> Iterator[httpx.Client]:
+    """A service that takes little."""
+    with served(MAX_FILE_BYTES=100_000, MAX_REQUEST_BYTES=1_000_000, MAX_PIXELS=50_000) as client:
+        yield client
+
+
+def refuse(code: str, **headers: str) -> dict[str, object]:
+    """The service's answer, for page.route."""
+    kind = PROBLEMS[code]
+    return {
+        "status": kind.status,
+        "headers": {"Content-Type": "application/problem+json", **headers},
+        "json": {"code": code, "title": kind.title, "detail": "as it happens", "instance": "1234"},
+    }
+
+
+def test_not_an_image(visit: Visit) -> None:
+    page = visit(refused=(415,))
+    pick(page, ROOT / "README.md")
+    card = the_answer(page, "failed")
+    expect(card.get_by_role("heading")).to_have_text("This is not an image the service can read")
+    expect(card).to_contain_text("JPEG, PNG, WebP, GIF, BMP and AVIF can be read.")
+    expect(card).to_contain_text("The service said: this is no image format known here")
+    expect(card.get_by_role("button", name="Try again")).to_have_count(0)
+    expect(page.get_by_role("status").first).to_contain_text("README.md: This is not an image")
+    shoot(page, "not-an-image")
+
+
+@pytest.mark.parametrize(
+    ("content", "title"),
+    [(CAT.read_bytes()[:400], "This image is damaged"), (b"", "This file is empty")],
+    ids=["cut", "empty"],
+)
+def test_damaged(visit: Visit, tmp_path: Path, content: bytes, title: str) -> None:
+    page = visit(refused=(422,))
+    file = tmp_path / "cat.png"
+    file.write_bytes(content)
+    pick(page, file)
+    expect(the_answer(page, "failed").get_by_role("heading")).to_have_text(title)
+
+
+def test_one_bad_image_does_not_keep_the_others(visit: Visit) -> None:
+    page = visit(refused=(415,))
+    pick(page, CAT, ROOT / "README.md", DATA / "ship.png")
+    expect(page.locator(".answer[data-state=answered]")).to_have_count(2)
+    expect(page.locator(".answer[data-state=failed]")).to_have_count(1)
+
+
+def test_too_large(visit: Visit, small: httpx.Client, photo: Path) -> None:
+    page = visit(at=small, refused=(413,))
+    assert photo.stat().st_size > 100_000
+    pick(page, photo)
+    card = the_answer(page, "failed")
+    expect(card.get_by_role("heading")).to_have_text("This file is too large")
+    expect(card.get_by_role("button", name="Make it smaller here")).to_be_visible()
+    expect(card).to_contain_text(f"It has {round(photo.stat().st_size / 1000)} kB")
+    shoot(page, "too-large")
+
+
+def test_too_many_pixels_and_made_smaller(visit: Visit, tmp_path: Path) -> None:
+    from PIL import Image
+
+    with served(MAX_PIXELS=2_000_000) as client:
+        page = visit(at=client, refused=(413,))
+        file = tmp_path / "wide.png"
+        with Image.open(CAT) as cat:
+            cat.resize((2000, 1500)).save(file)
+        pick(page, file)
+        card = the_answer(page, "failed")
+        expect(card.get_by_role("heading")).to_have_text("This image has too many pixels")
+        card.get_by_role("button", name="Make it smaller here").click()
+        card = the_answer(page, "answered")
+        expect(card).to_contain_text("wide-smaller.jpg")
+        expect(card.get_by_role("heading")).to_have_text(re.compile("^cat "))
+
+
+def test_so_large_that_the_service_hangs_up(visit: Visit, small: httpx.Client, tmp_path: Path) -> None:
+    """Browsers may not get to see the answer to a body that they were not let finish: size is named either way."""
+    page = visit(at=small, refused=(413,))
+    file = tmp_path / "huge.png"
+    file.write_bytes(CAT.read_bytes() + bytes(20_000_000))
+    pick(page, file)
+    card = the_answer(page, "failed")
+    expect(card).to_contain_text("too large")
+    expect(card).to_contain_text("20.0 MB")
+    expect(card.get_by_role("button", name="Make it smaller here")).to_be_visible()
+
+
+def test_a_busy_service_is_asked_again_when_it_says(visit: Visit) -> None:
+    page = visit(refused=(429,))
+    page.clock.install()
+    asked = []
+
+    def busy_twice(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) < 3:
+            route.fulfill(**refuse("overloaded", **{"Retry-After": "7"}))
+        else:
+            route.continue_()
+
+    page.route("**/predict?*", busy_twice)
+    sample(page, "cat")
+    for attempt in (1, 2):
+        expect(answers(page).get_by_role("heading")).to_have_text("The service is busy. Asking again in 7 s…")
+        expect(page.get_by_role("status").first).to_contain_text("Asking again in 7 s")
+        page.clock.run_for(6_900)
+        assert len(asked) == attempt
+        with page.expect_request("**/predict?*"):
+            page.clock.run_for(100)
+    the_answer(page, "answered")
+    assert len(asked) == 3
+
+
+def test_a_service_that_stays_busy(visit: Visit) -> None:
+    page = visit(refused=(429,))
+    page.route("**/predict?*", lambda route: route.fulfill(**refuse("overloaded", **{"Retry-After": "0"})))
+    sample(page, "cat")
+    card = the_answer(page, "failed")
+    expect(card.get_by_role("heading")).to_have_text("The service is busy")
+    page.unroute("**/predict?*")
+    card.get_by_role("button", name="Try again").click()
+    the_answer(page, "answered")
+
+
+@pytest.mark.parametrize(
+    ("code", "title"),
+    [
+        ("unavailable", "The service is restarting"),
+        ("deadline_exceeded", "That took too long"),
+        ("request_timeout", "That took too long"),
+        ("internal", "Something went wrong in the service"),
+    ],
+)
+def test_the_service_s_own_troubles(visit: Visit, code: str, title: str) -> None:
+    page = visit(refused=(PROBLEMS[code].status,))
+    page.route("**/predict?*", lambda route: route.fulfill(**refuse(code)))
+    sample(page, "cat")
+    card = the_answer(page, "failed")
+    expect(card.get_by_role("heading")).to_have_text(title)
+    expect(card).to_contain_text("request 1234")
+    page.unroute("**/predict?*")
+    card.get_by_role("button", name="Try again").click()
+    the_answer(page, "answered")
+
+
+def test_a_service_that_is_not_there(visit: Visit) -> None:
+    page = visit()
+    page.route("**/predict?*", lambda route: route.abort())
+    sample(page, "cat")
+    card = the_answer(page, "failed")
+    expect(card.get_by_role("heading")).to_have_text("The service cannot be reached")
+    page.unroute("**/predict?*")
+    card.get_by_role("button", name="Try again").click()
+    the_answer(page, "answered")
+    page.route("**/samples/*", lambda route: route.abort())
+    sample(page, "dog")
+    expect(page.get_by_role("alert")).to_contain_text("The sample could not be loaded")
+
+
+def test_a_proxy_s_own_page_is_no_answer(visit: Visit) -> None:
+    page = visit(refused=(502,))
+    page.route("**/predict?*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
+    sample(page, "cat")
+    card = the_answer(page, "failed")
+    expect(card.get_by_role("heading")).to_have_text("Something went wrong in the service")
+    expect(card).to_contain_text("HTTP status 502")
+
+
+def test_a_map_that_cannot_be_had(visit: Visit) -> None:
+    page = visit(refused=(503,))
+    page.route("**/explain?*", lambda route: route.fulfill(**refuse("unavailable")))
+    sample(page, "cat")
+    card = the_answer(page, "answered")
+    card.get_by_role("button", name="Where it looks").click()
+    expect(card).to_contain_text("The service is restarting")
+    expect(card.get_by_role("img", name="Your image")).to_be_visible()
+
+
+def test_no_key_is_asked_for_where_none_is_needed(visit: Visit) -> None:
+    page = visit()
+    sample(page, "cat")
+    the_answer(page, "answered")
+    expect(page.get_by_label("API key")).to_be_hidden()
+
+
+def test_a_service_that_wants_a_key(visit: Visit) -> None:
+    with served(API_KEYS="sesame") as client:
+        page = visit(at=client, refused=(401,))
+        field = page.get_by_label("This service asks for an API key")
+        expect(field).to_be_focused()
+        sample(page, "cat")
+        field.fill("simsim")
+        field.press("Enter")
+        rejected = page.get_by_label("This key is not known here: try another")
+        expect(rejected).to_be_focused()
+        expect(rejected).to_have_value("")
+        shoot(page, "key")
+        rejected.fill("sesame")
+        page.get_by_role("button", name="Use this key").click()
+        card = the_answer(page, "answered")
+        expect(page.get_by_role("contentinfo")).to_contain_text("mobilenet_v2_cifar10")
+        card.get_by_text("As curl").click()
+        expect(card.get_by_role("code")).to_contain_text('-H "Authorization: Bearer $API_KEY"')
+        expect(page.locator("body")).not_to_contain_text("sesame")
+        page.get_by_role("tab", name="The model").click()
+        expect(page.get_by_role("grid")).to_be_visible()
+        expect(page.get_by_role("img", name=re.compile("^Reliability"))).to_be_visible()

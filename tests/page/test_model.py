@@ -1,0 +1,216 @@
+"""The model's tab says what the report says."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, expect
+
+from tests.page.conftest import Visit, shoot
+from tests.page.steps import open_model
+
+
+@pytest.fixture
+def report(service: httpx.Client) -> dict[str, Any]:
+    return service.get("/metrics/report").json()
+
+
+def column(panel: Locator, number: int) -> list[str]:
+    cells = panel.get_by_role("region", name="Scores by class").locator(f"tbody tr > :nth-child({number})")
+    return cells.all_inner_texts()
+
+
+def test_accuracy_with_its_interval(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    panel = open_model(page)
+    accuracy = report["accuracy"]
+    low, high = (f"{bound * 100:.2f}" for bound in accuracy["ci95"])
+    words = rf"Accuracy {accuracy['value'] * 100:.2f}\s%, 95 % interval {low}\s% to {high}\s%"
+    expect(panel.get_by_role("img", name=re.compile(words))).to_be_visible()
+    expect(panel.get_by_text(re.compile(rf"^{accuracy['value'] * 100:.2f}\s%$")).first).to_be_visible()
+    shoot(page, "model")
+
+
+def test_the_report_is_asked_for_once_and_only_when_it_is_wanted(visit: Visit) -> None:
+    page = visit()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/report") else None)
+    page.get_by_role("tab", name="The model").hover()
+    assert asked == []
+    open_model(page)
+    page.get_by_role("tab", name="Classify").click()
+    open_model(page)
+    assert len(asked) == 1
+
+
+def test_the_table_is_sorted_by_its_heads(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    panel = open_model(page)
+    labels = [row["label"] for row in report["per_class"]]
+    expect(panel.get_by_role("columnheader", name="Class", exact=True)).to_have_attribute("aria-sort", "ascending")
+    assert column(panel, 1) == sorted(labels)
+
+    panel.get_by_role("button", name="Recall").click()
+    recall = panel.get_by_role("columnheader", name="Recall")
+    expect(recall).to_have_attribute("aria-sort", "descending")
+    expect(panel.locator("[aria-sort]")).to_have_count(1)
+    by_recall = sorted(report["per_class"], key=lambda row: -row["recall"])
+    assert column(panel, 3) == [f"{row['recall'] * 100:.1f}\u00a0%" for row in by_recall]
+    assert column(panel, 1)[0] == by_recall[0]["label"]
+    expect(page.get_by_role("status").first).to_have_text("Sorted by Recall, descending.")
+
+    panel.get_by_role("button", name="Recall").press("Enter")
+    expect(recall).to_have_attribute("aria-sort", "ascending")
+    assert column(panel, 1)[0] == by_recall[-1]["label"]
+
+
+def test_the_confusion_matrix_holds_the_report_s_counts(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    cells = open_model(page).get_by_role("gridcell").evaluate_all("all => all.map(cell => cell.ariaLabel)")
+    counts = [int(label.rpartition(": ")[2].replace(",", "")) for label in cells]
+    assert counts == [count for row in report["confusion_matrix"] for count in row]
+
+
+def test_hovering_tells_the_count_and_a_click_what_it_means(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    panel = open_model(page)
+    labels = [row["label"] for row in report["per_class"]]
+    cat, dog = labels.index("cat"), labels.index("dog")
+    matrix = report["confusion_matrix"]
+    cell = panel.get_by_role("gridcell", name="cat, taken for dog")
+    cell.hover()
+    expect(panel.locator(".readout")).to_have_text(f"cat, taken for dog: {matrix[cat][dog]}")
+    cell.click()
+    expect(cell).to_have_attribute("aria-selected", "true")
+    meaning = panel.locator(".meaning")
+    expect(meaning).to_contain_text(f"{matrix[cat][dog]} ({matrix[cat][dog] / sum(matrix[cat]) * 100:.1f}")
+    expect(meaning).to_contain_text(f"The other way round, {matrix[dog][cat]} of 1,000 of class dog")
+
+    panel.get_by_role("gridcell", name="cat, recognised").click()
+    recall, precision = (report["per_class"][cat][key] * 100 for key in ("recall", "precision"))
+    expect(meaning).to_contain_text(re.compile(rf"recall {recall:.1f}\s%.*precision {precision:.1f}\s%"))
+    expect(panel.locator(".cell[aria-selected=true]")).to_have_count(1)
+    page.mouse.move(0, 0)
+    expect(panel.locator(".readout")).to_contain_text("cat, recognised")
+
+
+def test_arrows_move_through_the_confusion_matrix(visit: Visit) -> None:
+    page = visit()
+    panel = open_model(page)
+    cells = panel.get_by_role("gridcell")
+    expect(panel.locator(".cell[tabindex='0']")).to_have_count(1)
+    cells.first.focus()
+    for key, name in (
+        ("ArrowRight", "airplane, taken for automobile"),
+        ("ArrowDown", "automobile, recognised"),
+        ("ArrowLeft", "automobile, taken for airplane"),
+        ("ArrowLeft", "automobile, taken for airplane"),
+        ("End", "automobile, taken for truck"),
+        ("Home", "automobile, taken for airplane"),
+        ("Control+End", "truck, recognised"),
+        ("ArrowUp", "ship, taken for truck"),
+    ):
+        page.keyboard.press(key)
+        expect(panel.get_by_role("gridcell", name=name)).to_be_focused()
+    expect(panel.locator(".readout")).to_contain_text("ship, taken for truck")
+    page.keyboard.press("Enter")
+    expect(panel.locator(".meaning")).to_contain_text("of class ship")
+    expect(panel.locator(".cell[tabindex='0']")).to_have_count(1)
+
+
+def test_training_curves(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    panel = open_model(page)
+    for quantity, name in (("accuracy", "Accuracy by epoch"), ("loss", "Loss (nats) by epoch")):
+        chart = panel.get_by_role("img", name=name)
+        expect(chart.locator("circle")).to_have_count(2 * len(report["history"]))
+        value = report["history"][-1][f"validation_{quantity}"]
+        shown = f"{value * 100:.2f}" if quantity == "accuracy" else f"{value:.2f}"
+        expect(chart).to_have_attribute("aria-label", re.compile(f"at the end {re.escape(shown)}"))
+    panel.get_by_text("The same as a table").click()
+    rows = panel.get_by_role("region", name="Training by epoch").locator("tbody tr")
+    expect(rows).to_have_count(len(report["history"]))
+
+
+def test_risk_and_coverage_follow_the_slider(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    panel = open_model(page)
+    curve = {round(point["coverage"], 2): point["accuracy"] for point in report["selective"]["curve"]}
+    slider = panel.get_by_role("slider", name="Images answered")
+    said = panel.locator("output")
+    expect(said).to_have_text(re.compile(rf"the surest 90\s%: {curve[0.9] * 100:.2f}\s% right"))
+    place = panel.locator(".mark").get_attribute("x1")
+    slider.press("ArrowLeft")
+    expect(said).to_have_text(re.compile(rf"the surest 89\s%: {curve[0.89] * 100:.2f}\s% right"))
+    expect(slider).to_have_attribute("aria-valuetext", said.inner_text())
+    assert float(panel.locator(".mark").get_attribute("x1")) < float(place)
+
+
+def test_prediction_sets(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    rows = open_model(page).get_by_role("region", name="Prediction sets by level").locator("tbody tr")
+    levels = report["conformal"]["levels"]
+    expect(rows).to_have_count(len(levels))
+    for row, level in zip(rows.all(), levels, strict=True):
+        expect(row).to_contain_text(f"{level['served_coverage'] * 100:.2f}")
+
+
+BINS = [
+    {"images": 3, "confidence": 0.35, "accuracy": 0.3},
+    {"images": 40, "confidence": 0.7, "accuracy": 0.72},
+    {"images": 957, "confidence": 0.99, "accuracy": 0.988},
+]
+
+
+def test_reliability_is_drawn_from_its_bins(visit: Visit, report: dict[str, Any]) -> None:
+    for part in ("before", "after"):
+        report["calibration"][part]["bins"] = BINS
+    page = visit()
+    page.route("**/metrics/report", lambda route: route.fulfill(json=report))
+    chart = open_model(page).get_by_role("img", name="Reliability: answers given with 35")
+    expect(chart.locator("circle")).to_have_count(2 * len(BINS))
+
+
+def test_reports_without_bins_come_with_a_picture(visit: Visit, report: dict[str, Any]) -> None:
+    for part in ("before", "after"):
+        report["calibration"][part].pop("bins", None)
+    page = visit()
+    page.route("**/metrics/report", lambda route: route.fulfill(json=report))
+    picture = open_model(page).get_by_role("img", name="Reliability diagram.")
+    expect(picture).to_be_visible()
+    page.wait_for_function("document.querySelector('.report-picture').naturalWidth > 100")
+
+
+def test_a_report_of_accuracy_alone(visit: Visit, report: dict[str, Any]) -> None:
+    """What older bundles have no measure of is left out."""
+    for key in ("calibration", "conformal", "selective", "abstention", "robustness"):
+        report[key] = None
+    page = visit("/#model")
+    page.route("**/metrics/report", lambda route: route.fulfill(json=report))
+    page.reload()
+    expect(page.get_by_role("grid")).to_be_visible()
+    expect(page.get_by_role("heading", level=3)).to_have_text(
+        ["Accuracy", "Class by class", "What it confuses", "How it was trained"]
+    )
+
+
+def test_a_report_that_cannot_be_had(visit: Visit) -> None:
+    page = visit()
+    page.route("**/metrics/report", lambda route: route.abort())
+    page.get_by_role("tab", name="The model").click()
+    expect(page.get_by_role("heading", name="The service cannot be reached")).to_be_visible()
+    page.unroute("**/metrics/report")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("grid")).to_be_visible()
+
+
+def test_charts_are_drawn_anew_for_another_width(visit: Visit) -> None:
+    page = visit()
+    panel = open_model(page)
+    chart = panel.get_by_role("img", name="Accuracy by epoch")
+    before = chart.bounding_box()["width"]
+    panel.get_by_role("gridcell", name="cat, taken for dog").click()
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.wait_for_function("width => document.querySelector('.pair svg').clientWidth < width", arg=before)
+    expect(panel.locator(".cell[aria-selected=true]")).to_have_attribute("aria-label", re.compile("cat, taken for dog"))

@@ -1,0 +1,104 @@
+"""What each process of tests/training/test_distributed.py does: a tiny run, in which one rank may come to grief."""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.training.tiny import TINY, make_images, shallow
+from training import distributed, fit, initialise
+from training.config import Config
+from training.data import LabelledImages, Split
+from training.problems import TrainingError
+
+TRAIN, SELECT = make_images(30, seed=1), make_images(20, seed=2)
+FROZEN = replace(TINY, batch_size=9, zoom=1.2, colour=0.2, label_smoothing=0.1)
+TROUBLED_STEP = 3
+
+
+class Noting(fit.Run):
+    """A run with norms frozen, that notes the images this process has trained on, and the first step's gradients."""
+
+    def __init__(self, folder: Path, world: distributed.World) -> None:
+        super().__init__(folder, FROZEN, "random", TRAIN, SELECT, None, world)
+        self.noted: dict[str, Tensor] = {}
+        self.model.eval()
+        self.model.train = lambda mode=True: self.model  # type: ignore[method-assign]
+
+    def _step(self, images: Tensor, *rest: object) -> tuple[float, int]:
+        result = super()._step(images, *rest)  # type: ignore[arg-type]
+        assert not any(module.training for module in self.model.modules())
+        if not self.noted:
+            for name, value in self.model.network.named_parameters():
+                assert value.grad is not None
+                self.noted[f"gradients.{name}"] = value.grad.contiguous().clone()
+        self.noted[f"images.{len(self.noted):04}"] = images.clone()
+        return result
+
+
+def note(folder: Path) -> None:
+    with distributed.join("cpu") as world:
+        run = Noting(folder / "run", world)
+        run.fit()
+        save_file(run.noted, folder / f"rank{world.rank}.safetensors")
+
+
+def train(folder: Path, config: Config = TINY) -> None:
+    with distributed.join("cpu") as world:
+        fit.Run(folder, config, "random", TRAIN, SELECT, None, world).fit()
+
+
+def command(folder: Path) -> None:
+    """The same by `python -m training fit`."""
+    from training import __main__ as program
+
+    images = LabelledImages(*(torch.cat(pair) for pair in zip(TRAIN, SELECT, strict=True)))
+    program.load = lambda *_, **__: images
+    program.split = lambda *_: Split(*torch.arange(50).split([30, 20, 0]))
+    options = ["--stem-stride", "2", "--stage2-stride", "2", "--epochs", "2", "--batch-size", "8", "--init", "random"]
+    sys.argv = ["training", "fit", *options, "--run-dir", str(folder), "--threads", "1", "--device", "cpu"]
+    program.main()
+
+
+def make_trouble(kind: str) -> None:
+    """The last rank comes to grief in a step of the first epoch."""
+    step, steps = fit.Run._step, 0
+
+    def troubled(self: fit.Run, *rest: object) -> tuple[float, int]:
+        nonlocal steps
+        steps += 1
+        if steps == TROUBLED_STEP and self.world.rank == self.world.size - 1:
+            while True:
+                if kind == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(1)
+        return step(self, *rest)  # type: ignore[arg-type]
+
+    fit.Run._step = troubled  # type: ignore[method-assign, assignment]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=["note", "train", "command"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--trouble", choices=["killed", "silent"])
+    parser.add_argument("--timeout", type=float, default=60)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    initialise.mobilenet_v2 = shallow
+    fit.SAVE_EVERY_SECONDS = 0.0
+    distributed.TIMEOUT = timedelta(seconds=options.timeout)
+    if options.trouble:
+        make_trouble(options.trouble)
+    try:
+        {"note": note, "train": train, "command": command}[options.what](options.folder)
+    except TrainingError as error:
+        sys.exit(f"{type(error).__name__}: {distributed.speaker()}{error}")
