@@ -39,8 +39,9 @@ class Answer(NamedTuple):
     err: str
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def one_thread() -> None:
+    """Bits depend on the number of threads, and commands under test may set another."""
     torch.set_num_threads(1)
 
 
