@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 TIMEOUT = timedelta(minutes=10)  # for a rank that neither answers nor ends; the leader validates and saves in less
 PATIENCE = timedelta(days=1)  # while the leader downloads, or a teacher answers
+# What gloo says when a process is gone or silent: with its sources' place, or without. Its errors have no type.
+GLOO = ("gloo", "Application timeout caused pair closure")
 SAVED = "the same command, in as many processes as you like, goes on from the last saved step"
 
 
@@ -112,7 +114,7 @@ def join(device: Device = "auto") -> Iterator[World]:
         yield Group(chosen)
         distributed.destroy_process_group()  # after an error this could wait for ranks that are gone
     except RuntimeError as error:
-        if isinstance(error, distributed.DistError) or "gloo" in str(error):
+        if isinstance(error, distributed.DistError) or any(words in str(error) for words in GLOO):
             raise TrainingError(f"another process of this run does not answer ({_reason(error)}); {SAVED}") from None
         raise
     finally:
