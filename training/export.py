@@ -35,7 +35,7 @@ from training.problems import TrainingError
 from training.reference import reference
 from training.storage import write_folder_atomically
 
-NAME, VERSION = "mobilenet_v2_cifar10", "1.1.0"
+NAME, VERSION = "mobilenet_v2_cifar10", "1.1.1"
 PARITY_IMAGES = 1000
 PARITY = {OUTPUT: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # outputs of the graph and of PyTorch differ by no more
 
