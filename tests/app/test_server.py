@@ -10,8 +10,12 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
+from app import server
+from app.main import create_app
+from app.settings import Settings
 from app.telemetry import TRACEPARENT
 from tests.app.server import READY_SECONDS, run, serve
 from tests.conftest import ROOT
@@ -79,6 +83,40 @@ def test_uvicorn_s_own_workers_are_refused_too() -> None:
     finally:
         process.terminate()
         process.communicate(timeout=READY_SECONDS)
+
+
+def test_the_collector_leaves_alone_what_is_there_for_good() -> None:
+    """In a process of its own: a collector that is set so would stay so for all other tests."""
+    code = """
+import gc
+from app.server import spare_the_collector
+before = gc.get_threshold()
+spare_the_collector()
+assert gc.get_freeze_count() > 10_000, gc.get_freeze_count()
+assert all(now >= was for was, now in zip(before, gc.get_threshold())) and gc.get_threshold()[0] > 10 * before[0]
+assert gc.isenabled()
+cycle = type("Cycle", (), {})()
+cycle.itself = cycle
+import weakref
+gone = weakref.ref(cycle)
+del cycle
+gc.collect()
+assert gone() is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=READY_SECONDS)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_what_came_with_the_start_is_there_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+
+    async def startup(*_: object, **__: object) -> None:
+        order.append("started")
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    monkeypatch.setattr(server, "spare_the_collector", lambda: order.append("spared"))
+    await server.Server(create_app(Settings()), Settings()).startup()
+    assert order == ["started", "spared"]
 
 
 def test_one_worker_is_fine() -> None:
