@@ -76,6 +76,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a run that was fitted and evaluated. Tests take a copy."""
     folder = tmp_path_factory.mktemp("finished")
+    torch.set_num_threads(1)  # fixtures of a session come before those of a test
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
         monkeypatch.setattr(initialise, "mobilenet_v2", mobilenet_v2)  # a module that asks first may have replaced it
