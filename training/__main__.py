@@ -49,13 +49,15 @@ ComputeOn = Annotated[Device, typer.Option(help="auto: GPUs where there are any.
 TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test set, appended to.")]
 Near = Annotated[Path, typer.Option(help="What leave-two-out found; goes into the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
-BundleDir = Annotated[Path, typer.Option("--bundle", help="The folder to write.")]
+BundleDir = Annotated[
+    Path | None, typer.Option("--bundle", help="The folder to write; by default the model's name, in models/.")
+]
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
 PROGRAM = "python -m training"
 THREADS = max(1, cores() // processes_here())
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
-TEST_READS, BUNDLE = Path("docs/test_reads.csv"), Path("models/mobilenet_v2_cifar10")
+TEST_READS, MODELS = Path("docs/test_reads.csv"), Path("models")
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("docs/leave_two_out.json")
 
 HELP = {
@@ -176,13 +178,15 @@ def export(
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
     threads: Threads = THREADS,
-    bundle: BundleDir = BUNDLE,
+    bundle: BundleDir = None,
     force: Force = False,
 ) -> None:
     """Write the bundle of a run that was evaluated."""
     torch.set_num_threads(threads)
+    outcome = Outcome.read(run_dir)
+    bundle = bundle or MODELS / exporting.bundle_name(outcome.config.architecture)
     with Console(stderr=True).status("writing the bundle"):
-        manifest = exporting.export(Outcome.read(run_dir), data_dir, bundle, force=force, download=download)
+        manifest = exporting.export(outcome, data_dir, bundle, force=force, download=download)
     print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
 
 
@@ -199,12 +203,13 @@ def everything(
     threads: Threads = THREADS,
     device: ComputeOn = "auto",
     test_reads: TestReads = TEST_READS,
-    bundle: BundleDir = BUNDLE,
+    bundle: BundleDir = None,
     force: Force = False,
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
 ) -> None:
     """Fit, evaluate, export. What can be refused is refused before the training."""
+    bundle = bundle or MODELS / exporting.bundle_name(config.architecture)
     exporting.check_target(bundle, force=force)
     evaluation.append_read(test_reads)
     evaluation.check_sources(near, fashion_mnist)

@@ -18,7 +18,7 @@ from training import export as exporting
 from training import storage
 from training.abstention import METHODS
 from training.evaluate import LOGITS, evaluate, saved_evaluation
-from training.export import VERSION, check_parity, check_target, export
+from training.export import VERSION, bundle_name, check_parity, check_target, export
 from training.graph import OOD_SCORE, build_graph, run_graph
 from training.leave_out import write_near
 from training.outcome import Outcome
@@ -66,6 +66,7 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
     assert set(listing(finished_bundle.parent)) == {f"{finished_bundle.name}/{name}" for name in FILES}
     assert set(manifest.files) == FILES - {MANIFEST}
 
+    assert manifest.name == "mobilenet_v2_cifar10_strides_2_2"
     assert manifest.version == f"{VERSION}+{outcome.weights_sha256[:8]}"
     assert manifest.files["checkpoint.safetensors"] == outcome.weights_sha256
     assert manifest.architecture == TINY.architecture
@@ -86,6 +87,13 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
         assert written.read(name) == (run_dir / name).read_bytes()
     for picture in PICTURES:
         assert Image.open(io.BytesIO(written.read(picture))).format == "PNG"
+
+
+def test_networks_of_different_costs_have_different_names() -> None:
+    pairs = [Architecture(stem_stride=stem, stage2_stride=stage2) for stem in (1, 2) for stage2 in (1, 2)]
+    names = [bundle_name(pair) for pair in pairs]
+    assert names[:2] == ["mobilenet_v2_cifar10", "mobilenet_v2_cifar10_small"]
+    assert len(set(names)) == 4
 
 
 def test_the_self_check_is_a_selection_image_and_its_logits(written: Bundle, run_dir: Path, tmp_path: Path) -> None:
@@ -158,6 +166,24 @@ def test_parity_is_of_logits_and_scores(run_dir: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         model.network.get_parameter("classifier.1.bias")[4] += 2e-4
     with pytest.raises(TrainingError, match=r"logits of the ONNX graph differ from PyTorch's by 0.0002"):
+        check_parity(model, saved.novelty, graph, images.images)
+
+
+def test_logits_that_are_large_may_differ_by_more(run_dir: Path, tmp_path: Path) -> None:
+    outcome = Outcome.read(run_dir)
+    images, _ = outcome.data(tmp_path, download=False)
+    model, saved = outcome.model(), saved_evaluation(outcome)
+    assert saved is not None
+    bias = model.network.get_parameter("classifier.1.bias")
+    with torch.no_grad():
+        bias[0] = 1000
+    graph = build_graph(model, novelty=saved.novelty).SerializeToString()
+    with torch.no_grad():
+        bias[4] += 5e-4
+    assert check_parity(model, saved.novelty, graph, images.images)["logits"] > 4e-4
+    with torch.no_grad():
+        bias[4] += 1e-3
+    with pytest.raises(TrainingError, match=r"0.0015 on 70 images, 0.001 is allowed"):
         check_parity(model, saved.novelty, graph, images.images)
 
 

@@ -67,6 +67,18 @@ def test_all_makes_a_bundle_from_images(command: Command, everything: list[str],
     assert len((tmp_path / "test_reads.csv").read_text().splitlines()) == 3
 
 
+def test_a_bundle_s_folder_is_named_after_its_model(
+    command: Command, everything: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = everything.index("--bundle")
+    assert command(*everything[:place], *everything[place + 2 :]).code == 0
+    (folder,) = (tmp_path / "models").iterdir()
+    assert folder.name == Bundle.load(folder).manifest.name == "mobilenet_v2_cifar10_strides_2_2"
+    (folder / "bundle.json").unlink()
+    assert "no bundle but other files" in one_line(command("export", "--run-dir", tmp_path / "run", "--no-download"), 1)
+
+
 def test_what_can_be_refused_is_refused_before_training(
     command: Command, everything: list[str], tmp_path: Path, no_training: None
 ) -> None:
