@@ -8,7 +8,7 @@ The maps are exact, not estimated: each value is what its place adds to the clas
 - Only what speaks for the class is coloured; values below zero count as zero.
 - Dark blue is zero. Yellow is the largest value of this image, of any class at any place: so pictures of one image
   are comparable across its classes, and a class that nothing speaks for stays dark. Across images they are not.
-- The map has few places (4x4), each of which sees most of the image: it shows regions, not outlines.
+- The map has few places (4x4 or 2x2), each of which sees most of the image: it shows regions, not outlines.
 """
 
 import io

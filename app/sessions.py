@@ -2,7 +2,7 @@
 
     bundle, session = load_session(settings)
     session.run(images).logits                  # uint8 [N, 32, 32, 3] -> float32 [N, 10]
-    session.run(images, maps=True).class_maps   # float32 [N, 10, 4, 4]
+    session.run(images, maps=True).class_maps   # float32 [N, 10, h, w]
 
 A session is safe to call from several threads at once and computes each call on the caller's thread.
 """

@@ -50,7 +50,12 @@ TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test s
 Near = Annotated[Path, typer.Option(help="What leave-two-out found; goes into the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
 BundleDir = Annotated[
-    Path | None, typer.Option("--bundle", help="The folder to write; by default the model's name, in models/.")
+    Path | None,
+    typer.Option(
+        "--bundle",
+        help="The folder to write; by default in models/ under the model's name, "
+        "mobilenet_v2_cifar10 or with strides 1 and 2 mobilenet_v2_cifar10_small.",
+    ),
 ]
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 

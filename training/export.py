@@ -49,7 +49,8 @@ NAME, VERSION = "mobilenet_v2_cifar10", "1.2.0"
 VARIANTS = {(1, 1): "", (1, 2): "_small"}  # by the strides of stem and second stage
 PARITY_IMAGES = 1000
 PARITY = {OUTPUT: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # outputs of the graph and of PyTorch differ by no more
-# Or by this share of the largest logit: logits near 100 are a few 1e-5 from float64's in either's float32.
+# Or, logits and maps, by this share of the largest logit: rounding grows with the logits. With logits that reached -176
+# PyTorch's own float32 was 0.99e-4 from float64, and the graph's was refused for 1.4e-4.
 RELATIVE_PARITY = 1e-6
 MISTAKES = 18  # shown in the card
 
@@ -127,13 +128,13 @@ def check_parity(model: Preprocessed, novelty: Novelty, graph: bytes, images: Te
         OOD_SCORE: (run_graph(graph, pixels, OOD_SCORE), scores),
     }
     differences = {name: float(np.abs(by_graph - by_torch).max()) for name, (by_graph, by_torch) in pairs.items()}
-    largest = float(np.abs(seen.logits).max())
+    relative = RELATIVE_PARITY * float(np.abs(seen.logits).max())
+    allowed = PARITY | {name: max(PARITY[name], relative) for name in (OUTPUT, CLASS_MAPS)}
     for name, difference in differences.items():
-        allowed = max(PARITY[name], RELATIVE_PARITY * largest)
-        if not difference <= allowed:
+        if not difference < allowed[name]:  # not <=: both may be infinite
             raise TrainingError(
                 f"{name} of the ONNX graph differ from PyTorch's by {difference:.2g} on {len(images)} images, "
-                f"{allowed:.2g} is allowed: nothing was written"
+                f"{allowed[name]:.2g} is allowed: nothing was written"
             )
     return differences
 

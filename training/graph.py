@@ -6,8 +6,8 @@ compared with PyTorch before it is shipped (training.export).
 
     input   images      uint8 [N, 32, 32, 3], RGB
     output  logits      float32 [N, 10]
-    output  class_maps  float32 [N, 10, 4, 4]: what each place of the last map adds to each logit; their means
-                        are the logits (Zhou et al. 2016, arXiv:1512.04150)
+    output  class_maps  float32 [N, 10, h, w]: what each place of the last map (4x4, in the small network 2x2) adds
+                        to each logit; their means are the logits (Zhou et al. 2016, arXiv:1512.04150)
     output  ood_score   float32 [N], larger for images less like the training images; where a Novelty is given
 
 All outputs are computed, whichever are fetched: ONNX Runtime's builds ignore only_execute_path_to_fetches.

@@ -23,7 +23,7 @@ DPI = 144
 def accuracy_and_loss(history: Sequence[Epoch]) -> bytes:
     """Accuracy and loss over the epochs, on training images as they were augmented and on the selection split."""
     epochs = [row.epoch for row in history]
-    figure, panels = _figure(10, 4.2, 2)
+    figure, panels = new_figure(10, 4.2, 2)
     for axes, quantity, title in zip(panels, ("accuracy", "loss"), ("Accuracy", "Loss (nats)"), strict=True):
         for part, label, colour, marker in (
             ("train", "training, augmented", ORANGE, "s"),
@@ -39,13 +39,13 @@ def accuracy_and_loss(history: Sequence[Epoch]) -> bytes:
         axes.legend()
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     panels[1].set_ylim(bottom=0)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion(counts: Counts) -> bytes:
     """Counts in every cell, coloured by the share of its row (the true class)."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, (axes,) = _figure(8.4, 7.4, 1)
+    figure, (axes,) = new_figure(8.4, 7.4, 1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.ndindex(counts.shape):
         colour = "white" if shares[row, column] > 0.5 else "black"
@@ -58,7 +58,7 @@ def confusion(counts: Counts) -> bytes:
     axes.set_title(f"Confusion matrix, {counts.sum():,} test images")
     bar = figure.colorbar(picture, ax=axes, label="Share of the true class", shrink=0.85)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return _png(figure)
+    return png(figure)
 
 
 def reliability(scored: Scored, calibration: CalibrationReport, bins: int = 15) -> bytes:
@@ -67,7 +67,7 @@ def reliability(scored: Scored, calibration: CalibrationReport, bins: int = 15) 
     raw = confidence_bins(scored, 1.0, bins)
     filled, known = binned.counts > 0, raw.counts > 0
     edges = np.linspace(0, 1, bins + 1)
-    figure, (axes, below) = _figure(6.4, 7, 2, rows=True)
+    figure, (axes, below) = new_figure(6.4, 7, 2, rows=True)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="confidence = accuracy")
     axes.bar(
         edges[:-1][filled], binned.accuracy[filled], 1 / bins, align="edge", color=BLUE, edgecolor="white", alpha=0.6
@@ -99,12 +99,12 @@ def reliability(scored: Scored, calibration: CalibrationReport, bins: int = 15) 
         panel.set_xlim(0, 1)
         panel.xaxis.set_major_formatter(PercentFormatter(1.0))
         panel.grid(alpha=0.3)
-    return _png(figure)
+    return png(figure)
 
 
 def risk_coverage(report: SelectiveReport) -> bytes:
     """Error among the answers that are given, over the share of images that get one."""
-    figure, (axes,) = _figure(6.4, 4.4, 1)
+    figure, (axes,) = new_figure(6.4, 4.4, 1)
     coverage = [one.coverage for one in report.curve]
     axes.plot(coverage, [1 - one.accuracy for one in report.curve], color=BLUE, label="ranked by confidence")
     errors = 1 - report.curve[-1].accuracy
@@ -120,13 +120,13 @@ def risk_coverage(report: SelectiveReport) -> bytes:
         axis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
-    return _png(figure)
+    return png(figure)
 
 
 def robustness(report: RobustnessReport) -> bytes:
     """Accuracy by kind and severity of damage."""
     shares = np.array([one.accuracy for one in report.corruptions])
-    figure, (axes,) = _figure(6.4, 7.2, 1)
+    figure, (axes,) = new_figure(6.4, 7.2, 1)
     picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(shares.shape):
         colour = "black" if shares[row, column] > 0.55 else "white"
@@ -140,26 +140,26 @@ def robustness(report: RobustnessReport) -> bytes:
     )
     bar = figure.colorbar(picture, ax=axes, shrink=0.85)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-    return _png(figure)
+    return png(figure)
 
 
 def mistakes(images: Pixels, truth: Counts, predicted: Counts, confidence: Floats, columns: int = 6) -> bytes:
     """uint8 images [N, H, W, 3] that were answered wrongly, each under what it is and what was said of it."""
     rows = max(-(-len(images) // columns), 1)
-    figure, panels = _figure(1.8 * columns, 2.1 * rows, rows * columns, columns=columns)
+    figure, panels = new_figure(1.8 * columns, 2.1 * rows, rows * columns, columns=columns)
     for panel in panels:
         panel.axis("off")
     for panel, image, label, answer, sure in zip(panels, images, truth, predicted, confidence, strict=False):
         panel.imshow(image, interpolation="nearest")
         panel.set_title(f"{CLASSES[label]}\nsaid {CLASSES[answer]}, {sure:.1%}", fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def _last(quantity: str, value: float) -> str:
     return f"{value:.2%}" if quantity == "accuracy" else f"{value:.3f}"
 
 
-def _figure(
+def new_figure(
     width: float, height: float, panels: int, *, rows: bool = False, columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
     """A figure of its own, in inches: pyplot would keep it in global state and choose a backend."""
@@ -173,7 +173,7 @@ def _figure(
     return figure, list(grid.flat)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
     return out.getvalue()

@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.bundle import Bundle
 from tests.app.server import serve
 from tests.benchmarks.examples import rows
-from tests.benchmarks.figures import RESULTS, Statement, statements, tabulated
+from tests.benchmarks.figures import README, RESULTS, Statement, shipped, statements, tabulated
+from tests.benchmarks.frontier import ours
 from tests.conftest import BUNDLE, ROOT
 
 TEXT = (ROOT / "README.md").read_text()
@@ -77,13 +77,33 @@ def test_the_other_commands_run(client: httpx.Client) -> None:
     assert "probability" in run([sys.executable, "-"], python, client)
 
 
-SHIPPED = Bundle.load(BUNDLE)
+SHIPPED, SMALL = shipped()
 
 
-@pytest.mark.parametrize("statement", list(statements(SHIPPED)), ids=lambda one: f"{one.file}: {one.text[:40]}")
+@pytest.mark.parametrize("statement", list(statements(SHIPPED, SMALL)), ids=lambda one: f"{one.file}: {one.text[:40]}")
 def test_figures_are_those_of_the_bundle(statement: Statement) -> None:
     """`python -m tests.benchmarks.figures --write` mends it."""
     assert statement.wrong((ROOT / statement.file).read_text()) == []
+
+
+def test_the_small_bundle_has_rows_of_its_own() -> None:
+    """Here the shipped bundle stands for it."""
+    its_own = [one for one in statements(SHIPPED, SHIPPED) if one not in list(statements(SHIPPED, None))]
+    assert [(one.file, one.text.split(" | ")[0]) for one in its_own] == [(README, "| **the small one**")] * 2
+    for one in its_own:
+        filled_in = re.sub("<(.*?)>", lambda figure: figure[1] or "0.00", one.text)
+        assert one.wrong(filled_in) == []
+        if SMALL is None:
+            with pytest.raises(ValueError, match=r"README\.md must say once, but says 0 times: \| \*\*the small one"):
+                one.wrong(TEXT)
+
+
+def test_the_points_of_the_frontier_are_those_of_the_bundles() -> None:
+    bundles = [one for one in (SHIPPED, SMALL) if one]
+    assert list(ours(BUNDLE.parent)) == [
+        (one.manifest.name, one.report.accuracy.value, one.report.accuracy.ci95, one.manifest.macs / 1e6)
+        for one in bundles
+    ]
 
 
 def test_the_table_is_that_of_the_bundle() -> None:
@@ -92,11 +112,11 @@ def test_the_table_is_that_of_the_bundle() -> None:
 
 
 def test_a_wrong_figure_is_told_and_mended_and_nothing_else() -> None:
-    statement = Statement("a.md", "right <95.26> % of the time (<94 to 96> %), <cat> | <1,000> |.")
-    before = "It is right 95.26 %\nof the time (1 to\n2 %), dog | 2 |. Not 95.26."
+    statement = Statement("a.md", "right <95.26> % of the time (<94 to 96> %), <> ms, <cat> | <1,000> |.")
+    before = "It is right 95.26 %\nof the time (1 to\n2 %), 3 ms, dog | 2 |. Not 95.26."
     assert statement.wrong(before) == [("1 to 2", "94 to 96"), ("dog", "cat"), ("2", "1,000")]
     after = statement.renewed(before)
-    assert after == "It is right 95.26 %\nof the time (94 to 96 %), cat | 1,000 |. Not 95.26."
+    assert after == "It is right 95.26 %\nof the time (94 to 96 %), 3 ms, cat | 1,000 |. Not 95.26."
     assert statement.wrong(after) == []
     for other in ("", "It is right 95.26 % of the time.", after + after):
         with pytest.raises(ValueError, match=r"a\.md must say once, but says \d times"):

@@ -1,6 +1,6 @@
 """What this machine carries: bare inference, and the service under wrk (Debian: apt-get install wrk).
 
-    python tests/benchmarks/capacity.py --seconds 8 --rounds 3
+    python tests/benchmarks/capacity.py --seconds 8 --rounds 3 --bundle models/mobilenet_v2_cifar10
 
 A 32x32 PNG is posted over kept-alive connections; wrk runs on the same cores and takes its share of them.
 Every line is the median of the rounds, which are interleaved.
@@ -39,9 +39,9 @@ end
 """
 
 
-def bare(engine: str, threads: int, seconds: float) -> float:
+def bare(bundle: Path, engine: str, threads: int, seconds: float) -> float:
     """Images per second of that many threads that do nothing but single-image inference."""
-    _, session = load_session(Settings(engine=engine))
+    _, session = load_session(Settings(model_dir=bundle, engine=engine))
     image = np.zeros((1, 32, 32, 3), np.uint8)
     session.run(image)  # the first call of an engine sets it up
     counts = [0] * threads
@@ -74,22 +74,24 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=18232)
+    parser.add_argument("--bundle", type=Path, default=ROOT / Settings().model_dir, help="the folder of what is served")
     options = parser.parse_args()
+    bundle = options.bundle.resolve()  # the service runs in another folder
     url = f"http://127.0.0.1:{options.port}"
-    environment = os.environ | {"PORT": str(options.port), "LOG_LEVEL": "warning"}
+    environment = os.environ | {"PORT": str(options.port), "LOG_LEVEL": "warning", "MODEL_DIR": str(bundle)}
     server = subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=environment)
     cores = available_cores()
     inference: dict[tuple[str, int], list[float]] = {("onnx", threads): [] for threads in sorted({1, cores})}
     inference["torch", 1] = []
     service: dict[int, list[tuple[float, float, float]]] = {connections: [] for connections in CONCURRENCY}
     try:
-        wait(url)
+        wait(url, server)
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder) / "post.lua"
             script.write_text(SCRIPT.format(image=IMAGE))
             for _ in range(options.rounds):
                 for (engine, threads), rates in inference.items():
-                    rates.append(bare(engine, threads, options.seconds / 2))
+                    rates.append(bare(bundle, engine, threads, options.seconds / 2))
                 for connections, results in service.items():
                     results.append(wrk(url, connections, options.seconds, script))
     finally:
@@ -105,14 +107,15 @@ def main() -> None:
         print(f"| `/predict`, {connections} at once | {rate:.0f} | {median:.2f} | {tail:.2f} |")
 
 
-def wait(url: str) -> None:
-    """Return when the service is ready."""
-    while True:
+def wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Return when the service is ready; end when it ended, and said why."""
+    while server.poll() is None:
         try:
             if httpx.get(f"{url}/readyz").status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.05)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class TestCompose:
 
     def test_passes_on_settings_that_exist(self, service: dict[str, Any]) -> None:
         settings = {name.upper() for name in Settings.model_fields}
-        assert set(service["environment"]) == settings - {"MODEL_DIR"}  # the image holds its bundle
+        assert set(service["environment"]) == settings
 
     def test_user_is_the_image_s(self, service: dict[str, Any]) -> None:
         assert f"USER {service['user']}\n" in LAST_STAGE

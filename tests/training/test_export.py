@@ -185,6 +185,10 @@ def test_logits_that_are_large_may_differ_by_more(run_dir: Path, tmp_path: Path)
         bias[4] += 1e-3
     with pytest.raises(TrainingError, match=r"0.0015 on 70 images, 0.001 is allowed"):
         check_parity(model, saved.novelty, graph, images.images)
+    with torch.no_grad():
+        bias[4] = torch.inf
+    with pytest.raises(TrainingError, match=r"logits of the ONNX graph differ"):
+        check_parity(model, saved.novelty, graph, images.images)
 
 
 def test_batches_do_not_change_what_the_graph_says(run_dir: Path, tmp_path: Path) -> None:

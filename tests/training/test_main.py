@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from starlette.testclient import TestClient
 
 from app.bundle import Bundle
+from app.main import create_app
 from app.network import mobilenet_v2
+from app.settings import Settings
+from tests.conftest import DATA
 from tests.training.conftest import TINY_OPTIONS, Answer
 from tests.training.tiny import TINY
 from training import __main__ as program
@@ -72,11 +76,21 @@ def test_a_bundle_s_folder_is_named_after_its_model(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     place = everything.index("--bundle")
-    assert command(*everything[:place], *everything[place + 2 :]).code == 0
+    del everything[place : place + 2]
+    assert command(*everything, "--stem-stride", 1, "--epochs", 1).code == 0
     (folder,) = (tmp_path / "models").iterdir()
-    assert folder.name == Bundle.load(folder).manifest.name == "mobilenet_v2_cifar10_strides_2_2"
-    (folder / "bundle.json").unlink()
-    assert "no bundle but other files" in one_line(command("export", "--run-dir", tmp_path / "run", "--no-download"), 1)
+    name = "mobilenet_v2_cifar10_small"
+    assert folder.name == Bundle.load(folder).manifest.name == name
+    assert f"models/{name} exists" in one_line(command("export", "--run-dir", tmp_path / "run", "--no-download"), 1)
+
+    with TestClient(create_app(Settings(model_dir=folder, inference_threads=1))) as client:
+        content = (DATA / "cat.png").read_bytes()
+        assert client.get("/model").json()["name"] == name
+        assert client.post("/predict", content=content).json()["model"]["name"] == name
+        assert client.post("/explain", content=content).headers["content-type"] == "image/png"  # a map of 2x2 places
+        assert f'model_info{{name="{name}"' in client.get("/metrics").text
+        # The protocol's names are the service's, not the bundle's: clients need not know which one is served.
+        assert client.get("/v2/models/cifar10/ready").json() == {"name": "cifar10", "ready": True}
 
 
 def test_what_can_be_refused_is_refused_before_training(
