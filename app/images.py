@@ -130,6 +130,9 @@ class EncodedImage:
         """Read the header. Raises UnsupportedMediaType, ImageTooLarge or UndecodableImage."""
         kind = _recognise(content)
         with _problems_only(kind):
+            # Once, and not in _open: other threads wait while a large file is searched.
+            if kind == "JPEG" and content.count(b"Exif\0\0") > MAX_JPEG_SEGMENTS:
+                raise ValueError("Pillow would join these in quadratic time")
             image = _open(kind, content)
             width, height = image.size
             frame = max(width * height, largest_av1_frame(content) if kind == "AVIF" else 0)
@@ -199,8 +202,6 @@ def _problems_only(kind: str) -> Iterator[None]:
 
 
 def _open(kind: str, content: bytes) -> ImageFile.ImageFile:
-    if kind == "JPEG" and content.count(b"Exif\0\0") > MAX_JPEG_SEGMENTS:
-        raise ValueError("Pillow would join these in quadratic time")
     if kind == "AVIF" and content[8:12] != b"avif":
         content = content[:8] + b"avif" + content[12:]  # the still picture, never a video track beside it
     return DECODERS[kind](io.BytesIO(content))
