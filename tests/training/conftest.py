@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from app.network import mobilenet_v2
-from tests.training.tiny import FASHION_HEADER, lively_weights, make_images
+from tests.training.tiny import FASHION_HEADER, TINY, lively_weights, make_images
 from training import data, initialise, plots
 from training import evaluate as evaluation
 from training.__main__ import main
-from training.export import NAME, export
+from training.export import bundle_name, export
 from training.far import FASHION_MNIST
 from training.outcome import Outcome
 
@@ -97,7 +97,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def finished_bundle(finished_run: Path) -> Path:
     """Its bundle, in a folder "models"; to be read only."""
-    bundle = finished_run.parent / "models" / NAME
+    bundle = finished_run.parent / "models" / bundle_name(TINY.architecture)
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
         export(Outcome.read(finished_run), finished_run, bundle, force=False, download=False)
