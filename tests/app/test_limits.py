@@ -191,7 +191,7 @@ async def test_errors_of_the_work_come_through() -> None:
 @pytest.mark.parametrize("prefix", ["", "/images"])
 @pytest.mark.parametrize("path", sorted(IMAGE_PATHS))
 def test_an_image_is_refused_before_anything_else_of_it_is_looked_at(
-    make_client: Callable[..., TestClient], cat: bytes, path: str, prefix: str
+    make_client: Callable[..., TestClient], path: str, prefix: str
 ) -> None:
     client = make_client(queue_images=8, root_path=prefix)
     metric = f'predict_requests_total{{outcome="overloaded",route="{path}"}} 1.0'

@@ -12,6 +12,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMe
 
 from app.bundle import MANIFEST, Bundle
 from training.plots import BLUE, GREY, new_figure, png
+from training.storage import write_atomically
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "frontier.png"
@@ -116,7 +117,7 @@ def _write(axes: Axes, text: str, x: float, y: float, beside: str, colour: str) 
 
 
 def main() -> None:
-    PICTURE.write_bytes(draw(list(ours(ROOT / "models"))))
+    write_atomically(PICTURE, draw(list(ours(ROOT / "models"))))
 
 
 if __name__ == "__main__":
