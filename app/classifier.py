@@ -15,7 +15,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from app import activation_map
 from app.bundle import Manifest
@@ -37,13 +36,13 @@ DIGITS = 6  # of what is answered; scores are compared as they are answered, so 
 
 @dataclass(frozen=True)
 class Classification:
-    """probabilities: float64 [classes], calibrated, summing to 1. Times in seconds.
+    """probabilities: [classes], calibrated, summing to 1. Times in seconds.
 
     ood_score is larger for images less like the training images; abstain says that it is above the bundle's
     threshold. Both are None for a bundle without abstention.
     """
 
-    probabilities: NDArray[np.float64]
+    probabilities: list[float]
     views: int
     decode_seconds: float
     queue_seconds: float
@@ -64,7 +63,7 @@ class Classification:
     @property
     def confidence(self) -> float:
         """Its probability."""
-        return float(self.probabilities[self.order[0]])
+        return self.probabilities[self.order[0]]
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ class Classifier:
     def _classification(self, outputs: Outputs, answer: Answer, decode_seconds: float) -> Classification:
         """What the outputs for one image's views say of it; times are those of `answer`."""
         scores = outputs.ood_scores
-        score = None if scores is None else round(float(scores.astype(np.float64).mean()), DIGITS)
+        score = None if scores is None else round(sum(scores.tolist()) / len(scores), DIGITS)
         return Classification(
             probabilities=probabilities(outputs.logits, self._temperature),
             views=len(outputs.logits),
@@ -211,7 +210,7 @@ class Classifier:
         )
 
     def _predictions(self, classification: Classification, k: int) -> list[Prediction]:
-        values = classification.probabilities.tolist()
+        values = classification.probabilities
         return [
             Prediction(label=self.classes[index], class_id=index, probability=round(values[index], DIGITS))
             for index in classification.order[:k]
@@ -233,23 +232,28 @@ class _Submitted:
     decode_seconds: float
 
 
-def probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
-    """float64 [classes]: the softmax of the mean over views of logits [views, classes], divided by `temperature`."""
-    scaled = logits.astype(np.float64).mean(axis=0) / temperature
-    powers = np.exp(scaled - scaled.max())
-    return powers / powers.sum()  # type: ignore[no-any-return]
+def probabilities(logits: Floats, temperature: float) -> list[float]:
+    """[classes]: the softmax of the mean over views of logits [views, classes], divided by `temperature`.
+
+    Without NumPy, here and below: on ten numbers, each of its calls takes longer than all of them do in Python.
+    """
+    scale = len(logits) * temperature
+    scaled = [sum(views) / scale for views in zip(*logits.tolist(), strict=True)]
+    largest = max(scaled)
+    powers = [math.exp(value - largest) for value in scaled]
+    total = sum(powers)
+    return [power / total for power in powers]
 
 
-def prediction_set(values: NDArray[np.float64], threshold: float) -> Sequence[int]:
+def prediction_set(values: Sequence[float], threshold: float) -> Sequence[int]:
     """The indices of the probabilities that are at least `threshold`, and of the largest in any case; largest first.
 
     With a threshold fitted on held-out images it is a split conformal set (Sadinle et al. 2019, arXiv:1609.00451);
     that it is never empty can only add to its coverage.
     """
-    return top_k(values, max(1, int((values >= threshold).sum())))
+    return top_k(values, max(1, sum(value >= threshold for value in values)))
 
 
-def top_k(values: NDArray[np.float64], k: int) -> Sequence[int]:
+def top_k(values: Sequence[float], k: int) -> Sequence[int]:
     """The indices of the k largest values, largest first; among equals the smaller index first."""
-    order: list[int] = np.argsort(-values, kind="stable")[:k].tolist()
-    return order
+    return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:k]

@@ -49,7 +49,7 @@ MAX_SIDE = 10_000
 THUMBNAIL_SIDE = 64  # up to here an image is one view, however many a photo gets
 ENOUGH_SIDE = 256  # larger images shrink by a whole factor to no less than this, eight times what is needed
 BAND_PIXELS = 1 << 20
-MAX_JPEG_SEGMENTS = 64  # of the kinds that keep decoders busy; encoders write one EXIF segment, a dozen scans
+MAX_SCANS = 64  # of a JPEG; encoders write a dozen
 
 
 class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
@@ -59,6 +59,17 @@ class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
         self._decoder = None
         super().load_prepare()
 
+
+def _read_app1(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:
+    """Keeps the first EXIF segment, which has the orientation; Pillow would join others to it in quadratic time."""
+    first = self.info.pop("exif", None)
+    JpegImagePlugin.APP(self, marker)
+    if first is not None:
+        self.info["exif"] = first
+
+
+# Here and not by a search for such segments: other threads would wait while a photo's bytes are searched.
+JpegImagePlugin.MARKER[0xFFE1] = ("APP1", "EXIF or XMP", _read_app1)
 
 # These classes and not Image.open, which would import forty other parsers to find one of these, and read more of
 # a JPEG than its picture (MPO). Pillow's own limit, Image.MAX_IMAGE_PIXELS, stays as a second fence.
@@ -130,9 +141,6 @@ class EncodedImage:
         """Read the header. Raises UnsupportedMediaType, ImageTooLarge or UndecodableImage."""
         kind = _recognise(content)
         with _problems_only(kind):
-            # Once, and not in _open: other threads wait while a large file is searched.
-            if kind == "JPEG" and content.count(b"Exif\0\0") > MAX_JPEG_SEGMENTS:
-                raise ValueError("Pillow would join these in quadratic time")
             image = _open(kind, content)
             width, height = image.size
             frame = max(width * height, largest_av1_frame(content) if kind == "AVIF" else 0)
@@ -221,7 +229,7 @@ def _jpeg_cost(image: ImageFile.ImageFile, content: bytes) -> int:
     if "progressive" not in image.info and content.startswith(header, end - 8 - 2 * layers):
         return math.ceil(math.prod(_draft(image)))
     # In several scans: libjpeg keeps the coefficients of the whole picture, and every scan goes over all of them.
-    if content.count(b"\xff\xda", end) > MAX_JPEG_SEGMENTS:
+    if content.count(b"\xff\xda", end) > MAX_SCANS:
         raise ValueError("too many scans")
     return 2 * math.prod(image.size)
 

@@ -19,7 +19,6 @@ from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -117,7 +116,7 @@ def parse(body: bytearray, header_length: int | None, model: ServedModel) -> Inf
 
 
 def render(
-    request: InferenceRequest, probabilities: Sequence[NDArray[np.float64]], model: ServedModel, request_id: str
+    request: InferenceRequest, probabilities: Sequence[Sequence[float]], model: ServedModel, request_id: str
 ) -> tuple[bytes, int | None]:
     """The response's body, and the length of its JSON if something binary follows that.
 
@@ -279,7 +278,7 @@ def _elements(tensor: Tensor) -> int:
     return int(np.prod(tensor.shape[1:]))
 
 
-def _classification(values: NDArray[np.float64], labels: Sequence[str], count: int) -> list[str]:
+def _classification(values: Sequence[float], labels: Sequence[str], count: int) -> list[str]:
     """`value:index:label`, best first, written like Triton does."""
     return [f"{values[index]:.6f}:{index}:{labels[index]}" for index in top_k(values, count)]
 

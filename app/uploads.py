@@ -6,9 +6,6 @@ read_images     the images of a batch
 The client's Content-Type decides only between multipart and raw; the format is read from the bytes (app.images).
 """
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from starlette.datastructures import UploadFile
@@ -23,9 +20,6 @@ from app.problems import (
     UndecodableImage,
     UnsupportedMediaType,
 )
-
-SLICE_BYTES = 1 << 14
-LONG_SECONDS = 0.001
 
 
 @dataclass(frozen=True)
@@ -89,21 +83,11 @@ async def _raw_body(request: Request, max_bytes: int) -> bytes:
     return bytes(content)
 
 
-async def _in_turns(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The same bytes in slices; after one that took long to parse, such as of line ends alone, others have a turn."""
-    async for chunk in chunks:
-        for start in range(0, len(chunk), SLICE_BYTES):
-            begun = time.perf_counter()
-            yield chunk[start : start + SLICE_BYTES]
-            if time.perf_counter() - begun > LONG_SECONDS:
-                await asyncio.sleep(0)
-
-
 async def _multipart_files(request: Request, part: str, max_files: int) -> list[Upload]:
     """At least one and at most `max_files` files, all of them named `part`."""
     try:
         parser = _InMemoryParser(
-            request.headers, _in_turns(request.stream()), max_files=max_files, max_fields=8, max_part_size=1024
+            request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024
         )
         form = await parser.parse()
     except MultiPartException as error:

@@ -35,19 +35,19 @@ def test_views_are_averaged_as_logits_before_the_temperature() -> None:
 def test_a_higher_temperature_is_less_sure_and_ranks_the_same() -> None:
     logits = np.array([[3.0, -1.0, 0.5]], np.float32)
     sure, doubtful = probabilities(logits, 1.0), probabilities(logits, 3.0)
-    assert sure.max() > doubtful.max()
+    assert max(sure) > max(doubtful)
     assert top_k(sure, 3) == top_k(doubtful, 3) == [0, 2, 1]
 
 
 @pytest.mark.parametrize("value", [1e4, -1e4])
 def test_extreme_logits_do_not_overflow(value: float) -> None:
     result = probabilities(np.array([[value, 0.0]], np.float32), 1.0)
-    assert result.sum() == pytest.approx(1)
+    assert sum(result) == pytest.approx(1)
     assert np.isfinite(result).all()
 
 
 def test_equal_values_rank_by_index() -> None:
-    assert top_k(np.array([0.25, 0.5, 0.25, 0.0]), 3) == [1, 0, 2]
+    assert top_k([0.25, 0.5, 0.25, 0.0], 3) == [1, 0, 2]
 
 
 LOGITS = arrays(np.float32, (1, 10), elements=st.floats(-50, 50, width=32))
@@ -58,31 +58,31 @@ FRACTIONS = st.floats(0, 1)
 @given(LOGITS, st.floats(0.05, 20))
 def test_a_temperature_never_changes_what_is_most_probable(logits: np.ndarray, temperature: float) -> None:
     values = probabilities(logits, temperature)
-    assert values.sum() == pytest.approx(1)
-    order = top_k(logits[0].astype(np.float64), 10)
-    assert (np.diff(values[order]) <= 0).all()
+    assert sum(values) == pytest.approx(1)
+    order = top_k(logits[0].tolist(), 10)
+    assert (np.diff([values[index] for index in order]) <= 0).all()
 
 
 def test_a_set_is_what_reaches_the_threshold_most_probable_first() -> None:
-    values = np.array([0.1, 0.5, 0.3, 0.1])
+    values = [0.1, 0.5, 0.3, 0.1]
     assert prediction_set(values, 0.3) == [1, 2]
     assert prediction_set(values, 0.1) == [1, 2, 0, 3]
     assert prediction_set(values, 0.6) == [1]
 
 
 @given(PROBABILITIES, FRACTIONS)
-def test_a_set_begins_with_the_most_probable_and_misses_nothing(values: np.ndarray, threshold: float) -> None:
+def test_a_set_begins_with_the_most_probable_and_misses_nothing(values: list[float], threshold: float) -> None:
     indices = prediction_set(values, threshold)
-    assert indices[0] == values.argmax()
+    assert indices[0] == np.argmax(values)
     assert len(set(indices)) == len(indices)
-    assert set(np.flatnonzero(values >= threshold)) <= set(indices)
+    assert set(np.flatnonzero(np.array(values) >= threshold)) <= set(indices)
     assert all(values[index] >= threshold for index in indices[1:])
-    assert (np.diff(values[indices]) <= 0).all()
+    assert (np.diff([values[index] for index in indices]) <= 0).all()
 
 
 @given(PROBABILITIES, FRACTIONS, FRACTIONS)
 def test_a_lower_threshold_which_is_a_higher_coverage_gives_a_superset(
-    values: np.ndarray, one: float, other: float
+    values: list[float], one: float, other: float
 ) -> None:
     low, high = sorted([one, other])
     larger, smaller = prediction_set(values, low), prediction_set(values, high)
@@ -139,7 +139,7 @@ async def test_pixels_have_a_score_each(loaded: tuple[Bundle, Session]) -> None:
     classifier = classifier_of(loaded, outputs, abstention=Abstention(method="energy", threshold=0, kept=0.95))
     results = await classifier.classify_pixels(np.zeros((2, 32, 32, 3), np.uint8), time.monotonic() + 30)
     assert [(result.ood_score, result.abstain) for result in results] == [(-9, False), (9, True)]
-    assert [int(result.probabilities.argmax()) for result in results] == [0, 1]
+    assert [result.class_id for result in results] == [0, 1]
     classifier.close()
 
 
@@ -244,6 +244,6 @@ async def test_many_at_once_are_answered_like_one_after_the_other(loaded: tuple[
     together = await asyncio.gather(*(classifier.classify(content, deadline) for content in contents))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(other.probabilities, one, atol=1e-5)
-    assert len({tuple(values.round(4)) for values in alone}) == len(contents)  # so that none could be another's
+    assert len({tuple(np.round(values, 4)) for values in alone}) == len(contents)  # so that none could be another's
     classifier.close()
     engine.close()

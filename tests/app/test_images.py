@@ -632,11 +632,12 @@ def test_a_jpeg_of_endless_scans_is_refused() -> None:
         EncodedImage.identify(jpeg_with_scans(100), MAX_PIXELS)
 
 
-def test_a_jpeg_of_endless_exif_segments_is_refused() -> None:
-    content = encode(picture(), "JPEG")
-    pieces = segment(0xFFE1, b"Exif\0\0" + bytes(10)) * 1_000
-    with pytest.raises(UndecodableImage):
-        EncodedImage.identify(content[:2] + pieces + content[2:], MAX_PIXELS)
+def test_exif_segments_after_the_first_are_not_joined_to_it() -> None:
+    upright, tags = encode(picture(), "JPEG"), exif(6).tobytes()
+    turned = upright[:2] + segment(0xFFE1, tags) + segment(0xFFE1, b"Exif\0\0" + bytes(10)) * 1_000 + upright[2:]
+    in_pieces = upright[:2] + segment(0xFFE1, tags[:16]) + segment(0xFFE1, b"Exif\0\0" + tags[16:]) + upright[2:]
+    np.testing.assert_array_equal(thumbnail(turned), np.rot90(thumbnail(upright), -1))
+    np.testing.assert_array_equal(thumbnail(in_pieces), thumbnail(upright))
 
 
 def test_a_jpeg_costs_what_decoding_it_scaled_allocates() -> None:

@@ -1,10 +1,8 @@
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
 
-from app import uploads
 from tests.app.problems import assert_problem
 
 MakeClient = Callable[..., TestClient]
@@ -107,26 +105,3 @@ def test_a_form_is_the_same_in_one_piece_and_byte_by_byte(client: TestClient, ca
     pieces = {**whole, "content": (bytes([byte]) for byte in form(part("file", cat, "cat.png"))["content"])}
     answers = [client.post("/predict", **one).json() for one in (whole, pieces)]
     assert answers[0]["predictions"] == answers[1]["predictions"]
-
-
-async def test_others_have_their_turn_while_a_form_is_hard_to_parse(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def chunks() -> AsyncIterator[bytes]:
-        yield bytes(10)
-        yield bytes(uploads.SLICE_BYTES * 3 + 1)
-
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(others())
-    for long, expected in ((1e9, 0), (-1, 5)):
-        monkeypatch.setattr(uploads, "LONG_SECONDS", long)
-        before = turns
-        sizes = [len(piece) async for piece in uploads._in_turns(chunks())]
-        assert sizes == [10, *[uploads.SLICE_BYTES] * 3, 1]
-        assert turns - before == expected
-    task.cancel()
