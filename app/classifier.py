@@ -182,13 +182,12 @@ class Classifier:
         the engine meanwhile is withdrawn.
         """
         work = self._decoders.submit(function, *args, **kwargs)
-        result = asyncio.wrap_future(work)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
-                return await asyncio.shield(result)
+                return await asyncio.wrap_future(work)
         except (asyncio.CancelledError, TimeoutError) as error:
             if not work.cancel():
-                await asyncio.wait({result})
+                await asyncio.wait({result := asyncio.wrap_future(work)})
                 if result.exception() is None and isinstance(done := result.result(), _Submitted):
                     done.answer.cancel()
             if isinstance(error, TimeoutError):

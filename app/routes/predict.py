@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 
 from app.classifier import Classification
 from app.limits import unless_gone
@@ -20,7 +20,7 @@ from app.schemas import (
     PredictResponse,
     Timing,
 )
-from app.state import Service, ServiceState
+from app.state import ServiceState
 from app.uploads import Upload, check_size, read_image, read_images
 
 router = APIRouter(tags=["predict"])
@@ -93,15 +93,15 @@ class Wanted(NamedTuple):
     coverage: float | None
 
 
-async def _wanted(
-    request: Request,
-    top_k: Annotated[int, Query(ge=1, description="How many classes to name, at most all.")] = 5,
-    coverage: Annotated[
-        float | None,
-        Query(description="Of the prediction sets; `GET /model` lists the model's levels and its default."),
-    ] = None,
-) -> Wanted:
-    service: ServiceState = request.app.state.service
+TopK = Annotated[int, Query(ge=1, description="How many classes to name, at most all.")]
+Coverage = Annotated[
+    float | None,
+    Query(description="Of the prediction sets; `GET /model` lists the model's levels and its default."),
+]
+
+
+def _wanted(service: ServiceState, top_k: int, coverage: float | None) -> Wanted:
+    """Raises InvalidParameter for what this model does not have."""
     classes, levels = len(service.bundle.manifest.classes), service.classifier.levels
     if top_k > classes:
         raise InvalidParameter(f"top_k: it must be from 1 to {classes} (given: {top_k})")
@@ -111,14 +111,13 @@ async def _wanted(
     return Wanted(top_k, coverage)
 
 
-# One dependency for both parameters: resolving six was a quarter of the event loop's time for a request.
-Parameters = Annotated[Wanted, Depends(_wanted)]
-
-
+# Without dependencies, other than other routes: to resolve one takes a tenth of the event loop's time for a request.
 @router.post("/predict", responses={**PROBLEMS, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
-async def predict(request: Request, service: Service, wanted: Parameters) -> PredictResponse:
+async def predict(request: Request, top_k: TopK = 5, coverage: Coverage = None) -> PredictResponse:
     """Which classes the image shows, most probable first, and how far to trust that."""
     started = time.monotonic()
+    service: ServiceState = request.app.state.service
+    wanted = _wanted(service, top_k, coverage)
     with service.engine.reserve(service.settings.views):
         content = await read_image(request, service.settings.max_file_bytes)
         read_seconds = time.monotonic() - started
@@ -144,9 +143,9 @@ async def predict(request: Request, service: Service, wanted: Parameters) -> Pre
 )
 async def predict_batch(
     request: Request,
-    service: Service,
-    wanted: Parameters,
     partial: Annotated[bool, Query(description="Answer for the good images although others are bad.")] = False,
+    top_k: TopK = 5,
+    coverage: Coverage = None,
 ) -> BatchResponse:
     """Which classes each of 1 to 32 images shows, in the order of the images, and how far to trust that.
 
@@ -154,6 +153,8 @@ async def predict_batch(
     with `partial=true` it fails alone, with a problem document in its place.
     """
     started = time.monotonic()
+    service: ServiceState = request.app.state.service
+    wanted = _wanted(service, top_k, coverage)
     views = service.settings.views
     most = min(BATCH_IMAGES, service.settings.queue_images // views)
     # How many images will come is known only when they are here: room for the most, and the rest is given back.
