@@ -54,7 +54,8 @@ def draw(image: NDArray[np.uint8], maps: NDArray[np.float32], class_id: int) -> 
 
 def strength(maps: NDArray[np.float32], class_id: int) -> NDArray[np.float64]:
     """float64 [SIDE, SIDE], 0 to 1: the class's map between its places bilinearly, as a share of the largest value."""
-    enlarged = Image.fromarray(maps[class_id]).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    # Zero first: between its places, what speaks against the class must not take away from what speaks for it.
+    enlarged = Image.fromarray(maps[class_id].clip(0)).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     largest = float(maps.max())
     if largest <= 0:
         return np.zeros((SIDE, SIDE))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.bundle import Bundle, BundleError, manifest_digest, render_manifest, sha256
-from tests.conftest import BUNDLE
+from tests.conftest import BUNDLE, ROOT
 
 
 @pytest.fixture
@@ -29,14 +29,15 @@ def rewrite(copy: Path) -> Callable[..., Path]:
     return change
 
 
-def test_the_shipped_bundle_is_whole() -> None:
-    bundle = Bundle.load(BUNDLE)
-    assert bundle.manifest.name == "mobilenet_v2_cifar10"
+@pytest.mark.parametrize("folder", sorted((ROOT / "models").iterdir()), ids=lambda folder: folder.name)
+def test_the_shipped_bundles_are_whole(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    assert bundle.manifest.name == folder.name
     assert len(bundle.manifest.classes) == 10
     assert bundle.report.n == 10_000
     weights = sha256(bundle.read("checkpoint.safetensors"))
     assert re.fullmatch(rf"\d+\.\d+\.\d+\+{weights[:8]}", bundle.manifest.version)
-    assert {path.name for path in BUNDLE.iterdir()} == {"bundle.json", *bundle.manifest.files}
+    assert {path.name for path in folder.iterdir()} == {"bundle.json", *bundle.manifest.files}
 
 
 def names() -> list[str]:

@@ -1,5 +1,6 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,6 +52,13 @@ def test_the_means_of_the_maps_are_the_logits(session: Session) -> None:
 
 def test_pytorch_and_onnx_agree(loaded: tuple[Bundle, Session], torch_session: Session) -> None:
     assert_close(torch_session.run(pictures(), maps=True), loaded[1].run(pictures(), maps=True))
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("name", ["mobilenet_v2_cifar10", "mobilenet_v2_cifar10_small"])
+def test_the_shipped_models_know_the_examples(name: str, engine: Any) -> None:
+    session = load_session(Settings(_env_file=None, model_dir=BUNDLE.with_name(name), engine=engine))[1]
+    assert session.run(pictures()).logits.argmax(1).tolist() == list(range(10))
 
 
 def test_a_batch_gives_what_its_images_give_alone(session: Session) -> None:
