@@ -103,7 +103,7 @@ SIGNATURES = {
     "TIFF": rb"II\*\0|MM\0\*",
     "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
     "PDF": rb"%PDF",
-    "SVG or XML": rb"(?:\xef\xbb\xbf)?\s*<(?:svg|\?xml|!--|!DOCTYPE svg)",
+    "SVG or XML": rb"(?:\xef\xbb\xbf)?\s{0,99}<(?:svg|\?xml|!--|!DOCTYPE svg)",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
 }

@@ -6,7 +6,6 @@ read_images     the images of a batch
 The client's Content-Type decides only between multipart and raw; the format is read from the bytes (app.images).
 """
 
-import asyncio
 from dataclasses import dataclass
 
 from starlette.datastructures import UploadFile
@@ -102,10 +101,8 @@ async def _multipart_files(request: Request, part: str, max_files: int) -> list[
                 )
             if not isinstance(value, UploadFile):
                 raise InvalidParameter(f"`{part}` came as text: send it as a file, with a filename")
-            await asyncio.sleep(0)  # others have a turn: copies of large bodies that end together would add up
             uploads.append(Upload(value.filename or None, await value.read()))
             await value.close()  # one copy of an image is enough
-            await asyncio.sleep(0)
         if not uploads:
             raise InvalidParameter(f"the part `{part}` is missing: it holds the image")
         return uploads

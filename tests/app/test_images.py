@@ -862,3 +862,11 @@ def test_threads_do_not_disturb_each_other() -> None:
     with ThreadPoolExecutor(8) as pool:
         for result, alone in zip(pool.map(thumbnail, contents), expected, strict=True):
             np.testing.assert_array_equal(result, alone)
+
+
+def test_white_space_is_not_searched_to_its_end_for_a_format() -> None:
+    # Megabytes of it would keep all threads waiting: the search holds the interpreter's lock.
+    with pytest.raises(UnsupportedMediaType, match="SVG"):
+        EncodedImage.identify(b" " * 99 + b"<svg", MAX_PIXELS)
+    with pytest.raises(UnsupportedMediaType, match="no image format known"):
+        EncodedImage.identify(b" " * 100 + b"<svg", MAX_PIXELS)
