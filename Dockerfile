@@ -13,9 +13,10 @@ RUN case "$EXTRAS" in \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements-torch.txt ;; \
     *) echo "EXTRAS is empty or torch, not $EXTRAS" >&2; exit 1 ;; \
     esac
-# Packages' own tests are dead weight. Compiled here, since the container's root is read-only; unchecked, since copying
+# Packages' own tests are dead weight, and so is what makes models ready for ONNX Runtime. Compiled here, since the container's root is read-only; unchecked, since copying
 # may change times.
-RUN find /opt/venv/lib -type d -name tests -prune -exec rm -r {} + \
+RUN find /opt/venv/lib -type d \( -name tests -o -regex '.*/onnxruntime/\(transformers\|quantization\|tools\)' \) \
+    -prune -exec rm -r {} + \
  && python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 COPY app /srv/app
 COPY models /srv/models
