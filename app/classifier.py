@@ -186,7 +186,7 @@ class Classifier:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.wrap_future(work)
         except (asyncio.CancelledError, TimeoutError) as error:
-            if not work.cancel():
+            if not work.cancel():  # what was awaited above is cancelled, the work is not
                 await asyncio.wait({result := asyncio.wrap_future(work)})
                 if result.exception() is None and isinstance(done := result.result(), _Submitted):
                     done.answer.cancel()

@@ -68,7 +68,8 @@ def _read_app1(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:
         self.info["exif"] = first
 
 
-# Here and not by a search for such segments: other threads would wait while a photo's bytes are searched.
+# Pillow's table of what to call at which marker, for every JPEG that this process opens. To search the bytes for such
+# segments beforehand would keep all threads waiting.
 JpegImagePlugin.MARKER[0xFFE1] = ("APP1", "EXIF or XMP", _read_app1)
 
 # These classes and not Image.open, which would import forty other parsers to find one of these, and read more of
@@ -91,7 +92,8 @@ PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20  # by default, 60 kB of comments may un
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
-# The first that matches names the format; those without a decoder are here to be named in the refusal.
+# The first that matches names the format; those without a decoder are here to be named in the refusal. No repetition
+# without a bound: a search holds the interpreter's lock, and files may have megabytes of white space.
 SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",

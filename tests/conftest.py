@@ -16,6 +16,7 @@ from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"
+SMALL_BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10_small"
 DATA = ROOT / "tests" / "data"
 
 

@@ -1,5 +1,6 @@
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 from app.bundle import Abstention, Bundle
 from app.sessions import OnnxSession, Outputs, Session, SessionError, TorchSession, load_session, self_check
 from app.settings import Settings
-from tests.conftest import BUNDLE, DATA
+from tests.conftest import BUNDLE, DATA, SMALL_BUNDLE
 
 
 def pictures() -> np.ndarray:
@@ -55,9 +56,9 @@ def test_pytorch_and_onnx_agree(loaded: tuple[Bundle, Session], torch_session: S
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-@pytest.mark.parametrize("name", ["mobilenet_v2_cifar10", "mobilenet_v2_cifar10_small"])
-def test_the_shipped_models_know_the_examples(name: str, engine: Any) -> None:
-    session = load_session(Settings(_env_file=None, model_dir=BUNDLE.with_name(name), engine=engine))[1]
+@pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE], ids=lambda folder: folder.name)
+def test_the_shipped_models_know_the_examples(folder: Path, engine: Any) -> None:
+    session = load_session(Settings(_env_file=None, model_dir=folder, engine=engine))[1]
     assert session.run(pictures()).logits.argmax(1).tolist() == list(range(10))
 
 
