@@ -37,6 +37,7 @@ class Architecture(Frozen):
     name: Literal["mobilenet_v2"] = "mobilenet_v2"
     stem_stride: Literal[1, 2] = 1
     stage2_stride: Literal[1, 2] = 1
+    enlarge: Literal[1, 2, 3, 4] = Field(1, description="How many times its side the network enlarges an image first.")
 
 
 class Input(Frozen):

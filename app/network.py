@@ -6,10 +6,16 @@ original's five halvings, so the stem and the first halving stage may keep their
     mobilenet_v2(Architecture(stem_stride=1, stage2_stride=1))  # 88 M multiply-adds, last map 4x4
     mobilenet_v2(Architecture(stem_stride=1, stage2_stride=2))  # 24.5 M multiply-adds, last map 2x2
 
-Strides are no weights: a checkpoint fits every architecture and is right for one. This module needs
+or the network enlarges its input, keeps all of its strides, and its ImageNet filters meet the frequencies
+that they were made for:
+
+    mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2, enlarge=4))  # 98 M multiply-adds, last map 4x4
+
+Strides and enlargement are no weights: a checkpoint fits every architecture and is right for one. This module needs
 torch, so nothing imports it but training and, on demand, the PyTorch session.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -39,6 +45,11 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
     stem = network.get_submodule("features.0.0")
     assert isinstance(stem, nn.Conv2d)
     stem.stride = (architecture.stem_stride, architecture.stem_stride)
+    if architecture.enlarge > 1:
+        # Under a name of its own: the layers after it keep torchvision's.
+        enlarge = nn.Upsample(scale_factor=float(architecture.enlarge), mode="bilinear")
+        layers = network.features[0].named_children()
+        network.features[0] = nn.Sequential(OrderedDict([("enlarge", enlarge), *layers]))
     return network.to(memory_format=torch.channels_last)
 
 

@@ -29,13 +29,13 @@ from training import export as exporting
 from training import leave_out as leaving_out
 from training.config import Config
 from training.data import load, split
-from training.distil import read_teacher
 from training.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
 from training.fit import Run
 from training.outcome import Outcome
 from training.problems import TrainingError
 from training.progress import ProgressBar
 from training.provenance import cores
+from training.teacher import read_teacher
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -43,7 +43,9 @@ DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="Holds cifar-1
 Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
 RunDir = Annotated[Path, typer.Option(help="Where the run lives; the same folder resumes it.")]
 Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
-Teacher = Annotated[Path | None, typer.Option(help="A bundle to learn from; needs --views.")]
+Teacher = Annotated[
+    list[Path] | None, typer.Option(help="A bundle or finished run to learn from, or several; needs --views.")
+]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads in each process; the bits depend on it.")]
 ComputeOn = Annotated[Device, typer.Option(help="auto: GPUs where there are any.")]
 TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test set, appended to.")]
@@ -67,7 +69,8 @@ NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("docs/leave_two_out.json")
 
 HELP = {
     "stem_stride": "1 or 2.",
-    "stage2_stride": "1: 88 M multiply-adds; 2: 24.5 M.",
+    "stage2_stride": "1 or 2.",
+    "enlarge": "Times 32 pixels, inside the network; with strides of 2, 4: 98 M multiply-adds, 2: 24.5 M.",
     "epochs": "Passes over the training split.",
     "batch_size": "Images a step.",
     "lr": "Peak learning rate of AdamW.",
@@ -142,11 +145,14 @@ def fit(
     """Train, or go on training: a run that was stopped continues where it was."""
     torch.set_num_threads(threads)
     with join(device) as world:
-        images, graph = world.from_leader(
-            lambda: (load(data_dir, train=True, download=download), read_teacher(teacher))
+        images, teachers = world.from_leader(
+            lambda: (
+                load(data_dir, train=True, download=download),
+                [read_teacher(folder) for folder in teacher or ()],
+            )
         )
         parts = split(images.labels, config.split_seed)
-        run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), graph, world)
+        run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), teachers, world)
         with ProgressBar(Console(stderr=True)) as watch:
             weights = run.fit(watch if world.leads else None)
     if world.leads:

@@ -87,11 +87,14 @@ def _initial(digest: Any) -> str:
     return INITIAL_WEIGHTS.get(digest, f"`{digest}`")
 
 
-def _teacher(digest: Any) -> str:
+def _teacher(digests: str | None) -> str:
+    if not digests:
+        return ""
+    named = [f"`{digest}`" for digest in digests.split(", ")]
+    if len(named) == 1:
+        return f"- It also learned from the answers of another network, whose graph has the sha256 {named[0]}.\n"
     return (
-        f"- It also learned from the answers of another network, whose graph has the sha256 `{digest}`.\n"
-        if digest
-        else ""
+        f"- It also learned from the mean answers of {len(named)} networks with graphs of sha256 {', '.join(named)}.\n"
     )
 
 

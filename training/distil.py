@@ -1,39 +1,35 @@
-"""Learning from a larger network's answers (Hinton et al. 2015, arXiv:1503.02531).
+"""Learning from other networks' answers (Hinton et al. 2015, arXiv:1503.02531).
 
-Teacher and student see the very same augmented view of an image (Beyer et al. 2022, arXiv:2106.05237). Views are a
-fixed number, and the teacher answers each once, before the training.
+Teachers and student see the very same augmented view of an image (Beyer et al. 2022, arXiv:2106.05237). Views are a
+fixed number, and teachers answer each once, before the training. Of several teachers the mean logits are taught: their
+softmax is the normalised geometric mean of the teachers' probabilities.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from app.bundle import Bundle, BundleError, sha256
+from app.bundle import sha256
 from training.graph import run_graph
-from training.problems import TrainingError
 from training.storage import write_atomically
 
 ANSWERS = "teacher.safetensors"
 
 
-def read_teacher(bundle: Path | None) -> bytes | None:
-    """The graph of a bundle. Raises TrainingError when there is none."""
-    if bundle is None:
-        return None
-    try:
-        return Bundle.load(bundle).read("model.onnx")
-    except BundleError as error:
-        raise TrainingError(f"--teacher: {error}") from None
+def digest_of(teachers: Sequence[bytes]) -> str | None:
+    """The sha256 of each graph, in their order."""
+    return ", ".join(sha256(graph) for graph in teachers) or None
 
 
-def teacher_answers(folder: Path, graph: bytes, views: Iterable[Iterable[Tensor]]) -> Tensor:
+def teacher_answers(folder: Path, teachers: Sequence[bytes], views: Iterable[Iterable[Tensor]]) -> Tensor:
     """float16 logits [views, images, classes] for the batches of each view, in their order; kept in `folder`."""
-    path, digest = folder / ANSWERS, sha256(graph)
+    path, digest = folder / ANSWERS, digest_of(teachers) or ""
     try:
         with safe_open(str(path), framework="pt") as saved:
             if saved.metadata() == {"teacher": digest}:
@@ -41,7 +37,7 @@ def teacher_answers(folder: Path, graph: bytes, views: Iterable[Iterable[Tensor]
                 return answers
     except (OSError, SafetensorError):
         pass  # not there yet
-    logits = torch.stack([_answers(graph, batches) for batches in views])
+    logits = torch.stack([_answers(teachers, batches) for batches in views])
     write_atomically(path, save_safetensors({"logits": logits}, metadata={"teacher": digest}))
     return logits
 
@@ -56,6 +52,6 @@ def distillation_loss(loss: Tensor, logits: Tensor, teacher: Tensor, weight: flo
     return (1 - weight) * loss + weight * temperature**2 * divergence
 
 
-def _answers(graph: bytes, batches: Iterable[Tensor]) -> Tensor:
+def _answers(teachers: Sequence[bytes], batches: Iterable[Tensor]) -> Tensor:
     images = torch.cat(list(batches)).numpy()
-    return torch.from_numpy(run_graph(graph, images)).half()
+    return torch.from_numpy(np.mean([run_graph(graph, images) for graph in teachers], axis=0)).half()

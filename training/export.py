@@ -46,7 +46,10 @@ from training.reference import reference
 from training.storage import write_folder_atomically
 
 NAME, VERSION = "mobilenet_v2_cifar10", "1.2.0"
-VARIANTS = {(1, 1): "", (1, 2): "_small"}  # by the strides of stem and second stage
+SHIPPED = {  # what folders of models/ are called after their name
+    Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",
+    Architecture(stem_stride=1, stage2_stride=2): "_small",
+}
 PARITY_IMAGES = 1000
 PARITY = {OUTPUT: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # outputs of the graph and of PyTorch differ by no more
 # Or, logits and maps, by this share of the largest logit: rounding grows with the logits. With logits that reached -176
@@ -92,8 +95,9 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
 
 def bundle_name(architecture: Architecture) -> str:
     """Of the model and, unless told otherwise, of its folder: networks of different costs do not replace each other."""
-    strides = architecture.stem_stride, architecture.stage2_stride
-    return NAME + VARIANTS.get(strides, "_strides_{}_{}".format(*strides))
+    enlarged = f"_enlarged_{architecture.enlarge}" if architecture.enlarge > 1 else ""
+    strides = f"_strides_{architecture.stem_stride}_{architecture.stage2_stride}"
+    return NAME + SHIPPED.get(architecture, enlarged + strides)
 
 
 def check_target(bundle: Path, *, force: bool) -> None:

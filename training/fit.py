@@ -17,7 +17,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,13 +29,12 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from app.bundle import sha256
 from app.network import Preprocessed
 from app.report import Epoch
 from training import augment
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import LabelledImages
-from training.distil import distillation_loss, teacher_answers
+from training.distil import digest_of, distillation_loss, teacher_answers
 from training.distributed import World
 from training.initialise import initialise
 from training.logits import predict_logits
@@ -89,10 +88,10 @@ class Run:
         init: str,
         train: LabelledImages,
         select: LabelledImages,
-        teacher: bytes | None = None,
+        teachers: Sequence[bytes] = (),
         world: World | None = None,
     ) -> None:
-        """`teacher` is an ONNX graph to learn from; `world`, the processes that share the run: without it, this one."""
+        """`teachers` are ONNX graphs to learn from; `world`, the processes that share the run: without it, this one."""
         self.world = world or World()
         self.folder = folder
         self.config = config
@@ -108,9 +107,9 @@ class Run:
                 f"batch_size is {config.batch_size}: for {self.world.size} processes it must be at least "
                 f"{2 * self.world.size}, for batch norms need two images each"
             )
-        if teacher is not None and not config.views:
+        if teachers and not config.views:
             raise TrainingError("views is 0: with a teacher it must be at least 1, for it answers each view once")
-        self.teacher = teacher
+        self.teachers = teachers
         network, init_digest = self.world.from_leader(lambda: initialise(config, init))
         prepare(network, config.precision, self.world.device)
         self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD).to(self.world.device)
@@ -124,14 +123,14 @@ class Run:
 
     def _claim(self, init_digest: str) -> Saved | None:
         """Write run.json, or read the state of the run that is here if it is the same one."""
-        identity = {
+        identity: dict[str, Any] = {
             "config": self.config.as_dict(),
             "initial_weights": init_digest,
             "train_data": self.train.digest(),
             "selection_data": self.select.digest(),
         }
-        if self.teacher is not None:
-            identity["teacher"] = sha256(self.teacher)
+        if self.teachers:
+            identity["teacher"] = digest_of(self.teachers)
         path = self.folder / RUN
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -184,10 +183,10 @@ class Run:
         return weights
 
     def _teacher_answers(self) -> Tensor | None:
-        if self.teacher is None:
+        if not self.teachers:
             return None
         views = ((images for _, images in self._batches(view, World())) for view in range(self.config.views))
-        return teacher_answers(self.folder, self.teacher, views)
+        return teacher_answers(self.folder, self.teachers, views)
 
     def _batches(self, view: int, world: World, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and augmented images of this process's part of a view's batches, from number `first` on."""

@@ -1,6 +1,6 @@
 """The ONNX graph of a trained network: preprocessing inside, batch norms folded into the convolutions.
 
-Written node by node: MobileNetV2 needs nine operators, the graph has no more nodes than the network has
+Written node by node: MobileNetV2 needs ten operators, the graph has no more nodes than the network has
 operations, and the same weights give the same bytes with every version of PyTorch. What it computes is
 compared with PyTorch before it is shipped (training.export).
 
@@ -142,6 +142,8 @@ def _chain(graph: _Graph, hidden: str, layers: nn.Module, path: str) -> str:
                 norm = flat[position + 1][1]
                 assert isinstance(norm, nn.BatchNorm2d)
                 hidden = _convolution(graph, hidden, layer, norm, f"{path}.{name}")
+            case nn.Upsample():
+                hidden = _enlarged(graph, hidden, layer)
             case nn.BatchNorm2d():
                 pass  # folded into the convolution before it
             case nn.ReLU6():
@@ -150,6 +152,13 @@ def _chain(graph: _Graph, hidden: str, layers: nn.Module, path: str) -> str:
             case _:
                 raise AssertionError(f"no ONNX operator is known for {path}.{name}, {type(layer).__name__}")
     return hidden
+
+
+def _enlarged(graph: _Graph, hidden: str, layer: nn.Upsample) -> str:
+    assert layer.mode == "bilinear" and not layer.align_corners and isinstance(layer.scale_factor, float)
+    factors = graph.constant("enlarge", torch.tensor([1.0, 1.0, layer.scale_factor, layer.scale_factor]))
+    # "" is the region of interest, which bilinear has no use for.
+    return graph.add("Resize", hidden, "", factors, mode="linear", coordinate_transformation_mode="half_pixel")
 
 
 def _convolution(graph: _Graph, hidden: str, layer: nn.Conv2d, norm: nn.BatchNorm2d, path: str) -> str:

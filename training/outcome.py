@@ -34,7 +34,7 @@ class Outcome:
     history: tuple[Epoch, ...]
     cpu_seconds: float
     weights: bytes
-    teacher: str | None = None  # sha256 of its graph
+    teacher: str | None = None  # sha256 of its graph; of several, divided by commas
     continued: tuple[Mapping[str, Any], ...] = ()  # later environments, each with the epoch and step it took over at
 
     @classmethod
@@ -42,7 +42,7 @@ class Outcome:
         """Raises TrainingError when the folder holds no run, one that has not finished, or a damaged one."""
         try:
             run = json.loads((folder / RUN).read_bytes())
-            config = Config(**run["config"])
+            config = Config.recorded(run["config"])
             if not (folder / STATE).exists():
                 raise _unfinished(folder, 0, config)
             with safe_open(str(folder / STATE), framework="pt") as saved:

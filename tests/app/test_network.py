@@ -13,6 +13,18 @@ def test_strides_decide_the_cost_and_not_the_weights(stem: int, stage2: int, mac
     assert count_parameters(network) == 2_236_682
 
 
+def test_enlarging_costs_what_the_enlarged_image_costs() -> None:
+    enlarging = mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2, enlarge=4)).eval()
+    plain = mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2)).eval()
+    assert count_macs(enlarging) == count_macs(plain, 128, 128) == 97_806_848
+    assert count_parameters(enlarging) == 2_236_682
+    plain.load_state_dict(enlarging.state_dict())  # the same names
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    larger = torch.nn.functional.interpolate(images, size=(128, 128), mode="bilinear")
+    with torch.inference_mode():
+        assert torch.equal(enlarging(images), plain(larger))
+
+
 def test_counting_leaves_the_network_as_it_was() -> None:
     network = mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2)).train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -13,15 +13,13 @@ import pytest
 import torch
 
 from app.network import mobilenet_v2
-from tests.training.tiny import FASHION_HEADER, TINY, lively_weights, make_images
+from tests.training.tiny import FASHION_HEADER, TINY, TINY_OPTIONS, lively_weights, make_images
 from training import data, initialise, plots
 from training import evaluate as evaluation
 from training.__main__ import main
 from training.export import bundle_name, export
 from training.far import FASHION_MNIST
 from training.outcome import Outcome
-
-TINY_OPTIONS = ("--stem-stride", "2", "--stage2-stride", "2", "--epochs", "2", "--batch-size", "8", "--init", "random")
 
 
 class TinyCIFAR10:

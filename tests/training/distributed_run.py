@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.training.tiny import TINY, make_images, shallow
+from tests.training.tiny import TINY, TINY_OPTIONS, make_images, shallow
 from training import distributed, fit, initialise
 from training.config import Config
 from training.data import LabelledImages, Split
@@ -63,8 +63,7 @@ def command(folder: Path) -> None:
     images = LabelledImages(*(torch.cat(pair) for pair in zip(TRAIN, SELECT, strict=True)))
     program.load = lambda *_, **__: images
     program.split = lambda *_: Split(*torch.arange(50).split([30, 20, 0]))
-    options = ["--stem-stride", "2", "--stage2-stride", "2", "--epochs", "2", "--batch-size", "8", "--init", "random"]
-    sys.argv = ["training", "fit", *options, "--run-dir", str(folder), "--threads", "1", "--device", "cpu"]
+    sys.argv = ["training", "fit", *TINY_OPTIONS, "--run-dir", str(folder), "--threads", "1", "--device", "cpu"]
     program.main()
 
 

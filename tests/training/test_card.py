@@ -94,6 +94,10 @@ def test_a_teacher_is_named(manifest: Manifest, report: Report) -> None:
     assert f"- It also learned from the answers of another network, whose graph has the sha256 `{'ab' * 32}`." in (
         render_card(taught, report)
     )
+    taught = manifest.model_copy(update={"provenance": manifest.provenance | {"teacher": f"{'ab' * 32}, {'cd' * 32}"}})
+    assert f"the mean answers of 2 networks with graphs of sha256 `{'ab' * 32}`, `{'cd' * 32}`." in (
+        render_card(taught, report)
+    )
 
 
 def test_probabilities_are_called_calibrated_only_when_they_are(manifest: Manifest, report: Report) -> None:

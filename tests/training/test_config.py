@@ -13,6 +13,7 @@ from training.problems import TrainingError
     [
         ("stem_stride", 3, "from 1 to 2"),
         ("stage2_stride", 0, "from 1 to 2"),
+        ("enlarge", 5, "from 1 to 4"),
         ("epochs", 0, "from 1 to 1000"),
         ("batch_size", 1, "from 2 to 4096"),
         ("lr", float("nan"), "from 0 to 10"),
@@ -29,8 +30,8 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(field: str, value: f
 
 
 def test_it_is_frozen_and_survives_json() -> None:
-    config = Config(stage2_stride=2, lr=3e-4, flip=False)
-    assert Config(**json.loads(json.dumps(config.as_dict()))) == config
+    config = Config(stage2_stride=1, lr=3e-4, flip=False)
+    assert Config.recorded(json.loads(json.dumps(config.as_dict()))) == config
     with pytest.raises(FrozenInstanceError):
         config.lr = 1.0  # type: ignore[misc]
 
@@ -42,12 +43,22 @@ def test_every_number_has_bounds() -> None:
                 replace(Config(), **{field.name: -1})
 
 
-def test_the_architecture_follows_the_strides() -> None:
-    assert Config(stem_stride=2, stage2_stride=1).architecture == Architecture(stem_stride=2, stage2_stride=1)
+def test_the_architecture_follows_strides_and_enlargement() -> None:
+    found = Config(stem_stride=2, stage2_stride=1, enlarge=3).architecture
+    assert found == Architecture(stem_stride=2, stage2_stride=1, enlarge=3)
+
+
+def test_a_record_may_be_older_than_a_field() -> None:
+    old = Config().as_dict()
+    del old["enlarge"], old["zoom"], old["precision"]
+    found = Config.recorded(old)
+    assert (found.enlarge, found.zoom, found.precision) == (1, 1.0, "float32")
+    with pytest.raises(TypeError, match="momentum"):
+        Config.recorded(old | {"momentum": 0.9})
 
 
 def test_differences_name_every_field_that_differs() -> None:
-    mine = Config(lr=0.001, zoom=1.2)
+    mine = Config(lr=0.001, zoom=1.2, colour=0.0)
     assert mine.differences(mine.as_dict()) == []
     other = mine.as_dict() | {"lr": 0.01, "momentum": 0.9}
     del other["zoom"], other["colour"]  # as a run from before they were there

@@ -11,7 +11,7 @@ from app.network import Preprocessed
 from tests.training.tiny import TINY, make_images, shallow
 from training import distil, initialise
 from training.config import Config
-from training.distil import distillation_loss, read_teacher, teacher_answers
+from training.distil import distillation_loss, teacher_answers
 from training.distributed import World
 from training.fit import Run
 from training.graph import build_graph, run_graph
@@ -37,8 +37,8 @@ def teacher() -> bytes:
     return build_graph(Preprocessed(network, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).eval()).SerializeToString()
 
 
-def start(folder: Path, teacher: bytes | None, config: Config = TAUGHT) -> Run:
-    return Run(folder, config, "random", TRAIN, SELECT, teacher)
+def start(folder: Path, *teachers: bytes, config: Config = TAUGHT) -> Run:
+    return Run(folder, config, "random", TRAIN, SELECT, teachers)
 
 
 def test_the_loss_is_cross_entropy_and_softened_divergence() -> None:
@@ -64,7 +64,7 @@ def test_the_teacher_answers_what_the_student_sees(tmp_path: Path, teacher: byte
 
 
 def test_views_come_back_in_turn(tmp_path: Path, teacher: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start(tmp_path, None)
+    run = start(tmp_path)
     asked = []
     batches = run._batches
     monkeypatch.setattr(run, "_batches", lambda view, *rest: asked.append(view) or batches(view, *rest))
@@ -75,14 +75,14 @@ def test_views_come_back_in_turn(tmp_path: Path, teacher: bytes, monkeypatch: py
 def test_answers_are_asked_for_once(tmp_path: Path, teacher: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     views = [[TRAIN.images[:8], TRAIN.images[8:16]], [TRAIN.images[16:32]]]
     views[1] = [TRAIN.images[:16]]
-    first = teacher_answers(tmp_path, teacher, views)
+    first = teacher_answers(tmp_path, [teacher], views)
     monkeypatch.setattr(distil, "run_graph", lambda *_: pytest.fail("asked again"))
-    assert torch.equal(teacher_answers(tmp_path, teacher, views), first)
+    assert torch.equal(teacher_answers(tmp_path, [teacher], views), first)
 
 
 def test_a_student_comes_nearer_to_its_teacher(tmp_path: Path, teacher: bytes) -> None:
     config = replace(TAUGHT, epochs=12, lr=1e-2, teacher_weight=1.0)
-    taught, alone = start(tmp_path / "taught", teacher, config), start(tmp_path / "alone", None, config)
+    taught, alone = start(tmp_path / "taught", teacher, config=config), start(tmp_path / "alone", config=config)
 
     def distance(run: Run) -> float:
         run.fit()
@@ -112,15 +112,17 @@ def test_a_taught_run_goes_on_with_the_same_bits(tmp_path: Path, teacher: bytes)
 
 def test_another_teacher_is_another_run(tmp_path: Path, teacher: bytes) -> None:
     start(tmp_path, teacher)
-    for other in (None, teacher + b" "):
+    for others in ([], [teacher + b" "], [teacher, teacher]):
         with pytest.raises(TrainingError, match="holds another run: teacher differ"):
-            start(tmp_path, other)
+            start(tmp_path, *others)
     with pytest.raises(TrainingError, match="views is 0: with a teacher it must be at least 1"):
-        start(tmp_path / "other", teacher, TINY)
+        start(tmp_path / "other", teacher, config=TINY)
 
 
-def test_a_teacher_is_a_bundle(tmp_path: Path, finished_bundle: Path) -> None:
-    assert read_teacher(None) is None
-    assert read_teacher(finished_bundle) == (finished_bundle / "model.onnx").read_bytes()
-    with pytest.raises(TrainingError, match="--teacher: cannot read"):
-        read_teacher(tmp_path)
+def test_of_several_teachers_the_mean_logits_are_taught(tmp_path: Path, teacher: bytes) -> None:
+    torch.manual_seed(8)
+    other = build_graph(Preprocessed(shallow(TINY.architecture), (0.5,) * 3, (0.2,) * 3).eval()).SerializeToString()
+    views = [[TRAIN.images[:10], TRAIN.images[10:16]]]
+    answers = teacher_answers(tmp_path, [teacher, other], views)
+    expected = (run_graph(teacher, TRAIN.images[:16].numpy()) + run_graph(other, TRAIN.images[:16].numpy())) / 2
+    assert answers.float().numpy() == pytest.approx(expected[None], rel=1e-2, abs=1e-2)

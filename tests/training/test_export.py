@@ -1,4 +1,5 @@
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from tests.training.tiny import TINY, lively_weights
 from training import export as exporting
 from training import storage
 from training.abstention import METHODS
+from training.config import Config
 from training.evaluate import LOGITS, evaluate, saved_evaluation
 from training.export import VERSION, bundle_name, check_parity, check_target, export
 from training.graph import OOD_SCORE, build_graph, run_graph
@@ -90,10 +92,15 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
 
 
 def test_networks_of_different_costs_have_different_names() -> None:
-    pairs = [Architecture(stem_stride=stem, stage2_stride=stage2) for stem in (1, 2) for stage2 in (1, 2)]
-    names = [bundle_name(pair) for pair in pairs]
-    assert names[:2] == ["mobilenet_v2_cifar10", "mobilenet_v2_cifar10_small"]
-    assert len(set(names)) == 4
+    fields = itertools.product((1, 2), (1, 2), (1, 2, 4))
+    all_of_them = [
+        Architecture.model_validate({"stem_stride": stem, "stage2_stride": stage2, "enlarge": enlarge})
+        for stem, stage2, enlarge in fields
+    ]
+    assert len({bundle_name(architecture) for architecture in all_of_them}) == 12
+    assert bundle_name(Config().architecture) == "mobilenet_v2_cifar10"
+    assert bundle_name(Architecture(stem_stride=1, stage2_stride=2)) == "mobilenet_v2_cifar10_small"
+    assert bundle_name(Architecture(stem_stride=2, enlarge=2)) == "mobilenet_v2_cifar10_enlarged_2_strides_2_1"
 
 
 def test_the_self_check_is_a_selection_image_and_its_logits(written: Bundle, run_dir: Path, tmp_path: Path) -> None:

@@ -44,9 +44,12 @@ def test_folding_is_convolution_then_norm() -> None:
         torch.testing.assert_close(folded, norm(layer(images)), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("stem", "stage2", "side"), [(1, 1, 4), (1, 2, 2), (2, 2, 1)])
-def test_the_graph_is_the_network(stem: int, stage2: int, side: int) -> None:
-    model = trained_looking(Architecture.model_validate({"stem_stride": stem, "stage2_stride": stage2}))
+@pytest.mark.parametrize(
+    ("stem", "stage2", "enlarge", "side"), [(1, 1, 1, 4), (1, 2, 1, 2), (2, 2, 1, 1), (2, 2, 2, 2), (2, 2, 4, 4)]
+)
+def test_the_graph_is_the_network(stem: int, stage2: int, enlarge: int, side: int) -> None:
+    strides = {"stem_stride": stem, "stage2_stride": stage2, "enlarge": enlarge}
+    model = trained_looking(Architecture.model_validate(strides))
     session = onnxruntime.InferenceSession(build_graph(model).SerializeToString(), providers=["CPUExecutionProvider"])
     (images,), (logits, maps) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["N", 32, 32, 3])

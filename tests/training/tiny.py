@@ -11,7 +11,11 @@ from app.network import Preprocessed, mobilenet_v2
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import LabelledImages
 
-TINY = Config(stem_stride=2, stage2_stride=2, epochs=2, batch_size=8)
+TINY = Config(enlarge=1, epochs=2, batch_size=8, zoom=1.0, colour=0.0)
+TINY_OPTIONS = (
+    *("--enlarge", "1", "--epochs", "2", "--batch-size", "8", "--zoom", "1", "--colour", "0"),
+    *("--init", "random"),
+)
 FASHION_HEADER = np.array([2051, 10000, 28, 28], ">i4").tobytes()  # of Fashion-MNIST's test images
 
 

@@ -1,0 +1,24 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.tiny import make_images
+from training.graph import run_graph
+from training.problems import TrainingError
+from training.teacher import read_teacher
+
+
+def test_a_teacher_is_a_bundle_or_a_finished_run(finished_bundle: Path, run_dir: Path) -> None:
+    assert read_teacher(finished_bundle) == (finished_bundle / "model.onnx").read_bytes()
+    images = make_images(4, seed=3).images.numpy()
+    of_run, of_bundle = (run_graph(read_teacher(folder), images) for folder in (run_dir, finished_bundle))
+    assert np.array_equal(of_run, of_bundle)  # the bundle's graph scores novelty, too
+
+
+def test_what_is_neither_is_refused(tmp_path: Path, run_dir: Path) -> None:
+    with pytest.raises(TrainingError, match="--teacher: cannot read"):
+        read_teacher(tmp_path)
+    (run_dir / "weights.safetensors").unlink()
+    with pytest.raises(TrainingError, match="is not finished"):
+        read_teacher(run_dir)

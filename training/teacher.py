@@ -1,0 +1,20 @@
+"""Where a teacher's graph comes from: a bundle, or a finished run that nobody exported."""
+
+from pathlib import Path
+
+from app.bundle import Bundle, BundleError
+from training.fit import RUN
+from training.graph import build_graph
+from training.outcome import Outcome
+from training.problems import TrainingError
+
+
+def read_teacher(folder: Path) -> bytes:
+    """The ONNX graph of the network in `folder`. Raises TrainingError when it holds neither a bundle nor a run."""
+    if (folder / RUN).exists():
+        graph: bytes = build_graph(Outcome.read(folder).model()).SerializeToString(deterministic=True)
+        return graph
+    try:
+        return Bundle.load(folder).read("model.onnx")
+    except BundleError as error:
+        raise TrainingError(f"--teacher: {error}") from None
