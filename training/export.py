@@ -45,7 +45,7 @@ from training.problems import TrainingError
 from training.reference import reference
 from training.storage import write_folder_atomically
 
-NAME, VERSION = "mobilenet_v2_cifar10", "1.2.0"
+NAME, VERSION = "mobilenet_v2_cifar10", "1.3.0"
 SHIPPED = {  # what folders of models/ are called after their name
     Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",
     Architecture(stem_stride=1, stage2_stride=2): "_small",
