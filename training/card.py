@@ -8,11 +8,19 @@ from app.report import Report
 from training.provenance import describe
 from training.trust import render_trust
 
+DEQUANTISED = (
+    "ImageNet weights dequantised from Google's public TensorFlow model\n"
+    "  `tf2_mobilenet_v2_1.0_224_ptq.tflite` (int8 weights, Apache-2.0), and changed: batch norms re-estimated,\n"
+    "  filters rescaled"
+)
 INITIAL_WEIGHTS = {
-    "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399": (
-        "ImageNet weights dequantised from Google's public TensorFlow model\n"
-        "  `tf2_mobilenet_v2_1.0_224_ptq.tflite` (int8 weights, Apache-2.0), and changed: batch norms re-estimated,\n"
-        "  filters rescaled"
+    "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399": DEQUANTISED,
+    # Of runs whose weights went on in those that are shipped: a licence is of what they began with themselves.
+    "sha256:dda352cb1cbf307fc9cda6259869e0fb47b817cb355fe141f12114f254b49f3c": (
+        f"those of the run enlarge10 (docs/runs.md), which began with\n  {DEQUANTISED}"
+    ),
+    "sha256:6a04dccdf5279034ff0b84e42d067fd6ff7102c9a3d636b9cf405ba07563c836": (
+        f"those of the run small24 (docs/runs.md), which began with those of large7, which began with\n  {DEQUANTISED}"
     ),
     "torchvision:MobileNet_V2_Weights.IMAGENET1K_V2": (
         "torchvision's ImageNet weights, `MobileNet_V2_Weights.IMAGENET1K_V2` (BSD-3-Clause)"

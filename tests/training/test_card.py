@@ -74,6 +74,14 @@ def test_initial_weights_are_named_as_what_they_are(manifest: Manifest, report: 
     assert said in render_card(manifest.model_copy(update={"provenance": origin}), report)
 
 
+@pytest.mark.parametrize("folder", sorted((ROOT / "models").iterdir()), ids=lambda folder: folder.name)
+def test_shipped_cards_name_the_licence_of_what_their_weights_began_with(folder: Path) -> None:
+    bundle = Bundle.load(folder)
+    draft = bundle.manifest.model_copy(update={"files": {}})
+    assert bundle.read("README.md").decode() == render_card(draft, bundle.report)
+    assert "(int8 weights, Apache-2.0), and changed" in bundle.read("README.md").decode()
+
+
 def test_only_the_augmentation_that_was_done_is_told(manifest: Manifest, report: Report) -> None:
     def told(**changes: object) -> str:
         origin = manifest.provenance | {"config": manifest.provenance["config"] | changes}
