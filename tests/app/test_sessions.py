@@ -101,10 +101,10 @@ def test_a_score_that_is_another_is_noticed(loaded: tuple[Bundle, Session]) -> N
 
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             outputs = loaded[1].run(images)
-            return outputs._replace(ood_scores=outputs.ood_scores * self.by)
+            return outputs._replace(ood_scores=outputs.ood_scores + self.by)
 
-    self_check(Wrong(1.0), loaded[0])
-    for by in (1.1, np.nan):
+    self_check(Wrong(0.0), loaded[0])
+    for by in (0.1, np.nan):
         with pytest.raises(SessionError, match="self-check: its ood_score"):
             self_check(Wrong(by), loaded[0])
 
