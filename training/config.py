@@ -4,7 +4,7 @@ The defaults are a recipe that was measured: docs/runs.md has its results.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, cast, get_args
 
 from app.bundle import Architecture
@@ -14,8 +14,8 @@ Precision = Literal["float32", "bfloat16"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB / 255, as torchvision's pretrained weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# What every run did that was recorded before the field was there.
-BEFORE: dict[str, Any] = {"enlarge": 1, "zoom": 1.0, "colour": 0.0, "views": 0, "precision": "float32"}
+# What every run did that was recorded before the field was there, where that is not the default.
+BEFORE: dict[str, Any] = {"enlarge": 1, "zoom": 1.0, "colour": 0.0}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Config:
     def differences(self, other: dict[str, Any]) -> list[str]:
         """One phrase a field in which `other` (an `as_dict`, perhaps of an older record) is not this configuration."""
         mine = self.as_dict()
-        theirs = {name: other.get(name, BEFORE.get(name, "absent")) for name in mine | other}
+        theirs = {field.name: field.default for field in fields(self)} | BEFORE | other
         return [
             f"{name} is {mine.get(name, 'absent')} here and {value} there"
             for name, value in theirs.items()

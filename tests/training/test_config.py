@@ -53,6 +53,8 @@ def test_a_record_may_be_older_than_a_field() -> None:
     del old["enlarge"], old["zoom"], old["precision"]
     found = Config.recorded(old)
     assert (found.enlarge, found.zoom, found.precision) == (1, 1.0, "float32")
+    del old["views"], old["teacher_weight"]
+    assert Config(enlarge=1, zoom=1.0).differences(old) == []
     with pytest.raises(TypeError, match="momentum"):
         Config.recorded(old | {"momentum": 0.9})
 
