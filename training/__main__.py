@@ -153,8 +153,8 @@ def fit(
         )
         parts = split(images.labels, config.split_seed)
         run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), teachers, world)
-        with ProgressBar(Console(stderr=True)) as watch:
-            weights = run.fit(watch if world.leads else None)
+        with ProgressBar(Console(stderr=True), config.views) as bar:
+            weights = run.fit(bar if world.leads else None, bar.answered)
     if world.leads:
         last = run.progress.history[-1]
         print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")

@@ -5,7 +5,8 @@ fixed number, and teachers answer each once, before the training. Of several tea
 softmax is the normalised geometric mean of the teachers' probabilities.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,19 +28,24 @@ def digest_of(teachers: Sequence[bytes]) -> str | None:
     return ", ".join(sha256(graph) for graph in teachers) or None
 
 
-def teacher_answers(folder: Path, teachers: Sequence[bytes], views: Iterable[Iterable[Tensor]]) -> Tensor:
-    """float16 logits [views, images, classes] for the batches of each view, in their order; kept in `folder`."""
+def teacher_answers(
+    folder: Path,
+    teachers: Sequence[bytes],
+    views: Iterable[Iterable[Tensor]],
+    answered: Callable[[int], None] = lambda _: None,
+) -> Tensor:
+    """float16 logits [views, images, classes] for the batches of each view, in their order.
+
+    Each view is kept in `folder` as soon as it is answered, and not asked for again; `answered` is told their number.
+    """
     path, digest = folder / ANSWERS, digest_of(teachers) or ""
-    try:
-        with safe_open(str(path), framework="pt") as saved:
-            if saved.metadata() == {"teacher": digest}:
-                answers: Tensor = saved.get_tensor("logits")
-                return answers
-    except (OSError, SafetensorError):
-        pass  # not there yet
-    logits = torch.stack([_answers(teachers, batches) for batches in views])
-    write_atomically(path, save_safetensors({"logits": logits}, metadata={"teacher": digest}))
-    return logits
+    known = list(_kept(path, digest))
+    answered(len(known))
+    for batches in islice(views, len(known), None):
+        known.append(_answers(teachers, batches))
+        write_atomically(path, save_safetensors({"logits": torch.stack(known)}, metadata={"teacher": digest}))
+        answered(len(known))
+    return torch.stack(known)
 
 
 def distillation_loss(loss: Tensor, logits: Tensor, teacher: Tensor, weight: float, temperature: float) -> Tensor:
@@ -50,6 +56,18 @@ def distillation_loss(loss: Tensor, logits: Tensor, teacher: Tensor, weight: flo
     ours, theirs = (F.log_softmax(one.float() / temperature, dim=1) for one in (logits, teacher))
     divergence = F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
     return (1 - weight) * loss + weight * temperature**2 * divergence
+
+
+def _kept(path: Path, digest: str) -> Iterable[Tensor]:
+    """The logits [images, classes] of each view that is answered."""
+    try:
+        with safe_open(str(path), framework="pt") as saved:
+            if saved.metadata() == {"teacher": digest}:
+                logits: Tensor = saved.get_tensor("logits")
+                return logits
+    except (OSError, SafetensorError):
+        pass  # not there yet
+    return ()
 
 
 def _answers(teachers: Sequence[bytes], batches: Iterable[Tensor]) -> Tensor:

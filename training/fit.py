@@ -4,6 +4,7 @@ A run lives in a folder:
 
     run.json            what was asked for, on what data, from which weights
     state.safetensors   everything needed to go on; replaced as a whole every few minutes
+    teacher.safetensors what teachers answered, where there are any; grows view by view
     history.csv         a row an epoch
     weights.safetensors the averaged weights, when the run has finished
 
@@ -17,7 +18,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -164,12 +165,12 @@ class Run:
         content = json.dumps(continued(run, here, progress.epoch, progress.step), indent=2)
         write_atomically(self.folder / RUN, content.encode())
 
-    def fit(self, watch: Watcher | None = None) -> Path:
-        """Train to the end; the path of the averaged weights.
+    def fit(self, watch: Watcher | None = None, answered: Callable[[int], None] = lambda _: None) -> Path:
+        """Train to the end; the path of the averaged weights. `answered` is told how many views teachers have answered.
 
         Raises TrainingError when the loss is not finite.
         """
-        answers = self.world.from_leader(self._teacher_answers)
+        answers = self.world.from_leader(lambda: self._teacher_answers(answered))
         with _denormals_flushed():
             while self.progress.epoch < self.config.epochs:
                 self._train_epoch(watch, answers)
@@ -182,11 +183,11 @@ class Run:
         write_atomically(weights, save_safetensors(_packed(self.averaged)))
         return weights
 
-    def _teacher_answers(self) -> Tensor | None:
+    def _teacher_answers(self, answered: Callable[[int], None] = lambda _: None) -> Tensor | None:
         if not self.teachers:
             return None
         views = ((images for _, images in self._batches(view, World())) for view in range(self.config.views))
-        return teacher_answers(self.folder, self.teachers, views)
+        return teacher_answers(self.folder, self.teachers, views, answered)
 
     def _batches(self, view: int, world: World, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and augmented images of this process's part of a view's batches, from number `first` on."""

@@ -11,12 +11,15 @@ from training import fit
 
 
 class ProgressBar:
-    """A context manager that is a `training.fit.Watcher`: images/s, loss, accuracy, time left; a line an epoch."""
+    """A context manager that is a `training.fit.Watcher`: images/s, loss, accuracy, time left; a line an epoch.
 
-    def __init__(self, console: Console) -> None:
+    Before them, `answered` shows how many of `views` the teachers have answered.
+    """
+
+    def __init__(self, console: Console, views: int = 0) -> None:
         whole = Column(no_wrap=True, min_width=7)  # in a narrow terminal it is the bar that gives way
         self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
+            TextColumn("{task.fields[stage]}"),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
             TextColumn("{task.percentage:.0f} %, {task.fields[figures]}, left", table_column=Column(no_wrap=True)),
             TimeRemainingColumn(table_column=whole),
@@ -24,6 +27,8 @@ class ProgressBar:
             disable=not console.is_terminal,
             expand=True,
         )
+        self._views = views
+        self._teaching: TaskID | None = None
         self._task: TaskID | None = None
         self._epochs_told = 0
 
@@ -45,5 +50,11 @@ class ProgressBar:
         figures = f"{images_per_second:.0f} images/s, loss {progress.loss_sum / progress.seen:.3f}"
         figures += f", accuracy {progress.correct / progress.seen:.1%}"
         if self._task is None:
-            self._task = self._bar.add_task("fit", total=total_steps, epoch=1, figures="")
-        self._bar.update(self._task, completed=steps, epoch=progress.epoch + 1, figures=figures)
+            self._task = self._bar.add_task("fit", total=total_steps, stage="", figures="")
+        self._bar.update(self._task, completed=steps, stage=f"epoch {progress.epoch + 1}", figures=figures)
+
+    def answered(self, views: int) -> None:
+        figures = f"{views} of {self._views} views"
+        if self._teaching is None:
+            self._teaching = self._bar.add_task("teach", total=self._views, stage="teachers", figures="")
+        self._bar.update(self._teaching, completed=views, figures=figures, visible=views < self._views)

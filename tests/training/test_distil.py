@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from scipy.special import log_softmax, rel_entr
@@ -78,6 +79,32 @@ def test_answers_are_asked_for_once(tmp_path: Path, teacher: bytes, monkeypatch:
     first = teacher_answers(tmp_path, [teacher], views)
     monkeypatch.setattr(distil, "run_graph", lambda *_: pytest.fail("asked again"))
     assert torch.equal(teacher_answers(tmp_path, [teacher], views), first)
+
+
+def test_a_view_that_was_answered_before_a_kill_is_not_asked_for_again(
+    tmp_path: Path, teacher: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = [[TRAIN.images[:16]], [TRAIN.images[8:24]], [TRAIN.images[14:30]]]
+    expected = [run_graph(teacher, images.numpy()) for (images,) in views]
+    asked = []
+
+    def kill(count: int) -> None:
+        if count == 2:
+            raise KeyboardInterrupt
+
+    def ask(graph: bytes, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        asked.append(images)
+        return run_graph(graph, images)
+
+    monkeypatch.setattr(distil, "run_graph", ask)
+    with pytest.raises(KeyboardInterrupt):
+        teacher_answers(tmp_path, [teacher], views, kill)
+    told: list[int] = []
+    answers = teacher_answers(tmp_path, [teacher], views, told.append)
+    assert answers.float().numpy() == pytest.approx(np.stack(expected), rel=1e-2, abs=1e-2)
+    assert len(asked) == 3 and told == [2, 3]
+    teacher_answers(tmp_path, [teacher, teacher], views)
+    assert len(asked) == 9
 
 
 def test_a_student_comes_nearer_to_its_teacher(tmp_path: Path, teacher: bytes) -> None:

@@ -29,6 +29,18 @@ def test_a_terminal_of_eighty_columns_sees_where_the_run_is() -> None:
     )
 
 
+def test_a_terminal_sees_how_far_the_teachers_are() -> None:
+    out = io.StringIO()
+    with ProgressBar(Console(file=out, force_terminal=True, width=80, no_color=True), views=14) as bar:
+        bar.answered(0)
+        bar.answered(7)
+        bar._bar.refresh()
+        seen = out.getvalue()
+        bar.answered(14)
+    assert re.search(r"teachers .+ 50 %, 7 of 14 views, left", seen)
+    assert "14 of 14" not in out.getvalue()
+
+
 def test_anything_else_sees_nothing() -> None:
     assert shown(terminal=False) == ""
 
