@@ -31,7 +31,7 @@ lint: .venv-dev/.dev  ## ruff, its formatter and mypy --strict
 	$(DEV)/ruff format --check $(SOURCES)
 	$(DEV)/mypy
 
-train: .venv-dev/.train  ## fit, evaluate, export (ARGS="--epochs 1 --precision bfloat16" and so on; python -m training --help)
+train: .venv-dev/.train  ## fit, evaluate, export to runs/mobilenet_v2_cifar10/bundle (ARGS="--epochs 1"; python -m training --help)
 	@echo "$(if $(TCMALLOC),tcmalloc: $(TCMALLOC),tcmalloc is not installed: training takes up to twice as long (Debian: libtcmalloc-minimal4))"
 	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(DEV)/python -m training all $(ARGS)
 

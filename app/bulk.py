@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -41,6 +42,7 @@ from app.settings import Settings, available_cores
 from app.uploads import check_size
 
 PART_FILES = 256  # few enough that little is lost in a kill, enough that a part costs little beside its images
+PART_NAME = re.compile(r"part-\w+\.parquet")
 MAX_BLOCKS = 1000  # of parts, that Ray Data keeps books of
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # names and counts pass through it, no images
 SCHEMA = pa.schema(
@@ -98,7 +100,7 @@ def find(patterns: Iterable[str]) -> list[str]:
 
 def _find_url(url: str) -> list[str]:
     pattern, *outer = url.split("::")  # zip://*.png::s3://bucket/photos.zip
-    try:
+    with _reached(url):
         system, path = url_to_fs(url)
         if "*" in path:
             paths = system.glob(path)
@@ -106,11 +108,18 @@ def _find_url(url: str) -> list[str]:
             paths = [file for file in system.find(path) if Path(file).suffix.lower() in SUFFIXES]
         else:
             paths = [path] if system.exists(path) else []
-    except (ImportError, ValueError, OSError) as error:  # a system that is not installed, not known, not reached
-        raise FilesError(f"{files.shown(url)}: {error}") from None
     if not paths:
         raise FilesError(f"no images at {files.shown(url)}")
     return ["::".join([system.unstrip_protocol(found), *outer]) for found in sorted(paths)]
+
+
+@contextmanager
+def _reached(place: str) -> Iterator[None]:
+    """Raises FilesError for a file system that is not installed, not known or not reached."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError) as error:
+        raise FilesError(f"{files.shown(place)}: {error}") from None
 
 
 def _utf8(path: str) -> str:
@@ -119,11 +128,13 @@ def _utf8(path: str) -> str:
 
 
 class Output:
-    """A folder, local or a URL, and the parts in it."""
+    """A folder, local or a URL, and the parts in it. Raises FilesError when its file system is not reached."""
 
     def __init__(self, folder: str, asked: Asked) -> None:
+        self._place = folder
         self.asked = asked
-        self._system, self._folder = url_to_fs(folder)
+        with _reached(folder):
+            self._system, self._folder = url_to_fs(folder)
 
     def done(self, found: Iterable[str]) -> dict[str, bool]:
         """Which of those files are in some part, and whether they could be answered.
@@ -131,7 +142,12 @@ class Output:
         Raises FilesError for parts that hold answers to something else.
         """
         done: dict[str, bool] = {}
-        for part in self._system.glob(f"{self._folder}/part-*.parquet"):
+        with _reached(self._place):
+            # No pattern: the folder's own name may look like one.
+            parts = [
+                part for part in self._system.find(self._folder, maxdepth=1) if PART_NAME.fullmatch(Path(part).name)
+            ]
+        for part in parts:
             with self._system.open(part, "rb") as file:
                 table = pq.read_table(file, columns=["path", "error"])
             asked = Asked(**json.loads(table.schema.metadata[b"asked"]))

@@ -92,6 +92,10 @@ async def _multipart_files(request: Request, part: str, max_files: int) -> list[
         form = await parser.parse()
     except MultiPartException as error:
         raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from None
+    except UnicodeError:  # some codecs, as `undefined` and `punycode`, refuse texts in their own way
+        raise MalformedRequest(
+            "the multipart body's charset does not decode its names: leave it out, or say utf-8"
+        ) from None
     try:
         uploads = []
         for name, value in form.multi_items():

@@ -1,10 +1,10 @@
 """The training command line.
 
-python -m training all                           # fit, evaluate, export: models/mobilenet_v2_cifar10
+python -m training all                           # fit, evaluate, export: runs/mobilenet_v2_cifar10/bundle
 python -m training fit --epochs 7 --run-dir runs/seven
 torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, or on two GPUs
 python -m training evaluate --run-dir runs/seven
-python -m training export --run-dir runs/seven --force
+python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifar10 --force
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
 python -m training leave-two-out                 # which score tells unknown classes from known ones
 
@@ -52,19 +52,15 @@ TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test s
 Near = Annotated[Path, typer.Option(help="What leave-two-out found; goes into the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
 BundleDir = Annotated[
-    Path | None,
-    typer.Option(
-        "--bundle",
-        help="The folder to write; by default in models/ under the model's name, "
-        "mobilenet_v2_cifar10 or with strides 1 and 2 mobilenet_v2_cifar10_small.",
-    ),
+    Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
 ]
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
 PROGRAM = "python -m training"
 THREADS = max(1, cores() // processes_here())
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
-TEST_READS, MODELS = Path("docs/test_reads.csv"), Path("models")
+TEST_READS = Path("docs/test_reads.csv")
+BUNDLE = "bundle"  # in a run's folder: what is served changes only when it is named
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("docs/leave_two_out.json")
 
 HELP = {
@@ -195,7 +191,7 @@ def export(
     """Write the bundle of a run that was evaluated."""
     torch.set_num_threads(threads)
     outcome = Outcome.read(run_dir)
-    bundle = bundle or MODELS / exporting.bundle_name(outcome.config.architecture)
+    bundle = bundle or run_dir / BUNDLE
     with Console(stderr=True).status("writing the bundle"):
         manifest = exporting.export(outcome, data_dir, bundle, force=force, download=download)
     print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
@@ -220,7 +216,7 @@ def everything(
     fashion_mnist: Fashion = None,
 ) -> None:
     """Fit, evaluate, export. What can be refused is refused before the training."""
-    bundle = bundle or MODELS / exporting.bundle_name(config.architecture)
+    bundle = bundle or run_dir / BUNDLE
     exporting.check_target(bundle, force=force)
     evaluation.append_read(test_reads)
     evaluation.check_sources(near, fashion_mnist)
@@ -304,7 +300,8 @@ def main() -> None:
         command = context.command_path if context is not None else PROGRAM
         _stop(f"{message} ({command} --help shows what is allowed)", error.exit_code)
     except OSError as error:
-        _stop(f"{error.strerror}: {error.filename}: free some space, or name another folder", 1)
+        where = f" ({error.filename})" if error.filename else ""  # a write that fails does not know it
+        _stop(f"{error.strerror}{where}: free some space, or name another folder", 1)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:

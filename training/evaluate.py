@@ -5,7 +5,8 @@ A finished run's folder gets two more things:
     logits.safetensors  an Evaluation: logits, labels and scores by split, and whose weights they are of
     report.json, .txt   the report on the test split
 
-The test images pass through `read_test_set` and nothing else, and it writes down that they did.
+The test images pass through the network in `read_test_set` and, damaged, in `read_damaged_test_set`, and nowhere else;
+both write down that they did.
 """
 
 import csv

@@ -46,7 +46,7 @@ from training.reference import reference
 from training.storage import write_folder_atomically
 
 NAME, VERSION = "mobilenet_v2_cifar10", "1.3.0"
-SHIPPED = {  # what folders of models/ are called after their name
+SHIPPED = {  # what those of models/ have after their name
     Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",
     Architecture(stem_stride=1, stage2_stride=2): "_small",
 }
@@ -94,7 +94,7 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
 
 
 def bundle_name(architecture: Architecture) -> str:
-    """Of the model and, unless told otherwise, of its folder: networks of different costs do not replace each other."""
+    """Of the model: networks of different costs have different names."""
     enlarged = f"_enlarged_{architecture.enlarge}" if architecture.enlarge > 1 else ""
     strides = f"_strides_{architecture.stem_stride}_{architecture.stage2_stride}"
     return NAME + SHIPPED.get(architecture, enlarged + strides)

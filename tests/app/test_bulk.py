@@ -82,6 +82,11 @@ def test_what_is_done_is_known(album: Path, tmp_path: Path) -> None:
     }
 
 
+def test_what_is_done_is_known_where_a_folder_s_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    make_part(tmp_path / "answers[1]", [f"{DATA}/cat.png"])
+    assert Output(str(tmp_path / "answers[1]"), ASKED).done([f"{DATA}/cat.png"]) == {f"{DATA}/cat.png": True}
+
+
 def test_a_part_that_is_made_twice_is_there_once(album: Path, tmp_path: Path) -> None:
     for _ in range(2):
         make_part(tmp_path / "out", bulk.find([f"{album}/c*"]))
@@ -122,6 +127,14 @@ def test_images_are_read_from_urls(archive: str, tmp_path: Path, cat_label: str)
 def test_a_url_that_leads_nowhere_is_an_error(url: str, words: str) -> None:
     with pytest.raises(FilesError, match=words):
         bulk.find([url])
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [("nope://bucket/out", "Protocol not known"), ("zip://out::file:///nowhere.zip", "No such file")]
+)
+def test_an_output_that_leads_nowhere_is_an_error(url: str, words: str) -> None:
+    with pytest.raises(FilesError, match=words):
+        Output(url, ASKED).done([])
 
 
 @pytest.mark.parametrize("arguments", [["--ray"], ["--output", "out"], ["--ray", "--json", "--output", "out"]])

@@ -1,6 +1,9 @@
+import encodings
+import pkgutil
 from collections.abc import Callable
 
 import pytest
+from httpx import Response
 from starlette.testclient import TestClient
 
 from tests.app.problems import assert_problem
@@ -55,6 +58,19 @@ def test_broken_multipart(client: TestClient, content: bytes, content_type: str)
     assert_problem(
         client.post("/predict", content=content, headers={"Content-Type": content_type}), 400, "malformed_request"
     )
+
+
+@pytest.mark.parametrize("route", ["/predict", "/predict/batch", "/explain"])
+@pytest.mark.parametrize("name", [b"\xff", b"xn--99999999", b"image"])
+def test_a_charset_that_decodes_nothing(client: TestClient, route: str, name: bytes) -> None:
+    def post(charset: str) -> Response:
+        content = b'--x\r\nContent-Disposition: form-data; name="' + name + b'"; filename="a"\r\n\r\n\r\n--x--\r\n'
+        headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+        return client.post(route, content=content, headers=headers)
+
+    assert "charset" in assert_problem(post("undefined"), 400, "malformed_request")["detail"]
+    for module in pkgutil.iter_modules(encodings.__path__):
+        assert post(module.name).status_code in (400, 422), module.name
 
 
 def test_json_and_compressed_bodies_are_not_accepted(client: TestClient, cat: bytes) -> None:

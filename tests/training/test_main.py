@@ -71,17 +71,15 @@ def test_all_makes_a_bundle_from_images(command: Command, everything: list[str],
     assert len((tmp_path / "test_reads.csv").read_text().splitlines()) == 3
 
 
-def test_a_bundle_s_folder_is_named_after_its_model(
-    command: Command, everything: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bundle_lands_in_its_run_s_folder_and_can_be_served(
+    command: Command, everything: list[str], tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     place = everything.index("--bundle")
     del everything[place : place + 2]
     assert command(*everything, "--stem-stride", 1, "--epochs", 1).code == 0
-    (folder,) = (tmp_path / "models").iterdir()
-    name = "mobilenet_v2_cifar10_small"
-    assert folder.name == Bundle.load(folder).manifest.name == name
-    assert f"models/{name} exists" in one_line(command("export", "--run-dir", tmp_path / "run", "--no-download"), 1)
+    folder, name = tmp_path / "run" / "bundle", "mobilenet_v2_cifar10_small"
+    assert Bundle.load(folder).manifest.name == name
+    assert f"{folder} exists" in one_line(command("export", "--run-dir", tmp_path / "run", "--no-download"), 1)
 
     with TestClient(create_app(Settings(model_dir=folder, inference_threads=1))) as client:
         content = (DATA / "cat.png").read_bytes()
@@ -169,12 +167,18 @@ def test_an_interrupt_is_one_line(command: Command, everything: list[str], monke
     assert "interrupted: the same command goes on" in one_line(command(*everything), 130)
 
 
-def test_a_full_disk_is_one_line(command: Command, everything: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [(["run"], "No space left on device (run): free some"), ([], "No space left on device: free some")],
+)
+def test_a_full_disk_is_one_line(
+    command: Command, everything: list[str], monkeypatch: pytest.MonkeyPatch, told: list[str], said: str
+) -> None:
     def fill(*_: Any) -> None:
-        raise OSError(28, "No space left on device", "state.safetensors")
+        raise OSError(28, "No space left on device", *told)
 
     monkeypatch.setattr(Run, "fit", fill)
-    assert "No space left on device: state.safetensors: free some space" in one_line(command(*everything), 1)
+    assert said in one_line(command(*everything), 1)
 
 
 def test_bare_it_shows_its_help(command: Command) -> None:
