@@ -296,7 +296,9 @@ def _encoded(image: ImageSource) -> bytes:
 
 def _name(image: ImageSource, index: int) -> str:
     """What the service's problem documents call the image."""
-    return Path(image).name if isinstance(image, str | os.PathLike) else f"{index}"
+    if not isinstance(image, str | os.PathLike):
+        return f"{index}"
+    return Path(image).name.encode(errors="backslashreplace").decode()  # a file's name need not be Unicode
 
 
 def _headers(api_key: str | None) -> dict[str, str]:

@@ -35,12 +35,13 @@ class Server(uvicorn.Server):
         self._app = app
         self._grace_seconds = settings.grace_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
+        patience = PATIENCE * settings.deadline_seconds
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=cast(Any, partial(Connection, patience_seconds=PATIENCE * settings.deadline_seconds)),
+                http=cast(Any, partial(Connection, patience_seconds=patience, prefix=settings.root_path)),
                 ws="none",
                 log_config=None,
                 access_log=False,

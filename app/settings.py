@@ -3,8 +3,10 @@
 A value that makes no sense stops the service at startup, with one line that says what is allowed.
 """
 
+import ipaddress
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,6 +75,28 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("api_keys")
+    @classmethod
+    def _sendable(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if not all(re.fullmatch(r"[!-~]+", key.get_secret_value()) for key in keys):
+            raise ValueError("a key may hold visible ASCII characters only: it travels in a header")
+        return keys
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies if proxies != ("*",) else ():
+            ipaddress.ip_network(proxy)  # its error says what is wrong
+        return proxies
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s?#]+", origin):
+                raise ValueError(f"{origin[:80]!r} is no origin: scheme and host, no slash at the end")
+        return origins
 
     @field_validator("views", mode="before")
     @classmethod

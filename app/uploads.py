@@ -105,7 +105,8 @@ async def _multipart_files(request: Request, part: str, max_files: int) -> list[
                 )
             if not isinstance(value, UploadFile):
                 raise InvalidParameter(f"`{part}` came as text: send it as a file, with a filename")
-            uploads.append(Upload(value.filename or None, await value.read()))
+            filename = (value.filename or "").encode(errors="backslashreplace").decode()  # some codecs make no Unicode
+            uploads.append(Upload(filename or None, await value.read()))
             await value.close()  # one copy of an image is enough
         if not uploads:
             raise InvalidParameter(f"the part `{part}` is missing: it holds the image")

@@ -25,7 +25,8 @@ export function answerCard(file, { slot, announce, removed }) {
   });
   const said = html("div", { class: "said" });
   const remove = html("button", { type: "button", class: "close", "aria-label": `Remove ${file.name}`, click: leave }, cross());
-  const article = html("article", { "aria-labelledby": headlineId }, html("figure", { class: "picture" }, picture), said, remove);
+  const figure = html("figure", { class: "picture" }, picture);
+  const article = html("article", { "aria-labelledby": headlineId }, figure, said, remove);
   const item = html("li", { class: "answer" }, article);
 
   item.dismiss = () => {
@@ -72,7 +73,7 @@ export function answerCard(file, { slot, announce, removed }) {
   function answered({ answer, milliseconds: here }) {
     const { predictions, abstain, prediction_set: set } = answer;
     const [best] = predictions;
-    const map = explanation({ file, predictions, picture, signal: life.signal, announce });
+    const map = explanation({ file, predictions, figure, signal: life.signal, announce });
     const tools = [
       html("div", { class: "tools" }, map.toggle, asCurl(file, announce)),
       map.options,

@@ -4,10 +4,10 @@ import { explain } from "./api.js";
 import { explainFailure } from "./faults.js";
 import { freshId, html } from "./elements.js";
 
-/** A toggle, and once it is on the choice of the class; `picture` is the img whose place the map takes. */
-export function explanation({ file, predictions, picture, signal, announce }) {
+/** A toggle, and once it is on the choice of the class; in `figure` the map takes the place of what is there. */
+export function explanation({ file, predictions, figure, signal, announce }) {
   const map = html("img", { class: "map", alt: "", hidden: true });
-  picture.after(map);
+  figure.append(map);
   const choiceId = freshId("class");
   const choice = html(
     "select",
@@ -32,9 +32,13 @@ export function explanation({ file, predictions, picture, signal, announce }) {
   function switchTo(wanted) {
     toggle.setAttribute("aria-pressed", String(wanted));
     options.hidden = !wanted;
-    picture.hidden = wanted && address !== null;
-    map.hidden = !wanted || address === null;
+    uncover(wanted && address !== null);
     if (wanted) show();
+  }
+
+  // The picture itself, or the sign that this browser cannot show it.
+  function uncover(wanted) {
+    for (const child of figure.children) child.hidden = (child === map) !== wanted;
   }
 
   async function show() {
@@ -50,10 +54,7 @@ export function explanation({ file, predictions, picture, signal, announce }) {
       map.src = address;
       await map.decode();
       map.alt = `Activation map: where the model sees ${label} in ${file.name}`;
-      if (on()) {
-        map.hidden = false;
-        picture.hidden = true;
-      }
+      if (on()) uncover(true);
       announce(`The activation map for ${label} is shown.`);
     } catch (failure) {
       if (signal.aborted || turn !== asked) return;

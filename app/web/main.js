@@ -40,19 +40,28 @@ byId("clear").addEventListener("click", () => {
   byId("choose").focus();
 });
 
-onUnauthorized(({ rejected }) => {
+function askForKey(sentence) {
   const form = byId("key");
-  form.querySelector("label").textContent = rejected
-    ? "This key is not known here: try another"
-    : "This service asks for an API key";
+  form.querySelector("label").textContent = sentence;
   form.hidden = false;
+  byId("key-value").value = "";
   byId("key-value").focus();
-});
+}
+
+onUnauthorized(({ rejected }) =>
+  askForKey(rejected ? "This key is not known here: try another" : "This service asks for an API key"),
+);
 
 byId("key").addEventListener("submit", (event) => {
   event.preventDefault();
+  const key = byId("key-value").value.trim();
+  if (!/^[!-~]+$/.test(key)) {
+    // No header can carry it, as when a text program has put quotation marks of its own around a key.
+    askForKey("This is no key: it may have ASCII letters, digits and signs only");
+    return;
+  }
   byId("key").hidden = true;
-  useKey(byId("key-value").value.trim());
+  useKey(key);
   byId("key-value").value = "";
 });
 

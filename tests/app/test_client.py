@@ -1,5 +1,6 @@
 import email.utils
 import io
+import os
 import pickle
 import socket
 import time
@@ -247,7 +248,7 @@ def test_a_service_below_a_path(cat: bytes) -> None:
     assert service.requests[0].url.path == "/cifar/predict"
 
 
-async def test_every_call_against_the_application(loaded: tuple, cat: bytes, cat_label: str) -> None:
+async def test_every_call_against_the_application(loaded: tuple, cat: bytes, cat_label: str, tmp_path: Path) -> None:
     app = create_app(Settings(model_dir=BUNDLE, inference_threads=1, api_keys="secret"), loaded)
     bundle: Bundle = loaded[0]
     async with (
@@ -271,6 +272,11 @@ async def test_every_call_against_the_application(loaded: tuple, cat: bytes, cat
         with pytest.raises(ProblemError) as caught:
             await client.predict_batch([CAT, b"hello"])
         assert caught.value.document["errors"][0]["filename"] == "1"
+        odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+        odd.write_text("no image, and its name is no Unicode")
+        with pytest.raises(ProblemError) as caught:
+            await client.predict_batch([odd])
+        assert caught.value.document["errors"][0]["filename"] == "\\udcff.png"
         first, second = (await client.predict_batch([CAT, b"hello"], partial=True)).results
         assert isinstance(first, ImageResult)
         assert isinstance(second, ImageFailure)

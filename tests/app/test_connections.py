@@ -153,6 +153,48 @@ def test_a_client_that_does_not_take_its_answer_is_left(cat: bytes) -> None:
         assert client.get("/livez").status_code == 200
 
 
+FAT = {
+    "one header": b"X: " + b"y" * 70_000,
+    "many headers": b"aa:b\r\n" * 2_000,
+    "a header that does not end": b"X: " + b"y" * 700_000,
+    "an address": None,
+}
+
+
+@pytest.mark.parametrize("name", FAT)
+@pytest.mark.parametrize("piece", [1_000, 1_000_000])
+def test_headers_are_of_a_size(server: httpx.Client, name: str, piece: int) -> None:
+    head, end = FAT[name] or b"", b"" if "not end" in name else b"\r\n\r\n"
+    sent = b"GET /livez?" + b"y" * (70_000 if FAT[name] is None else 1) + b" HTTP/1.1\r\nHost: x\r\n" + head + end
+    with socket.create_connection(address(server), timeout=30) as connection:
+        for start in range(0, len(sent), piece):
+            connection.sendall(sent[start : start + piece])
+        answer = to_the_end(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    headers, _, body = answer.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json" in headers and b"connection: close" in headers
+    assert json.loads(body)["code"] == "malformed_request"
+    assert "larger than the 65,536 bytes" in json.loads(body)["detail"]
+
+
+def test_large_headers_that_are_allowed_and_what_comes_after_them(server: httpx.Client) -> None:
+    connection = http.client.HTTPConnection(*address(server), timeout=30)
+    for _ in range(3):
+        connection.request("GET", "/livez", headers={"X": "y" * 50_000})
+        response = connection.getresponse()
+        assert response.status == 200 and json.load(response) == {"status": "alive"}
+    connection.close()
+
+
+def test_what_is_no_http_is_a_problem_too(server: httpx.Client) -> None:
+    with socket.create_connection(address(server), timeout=30) as connection:
+        connection.sendall(b"\x16\x03\x01\x02\x00")  # a browser that tries TLS
+        headers, _, body = to_the_end(connection).partition(b"\r\n\r\n")
+    assert headers.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(body)["detail"] == "this is no HTTP that can be parsed"
+    assert f"content-length: {len(body)}".encode() in headers
+
+
 async def test_reading_on_ends_with_the_deadline() -> None:
     sent: list[dict] = []
 

@@ -43,6 +43,13 @@ def test_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_PIXELS", "many"),
         ("DRAIN_SECONDS", "-1"),
         ("LOG_LEVEL", "loud"),
+        ("API_KEYS", "schlüssel"),
+        ("API_KEYS", "good,two words"),
+        ("TRUSTED_PROXIES", "nginx"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("TRUSTED_PROXIES", "*,10.0.0.1"),
+        ("CORS_ORIGINS", "https://example.com/"),
+        ("CORS_ORIGINS", "example.com"),
     ],
 )
 def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -51,9 +58,27 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str
         Settings()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TRUSTED_PROXIES", "*"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8, 127.0.0.1, ::1"),
+        ("CORS_ORIGINS", "*"),
+        ("CORS_ORIGINS", "https://example.com, http://localhost:3000"),
+    ],
+)
+def test_addresses_and_origins(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.setenv(variable, value)
+    assert getattr(Settings(), variable.lower()) == tuple(value.split(", "))
+
+
 def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", "hush")
     assert "hush" not in repr(Settings())
+    monkeypatch.setenv("API_KEYS", "hush hush")
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert "hush" not in str(refused.value)
 
 
 def cgroup_v2(folder: Path, content: str) -> Path:

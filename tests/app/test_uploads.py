@@ -73,6 +73,15 @@ def test_a_charset_that_decodes_nothing(client: TestClient, route: str, name: by
         assert post(module.name).status_code in (400, 422), module.name
 
 
+@pytest.mark.parametrize(("charset", "name"), [("utf-7", b"+2AA-.png"), ("unicode_escape", b"\\ud800.png")])
+def test_a_filename_that_is_no_unicode(client: TestClient, charset: str, name: bytes) -> None:
+    disposition = b'--x\r\nContent-Disposition: form-data; name="files"; filename="' + name + b'"\r\n\r\n'
+    headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
+    answer = client.post("/predict/batch", content=disposition + b"no image\r\n--x--\r\n", headers=headers)
+    (error,) = assert_problem(answer, 422, "invalid_batch")["errors"]
+    assert error["code"] == "unsupported_media_type"
+
+
 def test_json_and_compressed_bodies_are_not_accepted(client: TestClient, cat: bytes) -> None:
     assert_problem(client.post("/predict", json={"file": "cat"}), 415, "unsupported_media_type")
     compressed = client.post("/predict", content=cat, headers={"Content-Encoding": "gzip"})

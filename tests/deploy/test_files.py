@@ -43,7 +43,8 @@ class TestCompose:
         assert re.match(r"/tmp:size=\d+m,", service["tmpfs"][0])
 
     def test_is_not_killed_while_it_drains(self, service: dict[str, Any]) -> None:
-        assert int(service["stop_grace_period"].removesuffix("s")) > Settings().drain_seconds
+        (seconds,) = re.fullmatch(r"\$\{STOP_GRACE_PERIOD:-(\d+)s\}", service["stop_grace_period"]).groups()
+        assert int(seconds) > Settings().grace_seconds + Settings().drain_seconds
 
     def test_publishes_the_port_it_listens_on(self, service: dict[str, Any]) -> None:
         assert service["ports"] == [f"${{PORT:-8000}}:{service['environment']['PORT']}"]

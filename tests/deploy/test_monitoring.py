@@ -33,6 +33,7 @@ WORDS = {
     "vector",
     "absent",
     "histogram_quantile",
+    "max_over_time",
 }
 
 

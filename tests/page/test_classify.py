@@ -170,6 +170,20 @@ def test_where_the_model_looks_on_demand(visit: Visit) -> None:
     expect(card.get_by_label("What speaks for")).to_be_hidden()
 
 
+def test_where_it_looks_in_an_image_that_only_the_service_can_read(visit: Visit) -> None:
+    page = visit()
+    sample(page, "cat")
+    card = the_answer(page, "answered")
+    card.get_by_role("img", name="Your image").dispatch_event("error")
+    sign, toggle = card.locator(".no-picture"), card.get_by_role("button", name="Where it looks")
+    expect(sign).to_be_visible()
+    toggle.click()
+    expect(card.get_by_role("img", name="Activation map")).to_be_visible()
+    expect(sign).to_be_hidden()
+    toggle.click()
+    expect(sign).to_be_visible()
+
+
 def test_the_same_request_as_curl(visit: Visit, service: httpx.Client, tmp_path: Path) -> None:
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     file = tmp_path / "it's a cat; really.png"
