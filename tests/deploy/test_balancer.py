@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -88,7 +89,8 @@ class TestNginx:
         with serve() as (process, instance):
             alive = instance.base_url.port
             assert alive is not None
-            with nginx(port, [dead, alive]), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            balanced = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
+            with nginx(port, [dead, alive]) as folder, balanced as client:
                 statuses = [client.post("/predict", content=cat).status_code for _ in range(6)]
                 assert statuses == [200] * 6
 
@@ -98,6 +100,13 @@ class TestNginx:
 
                 refused = client.post("/predict", content=bytes(Settings().max_request_bytes + 1))
                 assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
+
+                # A body that finds no room: its folder is none any more.
+                shutil.rmtree(folder / "body")
+                (folder / "body").write_text("")
+                refused = client.post("/predict", content=bytes(200_000))
+                assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+                assert refused.headers["Retry-After"] == "1" and "no room" in refused.json()["detail"]
 
                 process.kill()
                 process.wait()
