@@ -1,4 +1,4 @@
-"""The report of a bundle, report.json: how the model does on images that nothing was chosen on.
+"""The report of a bundle, report.json: how the model does on images held out from its making.
 
 Fractions are 0 to 1. `training` writes it, `GET /metrics/report` serves it.
 """
@@ -158,7 +158,7 @@ class Epoch(Frozen):
 
 
 class Report(Frozen):
-    """The content of report.json: how the model does on images that nothing was chosen on. Fractions are 0 to 1."""
+    """The content of report.json: how the model does on images held out from its making. Fractions are 0 to 1."""
 
     schema_version: Literal[1] = 1
     split: str

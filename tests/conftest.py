@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,10 @@ from app.bundle import Bundle
 from app.main import create_app
 from app.sessions import Session, load_session
 from app.settings import Settings
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 ROOT = Path(__file__).parent.parent
 BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"

@@ -34,7 +34,7 @@ from training.fit import Run
 from training.outcome import Outcome
 from training.problems import TrainingError
 from training.progress import ProgressBar
-from training.provenance import cores
+from training.provenance import cores, split_seed
 from training.teacher import read_teacher
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -82,7 +82,7 @@ HELP = {
     "zoom": "Largest factor by which half of the images are enlarged or shrunk; 1: none.",
     "colour": "Largest relative change of brightness, contrast and saturation; 0: none.",
     "cutout": "Side of the hidden square, pixels.",
-    "views": "Augmented views of each image, seen in turn; 0: a new one in every epoch.",
+    "views": "Augmented views of each image, seen in turn, mirrored by turns; 0: a new one in every epoch.",
     "teacher_weight": "The teacher's share in the loss, with --teacher.",
     "teacher_temperature": "Softens the teacher's answers and ours.",
     "precision": "Of a step. bfloat16 is faster where the hardware computes in it (avx512_bf16, amx_bf16 in lscpu).",
@@ -144,12 +144,12 @@ def fit(
         images, teachers = world.from_leader(
             lambda: (
                 load(data_dir, train=True, download=download),
-                [read_teacher(folder) for folder in teacher or ()],
+                [read_teacher(folder, config.split_seed) for folder in teacher or ()],
             )
         )
         parts = split(images.labels, config.split_seed)
         run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), teachers, world)
-        with ProgressBar(Console(stderr=True), config.views) as bar:
+        with ProgressBar(Console(stderr=True), min(config.views, config.epochs)) as bar:
             weights = run.fit(bar if world.leads else None, bar.answered)
     if world.leads:
         last = run.progress.history[-1]
@@ -251,10 +251,10 @@ def compare(
     download: Download = True,
     threads: Threads = THREADS,
 ) -> None:
-    """Tell whether NEW is better than OLD, on the 5,000 images that are held out; exit code 1 if not."""
+    """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
     torch.set_num_threads(threads)
     images = load(data_dir, train=True, download=download)
-    seed = Config().split_seed
+    seed = split_seed(old) or 0
     parts = split(images.labels, seed)
     held_out = images.take(torch.cat([parts.select, parts.calibrate]))
     found = comparing.compare(*(comparing.correct(source, held_out, seed) for source in (old, new)))

@@ -5,6 +5,7 @@ from typing import Any
 
 from app.bundle import Manifest
 from app.report import Report
+from training.config import Config
 from training.provenance import describe
 from training.trust import render_trust
 
@@ -13,17 +14,25 @@ DEQUANTISED = (
     "  `tf2_mobilenet_v2_1.0_224_ptq.tflite` (int8 weights, Apache-2.0), and changed: batch norms re-estimated,\n"
     "  filters rescaled"
 )
+DEQUANTISED_DIGEST = "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399"
+TORCHVISION = "torchvision:MobileNet_V2_Weights.IMAGENET1K_V2"
+IMAGENET = (DEQUANTISED_DIGEST, TORCHVISION)
+
+
+def _those_of(run: str, *before: str) -> str:
+    """Of runs whose weights went on in those that are shipped: a licence is of what they began with themselves."""
+    chain = "".join(f"which began with those of {one}, " for one in before)
+    return f"those of the run {run} (docs/runs.md), {chain}which began with\n  {DEQUANTISED}"
+
+
 INITIAL_WEIGHTS = {
-    "sha256:10ddce9f1091038c619c9a7782de8fb56cd182b1651df9c4bb7ff51aa1d58399": DEQUANTISED,
-    # Of runs whose weights went on in those that are shipped: a licence is of what they began with themselves.
-    "sha256:dda352cb1cbf307fc9cda6259869e0fb47b817cb355fe141f12114f254b49f3c": (
-        f"those of the run enlarge10 (docs/runs.md), which began with\n  {DEQUANTISED}"
-    ),
-    "sha256:6a04dccdf5279034ff0b84e42d067fd6ff7102c9a3d636b9cf405ba07563c836": (
-        f"those of the run small24 (docs/runs.md), which began with those of large7, which began with\n  {DEQUANTISED}"
-    ),
-    "torchvision:MobileNet_V2_Weights.IMAGENET1K_V2": (
-        "torchvision's ImageNet weights, `MobileNet_V2_Weights.IMAGENET1K_V2` (BSD-3-Clause)"
+    DEQUANTISED_DIGEST: DEQUANTISED,
+    TORCHVISION: "torchvision's ImageNet weights, `MobileNet_V2_Weights.IMAGENET1K_V2` (BSD-3-Clause)",
+    "sha256:dda352cb1cbf307fc9cda6259869e0fb47b817cb355fe141f12114f254b49f3c": _those_of("enlarge10"),
+    "sha256:804111d6ae5ea3d94b14f4d757901ce74b5309824223865f7e6d7f698e9ad5db": _those_of("taught10", "enlarge10"),
+    "sha256:6a04dccdf5279034ff0b84e42d067fd6ff7102c9a3d636b9cf405ba07563c836": _those_of("small24", "large7"),
+    "sha256:2b72f5a291f580ced30788d30a22e491e989cb1eacb8451f56199f520ab9fef0": _those_of(
+        "small24b", "small24", "large7"
     ),
 }
 
@@ -44,7 +53,9 @@ def render_card(manifest: Manifest, report: Report) -> str:
         classes=_class_rows(report),
         trust=render_trust(manifest, report),
         cpu_hours=origin["cpu_hours"],
-        settings="\n".join(f"| `{name}` | {value} |" for name, value in config.items()),
+        settings="\n".join(f"| `{name}` | {value} |" for name, value in Config.recorded(config).as_dict().items()),
+        how=_how(origin),
+        alone=_alone(origin),
         train=sizes["train"],
         select=sizes["select"],
         calibrate=sizes["calibrate"],
@@ -74,7 +85,7 @@ def _augmentation(config: Mapping[str, Any]) -> str:
     done = [
         text
         for wanted, text in (
-            (config["flip"], "mirrored in every second epoch"),
+            (config["flip"], f"mirrored in every second {'view' if config.get('views') else 'epoch'}"),
             (config["shift"], f"shifted by up to {config['shift']} pixels"),
             (config["zoom"] > 1, f"half of them zoomed by a factor of up to {config['zoom']:g}"),
             (config["colour"], f"brightness, contrast and saturation changed by up to {config['colour'] * 100:.0f} %"),
@@ -89,6 +100,30 @@ def _took_over(environment: dict[str, Any]) -> str:
     commit = environment["git_commit"] or "not under git"
     where = f"from step {environment['step'] + 1} of epoch {environment['epoch'] + 1} on"
     return f"{where}: {describe(environment['hardware'])}, code {commit}"
+
+
+def _how(origin: Mapping[str, Any]) -> str:
+    epochs, teachers = origin["config"]["epochs"], len((origin.get("teacher") or "").split(", "))
+    initial = str(origin["initial_weights"])
+    if initial.startswith("random:"):
+        how = f"from scratch, 32 px, {epochs} epochs"
+    elif _from_another_run(origin):
+        how = f"32 px, {epochs} epochs after those of the weights that it began with"
+    else:
+        how = f"from ImageNet, 32 px, {epochs} epochs"
+    return how + (f", taught by {teachers} network{'s'[: teachers > 1]}" if origin.get("teacher") else "")
+
+
+def _alone(origin: Mapping[str, Any]) -> str:
+    """What the core hours leave out."""
+    others = ["its initial weights"] if _from_another_run(origin) else []
+    others += ["its teachers"] if origin.get("teacher") else []
+    return f" (without those of {' and '.join(others)})" if others else ""
+
+
+def _from_another_run(origin: Mapping[str, Any]) -> bool:
+    initial = str(origin["initial_weights"])
+    return initial not in IMAGENET and not initial.startswith("random:")
 
 
 def _initial(digest: Any) -> str:
@@ -139,8 +174,9 @@ MobileNetV2 (width 1.0) for 32x32 images: which of the ten CIFAR-10 classes an i
 
 ## Results
 
-On the {n:,} test images, which nothing was chosen on. Intervals: Wilson's for accuracy, a bootstrap over the
-images for F1. `report.json` has every figure, `report.txt` scikit-learn's table.
+On the {n:,} test images. Weights, epochs and thresholds were chosen on training images held out for that; every
+reading of the test images is logged. Intervals: Wilson's for accuracy, a bootstrap over the images for F1.
+`report.json` has every figure, `report.txt` scikit-learn's table.
 
 | class | precision | recall | F1 | 95 % interval of F1 | images |
 | --- | --- | --- | --- | --- | --- |
@@ -158,7 +194,7 @@ the last epoch, without a look at it.
 
 | model | test accuracy | how |
 | --- | --- | --- |
-| this one | {accuracy_text} | 32 px, {epochs} epochs |
+| this one | {accuracy_text} | {how} |
 | [HaoKang-Timmy/finetune](https://github.com/HaoKang-Timmy/finetune) | 96.16 % | from ImageNet, 224 px, 50 epochs |
 | [kuangliu/pytorch-cifar](https://github.com/kuangliu/pytorch-cifar) | 94.43 % | from scratch, 32 px, 200 epochs |
 | [huyvnphan/PyTorch_CIFAR10](https://github.com/huyvnphan/PyTorch_CIFAR10) | 93.91 % | from scratch, 32 px, \
@@ -208,9 +244,10 @@ print(manifest.classes[int(logits.argmax())])
 
 ## Training
 
-{epochs} epochs in {cpu_hours:.2f} core hours. AdamW, learning rate {lr:g} after a linear rise, then a cosine to zero;
-weight decay on filters only. {augmentation}
-The weights are a moving average over the steps. `python -m training all` with these values:
+{epochs} epochs in {cpu_hours:.2f} core hours{alone}. AdamW, learning rate {lr:g} after a
+linear rise, then a cosine to zero; weight decay on filters only. {augmentation}
+The weights are a moving average over the steps. `python -m training all` with these values, and with `--init` and
+`--teacher` for what [provenance](#provenance) names:
 
 | setting | value |
 | --- | --- |
@@ -219,8 +256,8 @@ The weights are a moving average over the steps. `python -m training all` with t
 ## Data
 
 CIFAR-10's 50,000 training images, parted by class with seed {split_seed} (`split.json` has the indices): {train:,}
-trained the weights, {select:,} are for choosing between runs, {calibrate:,} for calibration. Every reading of the test
-images is logged in the repository.
+trained the weights, {select:,} are for choosing between runs, {calibrate:,} for calibration. Both parts together
+decided whether this model is better than the one before, so the calibration images had a small say in its choice.
 
 ## Intended use and limits
 

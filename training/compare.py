@@ -13,6 +13,7 @@ from training.graph import run_graph
 from training.logits import predict_logits
 from training.outcome import Outcome
 from training.problems import TrainingError
+from training.provenance import check_split
 
 SIGNIFICANCE = 0.05
 
@@ -52,20 +53,14 @@ def correct(source: Path, held_out: LabelledImages, seed: int) -> npt.NDArray[np
 
     Raises TrainingError when `source` is neither, or was trained with another split than that of `seed`.
     """
+    check_split("the model in", source, seed)
     if (source / MANIFEST).exists():
         try:
             bundle = Bundle.load(source)
         except BundleError as error:
             raise TrainingError(str(error)) from None
-        trained_with = bundle.manifest.provenance["config"]["split_seed"]
         logits = run_graph(bundle.read("model.onnx"), held_out.images.numpy())
     else:
-        outcome = Outcome.read(source)
-        trained_with = outcome.config.split_seed
-        logits = predict_logits(outcome.model(), held_out.images).numpy()
-    if trained_with != seed:
-        raise TrainingError(
-            f"{source} was trained with split seed {trained_with}, not {seed}: it has seen these images"
-        )
+        logits = predict_logits(Outcome.read(source).model(), held_out.images).numpy()
     right: npt.NDArray[np.bool_] = logits.argmax(1) == held_out.labels.numpy()
     return right

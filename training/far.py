@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def fashion_mnist(folder: Path, side: int = 32) -> Images:
     path = folder / FASHION_MNIST
     try:
         content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise TrainingError(f"cannot read {path} ({error}): name the folder that holds it") from None
     if content[:16] != struct.pack(">4i", 2051, 10000, 28, 28) or len(content) != 16 + 10000 * 28 * 28:
         raise TrainingError(f"{path} does not hold the 10,000 test images of Fashion-MNIST")

@@ -108,6 +108,11 @@ class Run:
                 f"batch_size is {config.batch_size}: for {self.world.size} processes it must be at least "
                 f"{2 * self.world.size}, for batch norms need two images each"
             )
+        if config.ema_every > config.epochs * self.steps_per_epoch:
+            raise TrainingError(
+                f"ema_every is {config.ema_every}: it must be at most {config.epochs * self.steps_per_epoch}, "
+                f"the steps of the run, or weights are never averaged"
+            )
         if teachers and not config.views:
             raise TrainingError("views is 0: with a teacher it must be at least 1, for it answers each view once")
         self.teachers = teachers
@@ -186,7 +191,8 @@ class Run:
     def _teacher_answers(self, answered: Callable[[int], None] = lambda _: None) -> Tensor | None:
         if not self.teachers:
             return None
-        views = ((images for _, images in self._batches(view, World())) for view in range(self.config.views))
+        wanted = range(min(self.config.views, self.config.epochs))
+        views = ((images for _, images in self._batches(view, World())) for view in wanted)
         return teacher_answers(self.folder, self.teachers, views, answered)
 
     def _batches(self, view: int, world: World, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:

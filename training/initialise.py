@@ -13,6 +13,7 @@ from app.bundle import sha256
 from app.network import mobilenet_v2
 from training.config import Config
 from training.problems import TrainingError
+from training.provenance import check_split
 
 
 def initialise(config: Config, init: str) -> tuple[MobileNetV2, str]:
@@ -20,13 +21,15 @@ def initialise(config: Config, init: str) -> tuple[MobileNetV2, str]:
 
     `init` is "imagenet" (torchvision's IMAGENET1K_V2, downloaded and cached), "random", or a safetensors
     file with torchvision's names. A classifier of another number of classes is replaced by a new one.
-    Raises TrainingError for anything else.
+    Raises TrainingError for anything else, and for a run's or a bundle's weights that have seen images held out here.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         network = mobilenet_v2(config.architecture)
     if init == "random":
         return network, f"random:{config.seed}"
+    if init != "imagenet":
+        check_split("--init", Path(init).parent, config.split_seed)
     weights, digest = _imagenet() if init == "imagenet" else _file(Path(init))
     _copy(weights, network, init)
     return network, digest

@@ -63,9 +63,9 @@ class Outcome:
                 continued=tuple(run.get("continued", ())),
             )
         except FileNotFoundError:
-            raise TrainingError(f"--run-dir {folder} holds no run: `python -m training fit` makes one") from None
+            raise TrainingError(f"{folder} holds no run: `python -m training fit` makes one") from None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
-            raise TrainingError(f"--run-dir {folder} holds a damaged run ({str(error).splitlines()[0]})") from None
+            raise TrainingError(f"{folder} holds a damaged run ({str(error).splitlines()[0]})") from None
 
     @property
     def weights_sha256(self) -> str:

@@ -1,5 +1,6 @@
 """Where weights come from: the code, the versions and the machine."""
 
+import json
 import os
 import platform
 import shutil
@@ -11,7 +12,14 @@ from typing import Any
 
 import torch
 
+from training.problems import TrainingError
+
 PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
+# Where records of runs and bundles keep the seed of their split.
+RECORDS = {
+    "run.json": ("config", "split_seed"),
+    "bundle.json": ("provenance", "config", "split_seed"),
+}
 CODE = ("app", "training", "pyproject.toml")  # what decides the weights, below the repository's root
 
 
@@ -40,6 +48,29 @@ def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: 
     if _comparable(environment) != _comparable(last):
         later.append({"epoch": epoch, "step": step, **environment})
     return {**record, "continued": later}
+
+
+def split_seed(folder: Path) -> int | None:
+    """Of the split that the weights in `folder`, a bundle or a run, were trained with; None where nothing says so."""
+    for name, keys in RECORDS.items():
+        try:
+            record = json.loads((folder / name).read_bytes())
+            for key in keys:
+                record = record[key]
+            return int(record)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def check_split(option: str, folder: Path, seed: int) -> None:
+    """Raises TrainingError when weights in `folder` were trained with another split than that of `seed`."""
+    found = split_seed(folder)
+    if found not in (None, seed):
+        raise TrainingError(
+            f"{option} {folder} was trained with --split-seed {found}, not {seed}: "
+            f"it has seen images that would be held out here"
+        )
 
 
 def describe(hardware: Mapping[str, Any]) -> str:

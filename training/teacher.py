@@ -7,10 +7,15 @@ from training.fit import RUN
 from training.graph import build_graph
 from training.outcome import Outcome
 from training.problems import TrainingError
+from training.provenance import check_split
 
 
-def read_teacher(folder: Path) -> bytes:
-    """The ONNX graph of the network in `folder`. Raises TrainingError when it holds neither a bundle nor a run."""
+def read_teacher(folder: Path, split_seed: int) -> bytes:
+    """The ONNX graph of the network in `folder`.
+
+    Raises TrainingError when it holds neither a bundle nor a run, or one that was trained with another split.
+    """
+    check_split("--teacher", folder, split_seed)
     if (folder / RUN).exists():
         graph: bytes = build_graph(Outcome.read(folder).model()).SerializeToString(deterministic=True)
         return graph

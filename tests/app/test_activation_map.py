@@ -69,7 +69,6 @@ AGAINST = np.full((3, 4, 4), -100, np.float32)  # all but the second row
 AGAINST[:, 1] = 1.5
 
 
-@settings(deadline=None)
 @given(MAPS, st.integers(0, 2))
 @example(AGAINST, 0)
 def test_any_map_gives_shares(values: np.ndarray, class_id: int) -> None:
@@ -83,7 +82,7 @@ def test_any_map_gives_shares(values: np.ndarray, class_id: int) -> None:
         assert shares[row * 64 + 31, column * 64 + 31] > 0.95
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(MAPS, st.floats(0.1, 10))
 def test_the_scale_is_relative(values: np.ndarray, factor: float) -> None:
     scaled = (values * np.float32(factor)).astype(np.float32)

@@ -367,7 +367,7 @@ JSON = st.recursive(
 MEMBERS = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     changes=st.dictionaries(MEMBERS, JSON, max_size=2),
     members=st.dictionaries(st.sampled_from(["id", "outputs", "parameters", "x"]), JSON, max_size=2),

@@ -112,6 +112,8 @@ def attacks() -> Iterator[tuple[str, Attack]]:
     head = f"POST /predict HTTP/1.1\r\nHost: load\r\nContent-Length: {len(CAT)}\r\n\r\n".encode()
     yield "200 bodies that never come", dribbled([head], 0, 200)
     yield "200 headers that never end", dribbled([b"POST /predict HTTP/1.1\r\nX: ", *[b"y" * 1000] * 100], 0.01, 200)
+    fat = b"GET /livez HTTP/1.1\r\nHost: load\r\n" + b"aa:bb\r\n" * 1_500_000 + b"\r\n"
+    yield "8 requests with 10 MB of headers", at_once(fat, 8)
     deep = post("/v2/models/cifar10/infer", b"[" * 5_000_000, "application/json")
     yield "8 JSON bodies of 5,000,000 brackets", at_once(deep, 8)
     tensor = {"name": "images", "shape": [2**31, 32, 32, 3], "datatype": "UINT8", "data": [0]}

@@ -26,7 +26,7 @@ def test_flip_mirrors_the_chosen_images_only() -> None:
 
 
 @given(st.integers(1, 40), st.integers(0, 20), st.integers(0, 1000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_image_is_seen_both_ways_in_two_epochs(count: int, epoch: int, seed: int) -> None:
     now, after = (augment.alternating_flips(count, epoch + more, seed) for more in (0, 1))
     assert torch.equal(now, ~after)
@@ -124,7 +124,7 @@ def test_colour_leaves_greys_grey() -> None:
 
 
 @given(st.integers(1, 12), st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_part_of_a_batch_is_augmented_as_in_the_whole(count: int, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, count - 1))
     part = slice(first, data.draw(st.integers(first + 1, count)))

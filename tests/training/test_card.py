@@ -156,3 +156,51 @@ def test_the_card_says_where_a_run_went_on(manifest: Manifest, report: Report) -
     later = {"epoch": 1, "step": 7, **origin, "git_commit": "abc", "hardware": hardware}
     card = render_card(manifest.model_copy(update={"provenance": origin | {"continued": [later]}}), report)
     assert "; from step 8 of epoch 2 on: Another CPU, 2 processes, 1 threads each, code abc; " in card
+
+
+@pytest.mark.parametrize(
+    ("initial", "teacher", "how", "alone"),
+    [
+        ("random:0", None, "from scratch, 32 px, 2 epochs |", ""),
+        ("torchvision:MobileNet_V2_Weights.IMAGENET1K_V2", None, "from ImageNet, 32 px, 2 epochs |", ""),
+        (
+            "sha256:1234",
+            None,
+            "32 px, 2 epochs after those of the weights that it began with |",
+            " (without those of its initial weights)",
+        ),
+        ("random:0", "ab, cd", "2 epochs, taught by 2 networks |", " (without those of its teachers)"),
+        (
+            "sha256:1",
+            "ab",
+            "began with, taught by 1 network |",
+            " (without those of its initial weights and its teachers)",
+        ),
+    ],
+)
+def test_what_a_run_owes_to_others_is_told(
+    manifest: Manifest, report: Report, initial: str, teacher: str | None, how: str, alone: str
+) -> None:
+    origin = manifest.provenance | {"initial_weights": initial, "teacher": teacher}
+    card = render_card(manifest.model_copy(update={"provenance": origin}), report)
+    assert how in card.split("| this one |")[1].splitlines()[0] + "|"
+    assert f"core hours{alone}. AdamW" in card
+
+
+def test_settings_of_a_record_that_is_older_than_some_of_them_are_all_told(manifest: Manifest, report: Report) -> None:
+    config = {name: value for name, value in manifest.provenance["config"].items() if name != "enlarge"}
+    older = manifest.model_copy(update={"provenance": manifest.provenance | {"config": config}})
+    assert "| `enlarge` | 1 |" in render_card(older, report)
+
+
+def test_a_score_that_tells_less_than_the_largest_probability_is_warned_of(manifest: Manifest, report: Report) -> None:
+    def told(served: float) -> bool:
+        assert report.abstention is not None
+        methods = [
+            one.model_copy(update={"far": dict.fromkeys(one.far, served if one.method == "novelty" else 0.8)})
+            for one in report.abstention.methods
+        ]
+        known = report.model_copy(update={"abstention": report.abstention.model_copy(update={"methods": methods})})
+        return "tells more than `abstain`: heed both" in render_card(manifest, known)
+
+    assert told(0.7) and not told(0.9)

@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,3 +49,18 @@ def test_what_is_neither_run_nor_bundle_is_refused(
 ) -> None:
     answer = command("compare", finished_bundle, tmp_path, "--threads", 1)
     assert answer.code == 1 and "holds no run" in answer.err
+
+
+def test_two_models_of_another_split_are_compared_on_what_that_holds_out(
+    run_dir: Path, finished_bundle: Path, tmp_path: Path, command: Callable[..., Answer]
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    record = json.loads((other / "run.json").read_text())
+    record["config"]["split_seed"] = 1
+    (other / "run.json").write_text(json.dumps(record))
+    answer = command("compare", other, other, "--threads", 1)
+    assert answer.code == 1 and "p = 1: no difference that 40 images can show" in answer.out
+    for pair, seeds in (((other, finished_bundle), "0, not 1"), ((finished_bundle, other), "1, not 0")):
+        answer = command("compare", *pair, "--threads", 1)
+        assert answer.code == 1 and f"was trained with --split-seed {seeds}: it has seen images" in answer.err

@@ -64,6 +64,27 @@ def test_the_teacher_answers_what_the_student_sees(tmp_path: Path, teacher: byte
     assert not torch.equal(seen[0][0][1], seen[1][0][1])
 
 
+def test_every_step_gets_the_answers_to_its_own_images(
+    tmp_path: Path, teacher: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pixels(_: bytes, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return images.reshape(len(images), -1)[:, 1500:1510].astype(np.float32)  # float16 holds them exactly
+
+    monkeypatch.setattr(distil, "run_graph", pixels)
+    run = start(tmp_path, teacher, config=replace(TAUGHT, epochs=5))
+    step, seen = run._step, []
+
+    def checked(images: torch.Tensor, labels: torch.Tensor, taught: torch.Tensor, *rest: int) -> tuple[float, int]:
+        seen.append(images)
+        assert np.array_equal(taught.numpy(), pixels(b"", images.numpy()))
+        return step(images, labels, taught, *rest)
+
+    monkeypatch.setattr(run, "_step", checked)
+    run.fit()
+    assert len(seen) == 15 and not torch.equal(seen[0], seen[3])
+    assert torch.equal(seen[0], seen[6])  # two views, by turns
+
+
 def test_views_come_back_in_turn(tmp_path: Path, teacher: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     run = start(tmp_path)
     asked = []
@@ -105,6 +126,11 @@ def test_a_view_that_was_answered_before_a_kill_is_not_asked_for_again(
     assert len(asked) == 3 and told == [2, 3]
     teacher_answers(tmp_path, [teacher, teacher], views)
     assert len(asked) == 9
+
+
+def test_views_that_no_epoch_comes_to_are_not_answered(tmp_path: Path, teacher: bytes) -> None:
+    answers = start(tmp_path, teacher, config=replace(TAUGHT, views=9, epochs=3))._teacher_answers()
+    assert answers is not None and len(answers) == 3
 
 
 def test_a_student_comes_nearer_to_its_teacher(tmp_path: Path, teacher: bytes) -> None:

@@ -34,8 +34,13 @@ def test_fashion_mnist_is_padded_with_its_black(fashion: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"nothing packed", gzip.compress(FASHION_HEADER), gzip.compress(b"short")],
-    ids=["unpacked", "empty", "short"],
+    [
+        b"nothing packed",
+        gzip.compress(FASHION_HEADER),
+        gzip.compress(b"short"),
+        gzip.compress(b"short")[:10] + b"\xff" * 9,
+    ],
+    ids=["unpacked", "empty", "short", "corrupt"],
 )
 def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(TrainingError, match="cannot read"):

@@ -122,7 +122,7 @@ torch.set_num_threads(1)
 initialise.mobilenet_v2 = shallow
 fit.SAVE_EVERY_SECONDS = 0.0
 run = fit.Run(Path({str(tmp_path)!r}), TINY, "random", make_images(30, seed=1), make_images(20, seed=2))
-run.fit(lambda *_: time.sleep(0.2))
+run.fit(lambda _, step, *__: time.sleep(0 if step == 1 else 60))  # the first is saved, the second waits to be killed
 """
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as process:
         try:
@@ -232,6 +232,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_state(tmp_path: P
         again.fit()
     assert (tmp_path / fit.STATE).read_bytes() == sound
     assert not (tmp_path / fit.WEIGHTS).exists()
+
+
+def test_averages_that_would_never_be_taken_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=f"ema_every is {STEPS + 1}: it must be at most {STEPS}"):
+        start(tmp_path, replace(TINY, ema_every=STEPS + 1))
+    start(tmp_path, replace(TINY, ema_every=STEPS))
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -111,3 +113,19 @@ def test_a_failed_download_is_one_line(problem: Exception, monkeypatch: pytest.M
     with pytest.raises(TrainingError, match=r"^cannot download https://.*--init is imagenet, random, or") as error:
         initialise(TINY, "imagenet")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [("run.json", {"config": {"split_seed": 3}}), ("bundle.json", {"provenance": {"config": {"split_seed": 3}}})],
+)
+def test_weights_that_have_seen_what_is_held_out_here_are_refused(
+    imagenet: dict[str, Tensor], tmp_path: Path, name: str, record: dict[str, Any]
+) -> None:
+    save_file(imagenet, tmp_path / "weights.safetensors")
+    (tmp_path / name).write_text(json.dumps(record))
+    with pytest.raises(TrainingError, match=r"--init .* was trained with --split-seed 3, not 0"):
+        initialise(TINY, str(tmp_path / "weights.safetensors"))
+    initialise(replace(TINY, split_seed=3), str(tmp_path / "weights.safetensors"))
+    (tmp_path / name).write_text("{}")  # says nothing of a split
+    initialise(TINY, str(tmp_path / "weights.safetensors"))
