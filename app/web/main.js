@@ -44,7 +44,6 @@ function askForKey(sentence) {
   const form = byId("key");
   form.querySelector("label").textContent = sentence;
   form.hidden = false;
-  byId("key-value").value = "";
   byId("key-value").focus();
 }
 
@@ -55,6 +54,7 @@ onUnauthorized(({ rejected }) =>
 byId("key").addEventListener("submit", (event) => {
   event.preventDefault();
   const key = byId("key-value").value.trim();
+  byId("key-value").value = "";
   if (!/^[!-~]+$/.test(key)) {
     // No header can carry it, as when a text program has put quotation marks of its own around a key.
     askForKey("This is no key: it may have ASCII letters, digits and signs only");
@@ -62,7 +62,6 @@ byId("key").addEventListener("submit", (event) => {
   }
   byId("key").hidden = true;
   useKey(key);
-  byId("key-value").value = "";
 });
 
 listen({ take, refuse });
