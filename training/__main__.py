@@ -254,7 +254,7 @@ def compare(
     """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
     torch.set_num_threads(threads)
     images = load(data_dir, train=True, download=download)
-    seed = split_seed(old) or 0
+    seed = split_seed(old) or Config().split_seed
     parts = split(images.labels, seed)
     held_out = images.take(torch.cat([parts.select, parts.calibrate]))
     found = comparing.compare(*(comparing.correct(source, held_out, seed) for source in (old, new)))

@@ -103,15 +103,17 @@ def _took_over(environment: dict[str, Any]) -> str:
 
 
 def _how(origin: Mapping[str, Any]) -> str:
-    epochs, teachers = origin["config"]["epochs"], len((origin.get("teacher") or "").split(", "))
-    initial = str(origin["initial_weights"])
-    if initial.startswith("random:"):
-        how = f"from scratch, 32 px, {epochs} epochs"
-    elif _from_another_run(origin):
-        how = f"32 px, {epochs} epochs after those of the weights that it began with"
+    """In a cell of the table of public figures: from where, at what size, for how long, taught by how many."""
+    epochs = f"32 px, {origin['config']['epochs']} epochs"
+    if _from_another_run(origin):
+        how = f"{epochs} after those of the weights that it began with"
     else:
-        how = f"from ImageNet, 32 px, {epochs} epochs"
-    return how + (f", taught by {teachers} network{'s'[: teachers > 1]}" if origin.get("teacher") else "")
+        random = str(origin["initial_weights"]).startswith("random:")
+        how = f"from {'scratch' if random else 'ImageNet'}, {epochs}"
+    if not origin.get("teacher"):
+        return how
+    teachers = len(origin["teacher"].split(", "))
+    return f"{how}, taught by {teachers} network{'s' if teachers > 1 else ''}"
 
 
 def _alone(origin: Mapping[str, Any]) -> str:

@@ -46,7 +46,7 @@ from training.reference import reference
 from training.storage import write_folder_atomically
 
 NAME, VERSION = "mobilenet_v2_cifar10", "1.3.0"
-SHIPPED = {  # what those of models/ have after their name
+SHIPPED = {  # what the names of the networks in models/ end in
     Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",
     Architecture(stem_stride=1, stage2_stride=2): "_small",
 }

@@ -15,11 +15,6 @@ import torch
 from training.problems import TrainingError
 
 PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
-# Where records of runs and bundles keep the seed of their split.
-RECORDS = {
-    "run.json": ("config", "split_seed"),
-    "bundle.json": ("provenance", "config", "split_seed"),
-}
 CODE = ("app", "training", "pyproject.toml")  # what decides the weights, below the repository's root
 
 
@@ -52,13 +47,13 @@ def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: 
 
 def split_seed(folder: Path) -> int | None:
     """Of the split that the weights in `folder`, a bundle or a run, were trained with; None where nothing says so."""
-    for name, keys in RECORDS.items():
+    for name in ("run.json", "bundle.json"):
         try:
             record = json.loads((folder / name).read_bytes())
-            for key in keys:
-                record = record[key]
-            return int(record)
-        except (OSError, ValueError, KeyError, TypeError):
+            return int(
+                record.get("provenance", record)["config"]["split_seed"]
+            )  # a bundle keeps its run's record there
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return None
 
