@@ -17,8 +17,8 @@ from pydantic import ValidationError
 
 from app import files
 from app.bundle import Bundle, BundleError
+from app.errors import Problem
 from app.main import create_app
-from app.problems import Problem
 from app.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
 from app.sessions import Session, SessionError, load_session
 from app.settings import Settings

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 from starlette.requests import Request
 
+from app.errors import MalformedRequest, PayloadTooLarge, UnsupportedMediaType
 from app.limits import Budget
-from app.problems import MalformedRequest, PayloadTooLarge, UnsupportedMediaType
 
 # zlib's windowBits; HTTP's deflate is a zlib stream (RFC 9110, 8.4.1.2)
 FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}

@@ -37,9 +37,9 @@ from fsspec.core import url_to_fs
 
 from app import files
 from app.files import SUFFIXES, FileResult, FilesError
+from app.images import check_size
 from app.sessions import load_session
 from app.settings import Settings, available_cores
-from app.uploads import check_size
 
 PART_FILES = 256  # few enough that little is lost in a kill, enough that a part costs little beside its images
 PART_NAME = re.compile(r"part-\w+\.parquet")

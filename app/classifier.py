@@ -17,21 +17,20 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import numpy as np
 
 from app import activation_map
+from app.answers import ImageResult, Prediction, PredictionSet
 from app.bundle import Manifest
+from app.decisions import DIGITS, prediction_set, probabilities, top_k
 from app.engine import Answer, Engine, answer_to
+from app.errors import DeadlineExceeded, NotFound
 from app.images import EncodedImage
 from app.limits import PixelBudget
-from app.problems import DeadlineExceeded, NotFound
-from app.schemas import ImageResult, Prediction, PredictionSet
-from app.sessions import Floats, Images, Outputs
+from app.sessions import Images, Outputs
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-DIGITS = 6  # of what is answered; scores are compared as they are answered, so that callers come to the same
 
 
 @dataclass(frozen=True)
@@ -229,30 +228,3 @@ class _Submitted:
     thumbnails: Images
     answer: "Future[Answer]"
     decode_seconds: float
-
-
-def probabilities(logits: Floats, temperature: float) -> list[float]:
-    """[classes]: the softmax of the mean over views of logits [views, classes], divided by `temperature`.
-
-    Without NumPy, here and below: on ten numbers, each of its calls takes longer than all of them do in Python.
-    """
-    scale = len(logits) * temperature
-    scaled = [sum(views) / scale for views in zip(*logits.tolist(), strict=True)]
-    largest = max(scaled)
-    powers = [math.exp(value - largest) for value in scaled]
-    total = sum(powers)
-    return [power / total for power in powers]
-
-
-def prediction_set(values: Sequence[float], threshold: float) -> Sequence[int]:
-    """The indices of the probabilities that are at least `threshold`, and of the largest in any case; largest first.
-
-    With a threshold fitted on held-out images it is a split conformal set (Sadinle et al. 2019, arXiv:1609.00451);
-    that it is never empty can only add to its coverage.
-    """
-    return top_k(values, max(1, sum(value >= threshold for value in values)))
-
-
-def top_k(values: Sequence[float], k: int) -> Sequence[int]:
-    """The indices of the k largest values, largest first; among equals the smaller index first."""
-    return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:k]

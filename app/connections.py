@@ -12,7 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.problems import MalformedRequest, problem_response
+from app.errors import MalformedRequest
+from app.problems import problem_response
 
 MAX_HEADER_BYTES = 64 * 1024  # of the address and all headers: twice what nginx takes
 TOO_LARGE = f"the address and the headers are larger than the {MAX_HEADER_BYTES:,} bytes that are accepted"

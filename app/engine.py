@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from app.problems import DeadlineExceeded, Overloaded, Unavailable
+from app.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.sessions import Images, Outputs
 
 logger = logging.getLogger("app.engine")

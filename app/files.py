@@ -16,14 +16,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.answers import ImageResult
 from app.bundle import Bundle
 from app.classifier import Classifier
 from app.engine import Engine
-from app.problems import Problem
-from app.schemas import Fault, ImageResult
+from app.errors import Problem
+from app.images import check_size
+from app.schemas import Fault
 from app.sessions import Session
 from app.settings import Settings
-from app.uploads import check_size
 
 # What a folder is searched for; a file that is named is tried whatever its name.
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"})

@@ -43,7 +43,7 @@ from PIL import (
 )
 
 from app.avif import largest_av1_frame
-from app.problems import ImageTooLarge, Problem, UndecodableImage, UnsupportedMediaType
+from app.errors import ImageTooLarge, PayloadTooLarge, Problem, UndecodableImage, UnsupportedMediaType
 
 MAX_SIDE = 10_000
 THUMBNAIL_SIDE = 64  # up to here an image is one view, however many a photo gets
@@ -186,6 +186,14 @@ class EncodedImage:
                 view = view.transpose(TRANSPOSITIONS[orientation])
             thumbnails.append(_on_white(view))
         return np.stack(thumbnails)
+
+
+def check_size(content: bytes, max_bytes: int) -> None:
+    """Raises PayloadTooLarge, or UndecodableImage for nothing at all."""
+    if len(content) > max_bytes:
+        raise PayloadTooLarge(f"the file has {len(content)} bytes, at most {max_bytes} are accepted")
+    if not content:
+        raise UndecodableImage("the file is empty")
 
 
 def _recognise(content: bytes) -> str:

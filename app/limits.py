@@ -19,15 +19,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import ClientGone, DeadlineExceeded, MalformedRequest, Overloaded, PayloadTooLarge, RequestTimeout
 from app.prefix import route_path
-from app.problems import (
-    ClientGone,
-    DeadlineExceeded,
-    MalformedRequest,
-    Overloaded,
-    PayloadTooLarge,
-    RequestTimeout,
-)
 
 T = TypeVar("T")
 

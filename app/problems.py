@@ -1,180 +1,25 @@
-"""Everything that can go wrong with a request, and the one place that turns it into an answer.
+"""The one place that turns an error into an answer: RFC 9457 problem documents.
 
-    Problem                      the base: a status, a code, a title, a sentence for the reader
-    ├── MalformedRequest         400  the multipart, JSON or protocol message cannot be parsed
-    ├── Unauthorized             401  no API key, or an unknown one
-    ├── NotFound                 404
-    ├── MethodNotAllowed         405
-    ├── RequestTimeout           408  the body came too slowly
-    ├── PayloadTooLarge          413  too many bytes
-    ├── ImageTooLarge            413  too many pixels
-    ├── UnsupportedMediaType     415  not an image format, or not a kind of body, that is accepted
-    ├── UndecodableImage         422  empty, cut short or corrupt
-    ├── InvalidParameter         422  missing or out of range
-    ├── InvalidBatch             422  some images of a batch cannot be used; the member `errors` names them
-    ├── Overloaded               429  queue or memory budget is full: try again after Retry-After seconds
-    ├── ClientGone               499  the client left before its answer: for the log, nobody receives it
-    ├── Internal                 500  a bug; the detail says nothing but the request's id
-    ├── Unavailable              503  shutting down, or the engine is dead
-    └── DeadlineExceeded         504  no answer within the deadline
-
-Answers are RFC 9457 problem documents. `error` repeats `detail` for Open Inference Protocol clients.
+`error` repeats `detail` for Open Inference Protocol clients.
 """
 
 import http
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import ClientGone, Internal, InvalidParameter, MalformedRequest, MethodNotAllowed, NotFound, Problem
 from app.prefix import prefix_of
+from app.schemas import ProblemDocument
 
 logger = logging.getLogger("app")
-
-
-class ProblemDocument(BaseModel):
-    """RFC 9457; `type` is a page that explains the code."""
-
-    type: str = Field(examples=["/problems/undecodable_image"])
-    title: str = Field(examples=["The image cannot be decoded"])
-    status: int = Field(examples=[422])
-    detail: str = Field(examples=["the JPEG is cut short or corrupt"])
-    code: str = Field(examples=["undecodable_image"])
-    instance: str = Field(description="The request's id, as in X-Request-ID and in the log.")
-    error: str = Field(description="The same as `detail`.")
-
-
-class Problem(Exception):
-    """`detail` is for the reader of the answer: what was wrong, what is allowed."""
-
-    status: ClassVar[int]
-    code: ClassVar[str]
-    title: ClassVar[str]
-
-    def __init__(self, detail: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.headers = dict(headers or {})
-        self.members: dict[str, Any] = {}  # what the document says beyond the members that all have
-
-
-class MalformedRequest(Problem):
-    """The multipart, JSON or protocol message cannot be parsed."""
-
-    status, code, title = 400, "malformed_request", "The request cannot be parsed"
-
-
-class Unauthorized(Problem):
-    """No API key was given, or one that is not known."""
-
-    status, code, title = 401, "unauthorized", "An API key is needed"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, {"WWW-Authenticate": "Bearer"})
-
-
-class NotFound(Problem):
-    """There is nothing at this address."""
-
-    status, code, title = 404, "not_found", "There is nothing here"
-
-
-class MethodNotAllowed(Problem):
-    """The address exists, the method does not; the Allow header names those that do."""
-
-    status, code, title = 405, "method_not_allowed", "The method is not allowed here"
-
-
-class RequestTimeout(Problem):
-    """The request's body did not arrive within the deadline."""
-
-    status, code, title = 408, "request_timeout", "The request came too slowly"
-
-
-class PayloadTooLarge(Problem):
-    """More bytes than the service accepts. The connection is closed: the rest of the body is not read."""
-
-    status, code, title = 413, "payload_too_large", "The request is too large"
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, {"Connection": "close"})
-
-
-class ImageTooLarge(Problem):
-    """More pixels than the service decodes."""
-
-    status, code, title = 413, "image_too_large", "The image has too many pixels"
-
-
-class UnsupportedMediaType(Problem):
-    """Not an image format, or not a kind of body, that the service accepts."""
-
-    status, code, title = 415, "unsupported_media_type", "This format is not accepted"
-
-
-class UndecodableImage(Problem):
-    """The image is empty, cut short or corrupt."""
-
-    status, code, title = 422, "undecodable_image", "The image cannot be decoded"
-
-
-class InvalidParameter(Problem):
-    """A parameter or the file is missing, unknown or out of range."""
-
-    status, code, title = 422, "invalid_parameter", "A parameter is missing or invalid"
-
-
-class InvalidBatch(Problem):
-    """Some images of a batch cannot be used, so none was answered for; `errors` names each, with its own code."""
-
-    status, code, title = 422, "invalid_batch", "Some images of the batch cannot be used"
-
-    def __init__(self, detail: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
-        super().__init__(detail)
-        self.members["errors"] = list(errors)
-
-
-class ClientGone(Problem):
-    """The client closed the connection before its answer; only logs and metrics see this (nginx's number for it)."""
-
-    status, code, title = 499, "client_gone", "The client left"
-
-
-class Overloaded(Problem):
-    """The queue or a memory budget is full; nothing was done, and the request may be sent again."""
-
-    status, code, title = 429, "overloaded", "The service is busy"
-
-    def __init__(self, detail: str, retry_after_seconds: int = 1) -> None:
-        super().__init__(detail, {"Retry-After": str(retry_after_seconds)})
-
-
-class Internal(Problem):
-    """A bug in the service. The log has its cause under the request's id."""
-
-    status, code, title = 500, "internal", "Something went wrong in the service"
-
-
-class Unavailable(Problem):
-    """The service is shutting down, or its engine has died."""
-
-    status, code, title = 503, "unavailable", "The service is not available"
-
-
-class DeadlineExceeded(Problem):
-    """The answer was not ready within the deadline."""
-
-    status, code, title = 504, "deadline_exceeded", "The answer took too long"
-
-
-PROBLEMS: dict[str, type[Problem]] = {kind.code: kind for kind in Problem.__subclasses__()}
 
 
 def problem_document(problem: Problem, request_id: str, prefix: str) -> ProblemDocument:

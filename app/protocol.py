@@ -22,8 +22,8 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from app.classifier import top_k
-from app.problems import MalformedRequest
+from app.decisions import top_k
+from app.errors import MalformedRequest
 from app.protocol_models import VERSION, ServedModel, Tensor
 from app.sessions import Images
 

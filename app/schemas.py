@@ -4,19 +4,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.answers import ImageResult
 from app.bundle import Abstention, Architecture, Calibration, Input, Reference
-from app.problems import ProblemDocument
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457; `type` is a page that explains the code."""
+
+    type: str = Field(examples=["/problems/undecodable_image"])
+    title: str = Field(examples=["The image cannot be decoded"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["the JPEG is cut short or corrupt"])
+    code: str = Field(examples=["undecodable_image"])
+    instance: str = Field(description="The request's id, as in X-Request-ID and in the log.")
+    error: str = Field(description="The same as `detail`.")
 
 
 class ModelName(BaseModel):
     name: str = Field(examples=["mobilenet_v2_cifar10"])
     version: str = Field(examples=["1.0.0+0a1b2c3d"])
-
-
-class Prediction(BaseModel):
-    label: str = Field(examples=["cat"])
-    class_id: int = Field(ge=0, examples=[3])
-    probability: float = Field(ge=0, le=1, examples=[0.9312])
 
 
 class Timing(BaseModel):
@@ -26,34 +32,6 @@ class Timing(BaseModel):
     queue: float = Field(examples=[0.1])
     inference: float = Field(examples=[4.5])
     total: float = Field(examples=[5.6])
-
-
-class PredictionSet(BaseModel):
-    """Classes among which the true one is with the probability `coverage`, for images like the training images."""
-
-    coverage: float = Field(ge=0, le=1, examples=[0.99])
-    labels: list[str] = Field(min_length=1, description="Most probable first.", examples=[["cat", "dog"]])
-
-
-class ImageResult(BaseModel):
-    """The top_k most probable classes, most probable first, and how far to trust them.
-
-    Null is what a model's bundle has no measure of.
-    """
-
-    predictions: list[Prediction]
-    prediction_set: PredictionSet | None = None
-    abstain: bool | None = Field(
-        None,
-        description="The image is unlike the training images (`ood_score` is above `ood_threshold`): "
-        "take no answer for one.",
-        examples=[False],
-    )
-    ood_score: float | None = Field(
-        None, description="Larger for images less like the training images.", examples=[0.71]
-    )
-    ood_threshold: float | None = Field(None, description="The model's.", examples=[2.96])
-    views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
 
 
 class _OfModel(BaseModel):

@@ -8,8 +8,8 @@ from pydantic import SecretStr
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import Unauthorized
 from app.prefix import route_path
-from app.problems import Unauthorized
 
 PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 # The page holds nothing of the model's, and is where a visitor types the key in. Empty: the prefix without its slash.

@@ -11,7 +11,7 @@ from app.bundle import Bundle
 from app.classifier import Classification, Classifier
 from app.drift import Drift
 from app.engine import Engine
-from app.problems import Unavailable
+from app.errors import Unavailable
 from app.protocol_models import ServedModel, served_models
 from app.settings import Settings
 from app.telemetry import Telemetry

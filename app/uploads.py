@@ -12,14 +12,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from app.errors import InvalidParameter, MalformedRequest, PayloadTooLarge, UnsupportedMediaType
+from app.images import check_size
 from app.limits import declared_length
-from app.problems import (
-    InvalidParameter,
-    MalformedRequest,
-    PayloadTooLarge,
-    UndecodableImage,
-    UnsupportedMediaType,
-)
 
 
 @dataclass(frozen=True)
@@ -50,14 +45,6 @@ async def read_images(request: Request, max_files: int) -> list[Upload]:
     if _content_type(request, hint) != "multipart/form-data":
         raise UnsupportedMediaType(f"a batch is multipart/form-data: {hint}")
     return await _multipart_files(request, "files", max_files)
-
-
-def check_size(content: bytes, max_bytes: int) -> None:
-    """Raises PayloadTooLarge, or UndecodableImage for nothing at all."""
-    if len(content) > max_bytes:
-        raise PayloadTooLarge(f"the file has {len(content)} bytes, at most {max_bytes} are accepted")
-    if not content:
-        raise UndecodableImage("the file is empty")
 
 
 def _content_type(request: Request, hint: str) -> str:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from app.bundle import Conformal, ConformalLevel
-from app.classifier import probabilities
+from app.decisions import probabilities
 from app.report import ConformalReport, ConformalScores
 from training.logits import Scored
 

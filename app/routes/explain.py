@@ -6,9 +6,10 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from app.errors import InvalidParameter
 from app.limits import unless_gone
-from app.problems import InvalidParameter, ProblemDocument
 from app.routes.predict import BODY, PROBLEMS
+from app.schemas import ProblemDocument
 from app.state import Service
 from app.uploads import read_image
 

@@ -2,8 +2,7 @@
 
 from fastapi import APIRouter
 
-from app.problems import ProblemDocument
-from app.schemas import Health
+from app.schemas import Health, ProblemDocument
 from app.state import Service
 
 router = APIRouter(tags=["operations"])

@@ -17,14 +17,15 @@ from starlette.responses import Response
 from app import __version__, protocol
 from app.bodies import read_body
 from app.classifier import Classification
+from app.errors import MalformedRequest, NotFound, Problem
+from app.images import check_size
 from app.limits import unless_gone
-from app.problems import MalformedRequest, NotFound, Problem, ProblemDocument
 from app.protocol_models import VERSION, ServedModel
 from app.routes import health
 from app.routes.predict import PROBLEMS
+from app.schemas import ProblemDocument
 from app.sessions import Images
 from app.state import Service, ServiceState
-from app.uploads import check_size
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 

@@ -8,8 +8,8 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from app.errors import BY_CODE, NotFound
 from app.etags import revalidated
-from app.problems import PROBLEMS, NotFound
 
 router = APIRouter(include_in_schema=False)
 
@@ -60,8 +60,8 @@ async def docs() -> Response:
 @router.get("/problems/{code}")
 async def problem(code: str) -> Response:
     """What a problem document's `type` means."""
-    if code not in PROBLEMS:
-        raise NotFound(f"there is no problem {code[:40]!r}: there are {', '.join(PROBLEMS)}")
-    kind = PROBLEMS[code]
+    if code not in BY_CODE:
+        raise NotFound(f"there is no problem {code[:40]!r}: there are {', '.join(BY_CODE)}")
+    kind = BY_CODE[code]
     text = f"{kind.title} (HTTP status {kind.status}, code {code})\n\n{kind.__doc__}\n"
     return Response(text, media_type="text/plain; charset=utf-8")

@@ -8,9 +8,11 @@ from typing import Annotated, Any, NamedTuple
 from fastapi import APIRouter, Query, Request
 
 from app.classifier import Classification
+from app.errors import InvalidBatch, InvalidParameter, Problem
+from app.images import check_size
 from app.limits import unless_gone
 from app.prefix import prefix_of
-from app.problems import InvalidBatch, InvalidParameter, Problem, ProblemDocument, problem_document
+from app.problems import problem_document
 from app.schemas import (
     BatchFault,
     BatchProblemDocument,
@@ -18,10 +20,11 @@ from app.schemas import (
     ImageFailure,
     ModelName,
     PredictResponse,
+    ProblemDocument,
     Timing,
 )
 from app.state import ServiceState
-from app.uploads import Upload, check_size, read_image, read_images
+from app.uploads import Upload, read_image, read_images
 
 router = APIRouter(tags=["predict"])
 

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
 from app.bundle import PICTURES
+from app.errors import NotFound
 from app.etags import revalidated
-from app.problems import NotFound
 from app.report import Report
 from app.state import Service
 

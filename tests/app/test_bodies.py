@@ -6,8 +6,8 @@ import pytest
 from starlette.requests import Request
 
 from app.bodies import read_body
+from app.errors import MalformedRequest, Overloaded, PayloadTooLarge, Problem, UnsupportedMediaType
 from app.limits import Budget
-from app.problems import MalformedRequest, Overloaded, PayloadTooLarge, Problem, UnsupportedMediaType
 
 TEXT = bytes(range(256)) * 40
 

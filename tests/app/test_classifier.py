@@ -15,8 +15,8 @@ from PIL import Image
 from app.bundle import Abstention, Bundle
 from app.classifier import Classifier, prediction_set, probabilities, top_k
 from app.engine import Answer, Engine
+from app.errors import DeadlineExceeded
 from app.images import EncodedImage
-from app.problems import DeadlineExceeded
 from app.sessions import Outputs, Session
 from app.settings import Settings
 

@@ -21,7 +21,7 @@ from ray.serve.schema import ServeDeploySchema
 from starlette.testclient import TestClient
 
 from app import cluster
-from app.problems import Unavailable
+from app.errors import Unavailable
 from app.settings import Settings
 from tests.conftest import BUNDLE, ROOT
 

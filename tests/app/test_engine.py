@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.engine import Engine
-from app.problems import DeadlineExceeded, Overloaded, Unavailable
+from app.errors import DeadlineExceeded, Overloaded, Unavailable
 from app.sessions import Images, Outputs
 
 

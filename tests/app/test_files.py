@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from app.answers import ImageResult, Prediction, PredictionSet
+from app.errors import Unavailable
 from app.files import FileResult, FilesError, as_json, as_row, classify, find, shown
-from app.problems import Unavailable
-from app.schemas import Fault, ImageResult, Prediction, PredictionSet
+from app.schemas import Fault
 from app.sessions import Outputs
 from app.settings import Settings
 from tests.conftest import BUNDLE, DATA

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, PngImagePlugin
 
 from app import avif, images
+from app.errors import ImageTooLarge, Problem, UndecodableImage, UnsupportedMediaType
 from app.images import EncodedImage
-from app.problems import ImageTooLarge, Problem, UndecodableImage, UnsupportedMediaType
 
 # As in production, where app.images has Python ignore what Pillow warns of.
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")
@@ -546,7 +546,7 @@ WARNED = """
 import sys
 from PIL import Image
 from app.images import EncodedImage
-from app.problems import ImageTooLarge
+from app.errors import ImageTooLarge
 
 Image.MAX_IMAGE_PIXELS = 1_000  # up to twice as many Pillow only warns
 try:
@@ -703,7 +703,7 @@ def damaged() -> dict[str, bytes]:
 LABORATORY = """
 import os, pickle, resource, sys
 from app.images import EncodedImage
-from app.problems import Problem
+from app.errors import Problem
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

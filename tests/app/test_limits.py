@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
+from app.errors import ClientGone, DeadlineExceeded, Overloaded
 from app.limits import Budget, PixelBudget, unless_gone
 from app.main import IMAGE_PATHS
-from app.problems import ClientGone, DeadlineExceeded, Overloaded
 
 
 def soon(seconds: float = 30) -> float:

@@ -5,16 +5,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
-from app.problems import (
-    PROBLEMS,
-    ClientGone,
-    Internal,
-    MethodNotAllowed,
-    NotFound,
-    Problem,
-    ProblemMiddleware,
-    as_problem,
-)
+from app.errors import BY_CODE, ClientGone, Internal, MethodNotAllowed, NotFound, Problem
+from app.problems import ProblemMiddleware, as_problem
 
 DESIGN = {
     "malformed_request": 400,
@@ -37,14 +29,14 @@ DESIGN = {
 
 
 def test_codes_and_statuses_are_those_of_the_design() -> None:
-    assert {code: kind.status for code, kind in PROBLEMS.items()} == DESIGN
+    assert {code: kind.status for code, kind in BY_CODE.items()} == DESIGN
 
 
 def test_every_kind_is_in_the_tree_and_explains_itself() -> None:
-    import app.problems
+    import app.errors
 
-    for kind in PROBLEMS.values():
-        assert f"── {kind.__name__} " in app.problems.__doc__
+    for kind in BY_CODE.values():
+        assert f"── {kind.__name__} " in app.errors.__doc__
         assert kind.__doc__
         assert kind.title
 
@@ -67,7 +59,7 @@ def test_errors_of_the_framework_are_mapped() -> None:
 
 
 def test_every_kind_can_be_raised_with_a_sentence() -> None:
-    for kind in PROBLEMS.values():
+    for kind in BY_CODE.values():
         problem: Problem = kind("because")
         assert problem.detail == "because"
 

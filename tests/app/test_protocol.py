@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.bundle import Bundle
-from app.problems import MalformedRequest
+from app.errors import MalformedRequest
 from app.protocol import InferenceRequest, parse, render
 from app.protocol_models import MAX_IMAGES, ServedModel, served_models
 from app.sessions import Session

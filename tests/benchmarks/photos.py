@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 
-from app.classifier import probabilities
+from app.decisions import probabilities
 from app.images import EncodedImage
 from app.sessions import load_session
 from app.settings import Settings

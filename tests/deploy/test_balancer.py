@@ -10,7 +10,7 @@ import httpx
 import pytest
 import uvicorn
 
-from app.problems import NotFound, PayloadTooLarge, Problem, Unavailable
+from app.errors import NotFound, PayloadTooLarge, Problem, Unavailable
 from app.settings import Settings
 from tests.app.server import serve
 from tests.benchmarks.balancer import configuration, free_port, nginx

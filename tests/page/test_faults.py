@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Route, expect
 
-from app.problems import PROBLEMS
+from app.errors import BY_CODE
 from tests.conftest import DATA, ROOT
 from tests.page.conftest import Visit, served, shoot
 from tests.page.steps import CAT, answers, pick, sample, the_answer
@@ -23,7 +23,7 @@ def small() -> Iterator[httpx.Client]:
 
 def refuse(code: str, **headers: str) -> dict[str, object]:
     """The service's answer, for page.route."""
-    kind = PROBLEMS[code]
+    kind = BY_CODE[code]
     return {
         "status": kind.status,
         "headers": {"Content-Type": "application/problem+json", **headers},
@@ -149,7 +149,7 @@ def test_a_service_that_stays_busy(visit: Visit) -> None:
     ],
 )
 def test_the_service_s_own_troubles(visit: Visit, code: str, title: str) -> None:
-    page = visit(refused=(PROBLEMS[code].status,))
+    page = visit(refused=(BY_CODE[code].status,))
     page.route("**/predict?*", lambda route: route.fulfill(**refuse(code)))
     sample(page, "cat")
     card = the_answer(page, "failed")

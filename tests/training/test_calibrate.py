@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 
-from app.classifier import probabilities, top_k
+from app.decisions import probabilities, top_k
 from training.calibrate import (
     brier_score,
     calibration_report,

@@ -5,7 +5,7 @@ from urllib.parse import urljoin
 import pytest
 from starlette.testclient import TestClient
 
-from app.problems import PROBLEMS
+from app.errors import BY_CODE
 from tests.app.problems import assert_problem
 from tests.conftest import ROOT
 
@@ -105,11 +105,11 @@ def test_openapi_names_every_route(client: TestClient) -> None:
     assert {"multipart/form-data", "application/octet-stream"} <= set(body)
 
 
-@pytest.mark.parametrize("code", sorted(PROBLEMS))
+@pytest.mark.parametrize("code", sorted(BY_CODE))
 def test_every_problem_is_explained(client: TestClient, code: str) -> None:
     text = client.get(f"/problems/{code}").text
-    assert PROBLEMS[code].title in text
-    assert str(PROBLEMS[code].status) in text
+    assert BY_CODE[code].title in text
+    assert str(BY_CODE[code].status) in text
 
 
 def test_unknown_pages(client: TestClient) -> None:
