@@ -15,14 +15,14 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from app import files
-from app.bundle import Bundle, BundleError
-from app.errors import Problem
-from app.main import create_app
-from app.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
-from app.sessions import Session, SessionError, load_session
-from app.settings import Settings
-from app.telemetry import configure_logging
+from . import local_files as files
+from .api.middleware.telemetry import configure_logging
+from .bundle.reader import Bundle, BundleError
+from .errors import Problem
+from .inference.sessions import Session, SessionError, load_session
+from .main import create_app
+from .process.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
+from .settings import Settings
 
 cli = typer.Typer(
     add_completion=False,
@@ -114,7 +114,7 @@ def _classify_here(patterns: Sequence[str], top_k: int, json: bool) -> tuple[int
 def _classify_on_ray(patterns: Sequence[str], output: str, top_k: int) -> tuple[int, int]:
     """Returns how many files failed, now or before, and of how many."""
     try:
-        from app import bulk
+        from .cluster import files as bulk
     except ImportError as error:
         raise StartupError(f"--ray needs pip install 'cifar10-classifier[ray]' ({error})") from None
     settings, (bundle, _) = _load()

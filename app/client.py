@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from app.report import Report
-from app.schemas import BatchResponse, Model, PredictResponse
+from .api.schemas import BatchResponse, Model, PredictResponse
+from .bundle.report import Report
 
 if TYPE_CHECKING:
     from PIL import Image

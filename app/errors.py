@@ -18,7 +18,7 @@
     ├── Unavailable              503  shutting down, or the engine is dead
     └── DeadlineExceeded         504  no answer within the deadline
 
-app.problems answers with them over HTTP.
+app.api.problems answers with them over HTTP.
 """
 
 from collections.abc import Mapping, Sequence

@@ -15,22 +15,23 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from app import __version__, problems
-from app.bundle import Bundle
-from app.classifier import Classifier
-from app.connections import LingeringClose
-from app.engine import Engine
-from app.limits import Admission, BodyLimits, Budget
-from app.openapi import Application
-from app.prefix import Prefix
-from app.problems import ProblemMiddleware
-from app.routes import explain, page, routers
-from app.security import ApiKeys, SecurityHeaders
-from app.server import CloseWhenDraining, refuse_several_processes
-from app.sessions import Session, load_session
-from app.settings import Settings
-from app.state import ServiceState
-from app.telemetry import Telemetry, TelemetryMiddleware
+from . import __version__
+from .api import problems
+from .api.middleware.limits import Admission, BodyLimits, Budget
+from .api.middleware.prefix import Prefix
+from .api.middleware.security import ApiKeys, SecurityHeaders
+from .api.middleware.telemetry import Telemetry, TelemetryMiddleware
+from .api.openapi import Application
+from .api.problems import ProblemMiddleware
+from .api.routes import explain, page, routers
+from .api.service import ServiceState
+from .bundle.reader import Bundle
+from .inference.classifier import Classifier
+from .inference.engine import Engine
+from .inference.sessions import Session, load_session
+from .process.connection import LingeringClose
+from .process.server import CloseWhenDraining, refuse_several_processes
+from .settings import Settings
 
 logger = logging.getLogger("app")
 

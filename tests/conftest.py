@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from app.bundle import Bundle
+from app.bundle.reader import Bundle
+from app.inference.sessions import Session, load_session
 from app.main import create_app
-from app.sessions import Session, load_session
 from app.settings import Settings
 
 # How long an example takes depends on what else the machine does.

@@ -23,19 +23,19 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from training import compare as comparing
-from training import evaluate as evaluation
-from training import export as exporting
-from training import leave_out as leaving_out
 from training.config import Config
-from training.data import load, split
-from training.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
-from training.fit import Run
-from training.outcome import Outcome
-from training.problems import TrainingError
-from training.progress import ProgressBar
+from training.data.cifar10 import load, split
+from training.errors import TrainingError
+from training.evaluate import compare as comparing
+from training.evaluate import evaluate as evaluation
+from training.evaluate import leave_two_out as leaving_out
+from training.export import bundle as exporting
+from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
+from training.fit.progress_bar import ProgressBar
+from training.fit.run import Run
+from training.fit.run_folder import Outcome
+from training.fit.teachers import read_teacher
 from training.provenance import cores, split_seed
-from training.teacher import read_teacher
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

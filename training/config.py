@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, cast, get_args
 
-from app.bundle import Architecture
-from training.problems import TrainingError
+from app.bundle.reader import Architecture
+from training.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB / 255, as torchvision's pretrained weights expect it

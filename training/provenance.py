@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from training.problems import TrainingError
+from training.errors import TrainingError
 
 PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
 CODE = ("app", "training", "pyproject.toml")  # what decides the weights, below the repository's root

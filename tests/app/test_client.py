@@ -10,11 +10,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from app.answers import ImageResult
-from app.bundle import Bundle
+from app.api.schemas import ImageFailure, PredictResponse
+from app.bundle.reader import Bundle
 from app.client import AsyncClient, Client, Explanation, ProblemError
+from app.inference.answers import ImageResult
 from app.main import create_app
-from app.schemas import ImageFailure, PredictResponse
 from app.settings import Settings
 from tests.app.server import serve
 from tests.conftest import BUNDLE, DATA

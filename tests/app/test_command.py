@@ -118,7 +118,7 @@ def test_nothing_shows_a_path_a_stack_or_the_image(cat: bytes) -> None:
 def test_an_engine_that_dies_ends_the_process_with_an_error(tmp_path: Path) -> None:
     # A site folder whose only purpose is to break the session after the service has started.
     (tmp_path / "sitecustomize.py").write_text(
-        "import app.sessions as s\n"
+        "import app.inference.sessions as s\n"
         "check, calls = s.self_check, []\n"
         "def run(self, images, maps=False): raise RuntimeError('gone')\n"
         "def self_check(session, bundle):\n"
@@ -229,7 +229,7 @@ def test_classify_counts_on_a_terminal_only() -> None:
 def test_classify_ends_with_an_error_when_the_engine_dies(tmp_path: Path) -> None:
     # A site folder whose only purpose is to break the session after its self-check.
     (tmp_path / "sitecustomize.py").write_text(
-        "import app.sessions as s\n"
+        "import app.inference.sessions as s\n"
         "check = s.self_check\n"
         "def run(self, images, maps=False): raise RuntimeError('gone')\n"
         "def self_check(session, bundle):\n"

@@ -39,7 +39,8 @@ def test_only_what_runs_on_ray_names_it() -> None:
 def test_the_application_starts_without_torch() -> None:
     program = (
         "import sys; from app.main import create_app; import app.__main__; from app.settings import Settings; "
-        "from app.sessions import load_session; settings = Settings(); create_app(settings, load_session(settings)); "
+        "from app.inference.sessions import load_session; settings = Settings(); "
+        "create_app(settings, load_session(settings)); "
         "extras = {'torch', 'torchvision', 'training', 'safetensors', 'httpx', 'ray', 'pyarrow', 'fsspec'}; "
         "print(sorted(extras & set(sys.modules)))"
     )
@@ -48,7 +49,7 @@ def test_the_application_starts_without_torch() -> None:
 
 
 def test_onnx_runtime_reports_to_nobody() -> None:
-    program = "import app.sessions, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    program = "import app.inference.sessions, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "1"

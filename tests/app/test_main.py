@@ -3,7 +3,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 import app.main
-from app.bundle import BundleError
+from app.bundle.reader import BundleError
 from app.main import create_app
 from app.settings import Settings
 from tests.conftest import BUNDLE

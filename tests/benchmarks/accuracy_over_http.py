@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from training.data import load
-from training.evaluate import append_read
+from training.data.cifar10 import load
+from training.evaluate.evaluate import append_read
 
 TOLERANCE = 0.0005
 

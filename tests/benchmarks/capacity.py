@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from app.sessions import load_session
+from app.inference.sessions import load_session
 from app.settings import Settings, available_cores
 
 ROOT = Path(__file__).parents[2]

@@ -27,9 +27,9 @@ from typing import Any
 
 import httpx
 
-from app import files
+from app import local_files as files
 from app.client import AsyncClient
-from app.sessions import load_session
+from app.inference.sessions import load_session
 from app.settings import Settings
 from tests.benchmarks.http_load import Connections, closed_loop, percentile, post
 from tests.benchmarks.restarts import free_port
@@ -116,7 +116,7 @@ def faults(seconds: float) -> None:
     from ray import serve
     from ray.cluster_utils import Cluster
 
-    from app import cluster
+    from app.cluster import serve as cluster
 
     answers = asyncio.run(expected(top_k=5))
     node = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
@@ -190,7 +190,7 @@ def on_ray(port: int) -> Iterator[None]:
     import ray
     from ray import serve
 
-    from app import cluster
+    from app.cluster import serve as cluster
 
     ray.init(
         address="local",

@@ -25,10 +25,10 @@ import torch
 from torch import nn
 
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from training.data import load, split
-from training.distributed import join
-from training.fit import Progress, Run
-from training.logits import predict_logits
+from training.data.cifar10 import load, split
+from training.evaluate.network_outputs import predict_logits
+from training.fit.distributed import join
+from training.fit.run import Progress, Run
 
 TCMALLOC = [*Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4")]
 # What the figures in docs/distributed-training.md are of: the default of the versions that they were measured with.
@@ -162,7 +162,7 @@ def estimate(options: argparse.Namespace) -> None:
 
 def count_activations() -> tuple[int, int]:
     """Values that the layers of the measured network put out for an image, and how many layers there are."""
-    from app.network import Preprocessed, mobilenet_v2
+    from app.network.mobilenet import Preprocessed, mobilenet_v2
 
     model = Preprocessed(mobilenet_v2(MEASURED.architecture), IMAGENET_MEAN, IMAGENET_STD).eval()
     sizes: list[int] = []

@@ -17,12 +17,12 @@ from typing import NamedTuple
 
 from starlette.testclient import TestClient
 
-from app.bundle import Bundle, Manifest
+from app.bundle.reader import Bundle, Manifest
+from app.bundle.report import Report
 from app.main import create_app
-from app.report import Report
 from app.settings import Settings
 from tests.benchmarks.examples import DATA, rows
-from training.trust import METHODS
+from training.export.card_trust import METHODS
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from app.bundle import MANIFEST, Bundle
-from training.plots import BLUE, GREY, new_figure, png
-from training.storage import write_atomically
+from app.bundle.reader import MANIFEST, Bundle
+from training.atomic_files import write_atomically
+from training.export.plots import BLUE, GREY, new_figure, png
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "frontier.png"

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/graph.py --data-dir data
 
-Goals: logits and maps within training.export.PARITY on 1,000 images of the selection split; preprocessing under 5 %;
-what is more than logits under 10 %. MODEL_DIR names another bundle than the default one.
+Goals: logits and maps within training.export.bundle.PARITY on 1,000 images of the selection split; preprocessing
+under 5 %; what is more than logits under 10 %. MODEL_DIR names another bundle than the default one.
 """
 
 import argparse
@@ -19,13 +19,13 @@ import onnxruntime
 import torch
 from safetensors.torch import load as load_safetensors
 
-from app.bundle import Bundle
-from app.network import Preprocessed, mobilenet_v2
-from app.novelty import Novelty
+from app.bundle.reader import Bundle
+from app.network.mobilenet import Preprocessed, mobilenet_v2
+from app.network.novelty import Novelty
 from app.settings import Settings
-from training.data import load
-from training.export import PARITY_IMAGES, check_parity
-from training.graph import build_graph
+from training.data.cifar10 import load
+from training.export.bundle import PARITY_IMAGES, check_parity
+from training.export.graph import build_graph
 
 PREPROCESSING = {"Transpose", "Cast", "Mul", "Sub"}  # the score has two of the last, of 1,280 numbers
 ROUNDS, RUNS_A_ROUND = 9, 300

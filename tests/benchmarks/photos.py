@@ -18,11 +18,11 @@ import torch
 from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 
-from app.decisions import probabilities
-from app.images import EncodedImage
-from app.sessions import load_session
+from app.imaging.decode import EncodedImage
+from app.inference.decisions import probabilities
+from app.inference.sessions import load_session
 from app.settings import Settings
-from training.data import load
+from training.data.cifar10 import load
 
 SIDE = 224
 Answers = tuple[np.ndarray, np.ndarray]  # probabilities [N, classes], scores [N]

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.training_speed --data-dir data
 
-Ours: `training.fit` with tcmalloc (where it is installed, as `make train` uses it). bfloat16: ours with
+Ours: `training.fit.run` with tcmalloc (where it is installed, as `make train` uses it). bfloat16: ours with
 `--precision bfloat16`, for CPUs that compute in it. The usual one: torchvision's transforms image by image in a
 DataLoader's workers, contiguous memory, the system's allocator, AdamW as it comes. Each side is a process of its own;
 their order changes from round to round. Prints images/s, and the medians of the ratios within a round.
@@ -35,8 +35,8 @@ class Enough(Exception):
 
 def ours(data_dir: Path, steps: int, precision: "Precision" = "float32") -> float:
     from training.config import Config
-    from training.data import load, split
-    from training.fit import Progress, Run
+    from training.data.cifar10 import load, split
+    from training.fit.run import Progress, Run
 
     images = load(data_dir, train=True, download=False)
     parts = split(images.labels, 0)
@@ -65,7 +65,7 @@ def usual(data_dir: Path, steps: int) -> float:
     from torchvision import transforms
     from torchvision.datasets import CIFAR10
 
-    from app.network import mobilenet_v2
+    from app.network.mobilenet import mobilenet_v2
     from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 
     config = Config()

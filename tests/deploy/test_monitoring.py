@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.telemetry import Telemetry
+from app.api.middleware.telemetry import Telemetry
 from tests.deploy.conftest import ROOT, services
 
 MONITORING = ROOT / "deploy/monitoring"

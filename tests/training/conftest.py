@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from app.network import mobilenet_v2
+from app.network.mobilenet import mobilenet_v2
 from tests.training.tiny import FASHION_HEADER, TINY, TINY_OPTIONS, lively_weights, make_images
-from training import data, initialise, plots
-from training import evaluate as evaluation
 from training.__main__ import main
-from training.export import bundle_name, export
-from training.far import FASHION_MNIST
-from training.outcome import Outcome
+from training.data import cifar10 as data
+from training.data.unrelated import FASHION_MNIST
+from training.evaluate import evaluate as evaluation
+from training.export import plots
+from training.export.bundle import bundle_name, export
+from training.fit import initial_weights as initialise
+from training.fit.run_folder import Outcome
 
 
 class TinyCIFAR10:
-    """torchvision's CIFAR10, as far as training.data uses it."""
+    """torchvision's CIFAR10, as far as training.data.cifar10 uses it."""
 
     def __init__(self, root: str, train: bool, download: bool) -> None:
         images = make_images(70, seed=1) if train else make_images(20, seed=2)

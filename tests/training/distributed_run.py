@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.training.tiny import TINY, TINY_OPTIONS, make_images, shallow
-from training import distributed, fit, initialise
 from training.config import Config
-from training.data import LabelledImages, Split
-from training.problems import TrainingError
+from training.data.cifar10 import LabelledImages, Split
+from training.errors import TrainingError
+from training.fit import distributed
+from training.fit import initial_weights as initialise
+from training.fit import run as fit
 
 TRAIN, SELECT = make_images(30, seed=1), make_images(20, seed=2)
 FROZEN = replace(TINY, batch_size=9, zoom=1.2, colour=0.2, label_smoothing=0.1)

@@ -3,9 +3,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from app.bundle import Architecture
+from app.bundle.reader import Architecture
 from training.config import Config
-from training.problems import TrainingError
+from training.errors import TrainingError
 
 
 @pytest.mark.parametrize(

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import save_file
 from starlette.testclient import TestClient
 
-from app.bundle import Bundle
+from app.bundle.reader import Bundle
 from app.main import create_app
-from app.network import mobilenet_v2
+from app.network.mobilenet import mobilenet_v2
 from app.settings import Settings
 from tests.conftest import DATA
 from tests.training.conftest import TINY_OPTIONS, Answer
 from tests.training.tiny import TINY
 from training import __main__ as program
 from training.config import Config
-from training.export import NAME
-from training.fit import Run
+from training.export.bundle import NAME
+from training.fit.run import Run
 
 Command = Callable[..., Answer]
 

@@ -6,10 +6,10 @@ from safetensors.torch import save
 from torch import nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from app.bundle import Architecture
-from app.network import Preprocessed, mobilenet_v2
+from app.bundle.reader import Architecture
+from app.network.mobilenet import Preprocessed, mobilenet_v2
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from training.data import LabelledImages
+from training.data.cifar10 import LabelledImages
 
 TINY = Config(enlarge=1, epochs=2, batch_size=8, zoom=1.0, colour=0.0)
 TINY_OPTIONS = (

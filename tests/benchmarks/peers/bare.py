@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from app.sessions import load_session
+from app.inference.sessions import load_session
 from app.settings import Settings
 
 

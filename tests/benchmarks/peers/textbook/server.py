@@ -8,12 +8,12 @@ import torch
 from fastapi import FastAPI, UploadFile
 from safetensors.torch import load_file
 
-from app.network import Preprocessed, mobilenet_v2
+from app.network.mobilenet import Preprocessed, mobilenet_v2
 from tests.benchmarks.peers.work import BUNDLE, MANIFEST, answer, decode
 
 
 def load_model() -> torch.nn.Module:
-    from app.bundle import Architecture
+    from app.bundle.reader import Architecture
 
     network = mobilenet_v2(Architecture.model_validate(MANIFEST["architecture"]))
     network.load_state_dict(load_file(BUNDLE / "checkpoint.safetensors"))

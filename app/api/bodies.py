@@ -1,0 +1,64 @@
+"""A request's whole body, unpacked where Content-Encoding says that it is packed.
+
+What it unpacks to is limited like what is sent, and counts against the same memory: a bomb ends at the byte too many.
+"""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import Request
+
+from ..errors import MalformedRequest, PayloadTooLarge, UnsupportedMediaType
+from .middleware.limits import Budget
+
+# zlib's windowBits; HTTP's deflate is a zlib stream (RFC 9110, 8.4.1.2)
+FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+STEP_BYTES = 1 << 16  # unpacked at once: a fraction of a millisecond of the event loop, as many may unpack
+
+
+@asynccontextmanager
+async def read_body(request: Request, max_bytes: int) -> AsyncIterator[bytearray]:
+    """The body, at most `max_bytes` long once unpacked; its memory is accounted for until the block ends.
+
+    Raises UnsupportedMediaType, MalformedRequest, PayloadTooLarge, Overloaded, RequestTimeout or ClientDisconnect.
+    """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", *FORMATS):
+        raise UnsupportedMediaType(f"Content-Encoding {encoding[:40]!r} is not accepted: send gzip, deflate or neither")
+    content = bytearray()
+    if encoding == "identity":
+        async for chunk in request.stream():
+            content += chunk
+        yield content
+        return
+    budget: Budget = request.state.budget
+    taken = 0
+    try:
+        async for piece in _unpacked(request.stream(), FORMATS[encoding]):
+            if len(content) + len(piece) > max_bytes:
+                raise PayloadTooLarge(f"the body unpacks to more than the {max_bytes} bytes that are accepted")
+            budget.take(len(piece))
+            taken += len(piece)
+            content += piece
+        yield content
+    finally:
+        budget.give_back(taken)
+
+
+async def _unpacked(chunks: AsyncIterator[bytes], window_bits: int) -> AsyncIterator[bytes]:
+    inflater = zlib.decompressobj(window_bits)
+    try:
+        async for chunk in chunks:
+            while chunk:
+                if inflater.eof:
+                    raise MalformedRequest("something follows the end of the compressed body")
+                yield inflater.decompress(chunk, STEP_BYTES)
+                chunk = inflater.unconsumed_tail or inflater.unused_data
+                await asyncio.sleep(0)  # let others have their turn
+        yield inflater.flush()
+    except zlib.error:
+        raise MalformedRequest("the body is not what its Content-Encoding says, or it is corrupt") from None
+    if not inflater.eof:
+        raise MalformedRequest("the compressed body is cut short")

@@ -1,0 +1,270 @@
+"""/v2: the Open Inference Protocol, for tritonclient and everything else that speaks it.
+
+Same engine, queue, limits and errors as /predict. Query parameters mean nothing here and Content-Type is not asked
+for: clients send none, or another. Answers are never compressed: tritonclient's asyncio client could not read them.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from ... import __version__
+from ...errors import MalformedRequest, NotFound, Problem
+from ...imaging.decode import check_size
+from ...inference.classifier import Classification
+from ...inference.sessions import Images
+from ..bodies import read_body
+from ..middleware.limits import unless_gone
+from ..routes import health
+from ..routes.predict import PROBLEMS
+from ..schemas import ProblemDocument
+from ..service import Service, ServiceState
+from . import messages as protocol
+from .models import VERSION, ServedModel
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+INPUT = {
+    "type": "object",
+    "description": "A tensor: its elements are `data`, or follow the JSON as many bytes as `binary_data_size` says.",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string", "examples": ["images"]},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "examples": [[1, 32, 32, 3]]},
+        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
+        "data": {"type": "array"},
+        "parameters": {"type": "object"},
+    },
+}
+MESSAGE = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": INPUT, "minItems": 1, "maxItems": 1},
+        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}, "maxItems": 1},
+        "parameters": {"type": "object"},
+    },
+}
+BODY = {
+    "requestBody": {
+        "required": True,
+        "description": f"JSON, and after it the binary tensors; {HEADER_LENGTH} says where the JSON ends.",
+        "content": {
+            "application/json": {"schema": MESSAGE},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/octet-stream": {}}},
+    **PROBLEMS,
+}
+NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such model, or version of it."}}
+
+
+async def _served(service: Service, model: str) -> ServedModel:
+    if model not in service.models:
+        raise NotFound(f"there is no model {model[:40]!r}: there are {', '.join(service.models)}")
+    return service.models[model]
+
+
+async def _check_version(version: str) -> None:
+    if version != VERSION:
+        raise NotFound(f"there is no version {version[:40]!r}: there is {VERSION}")
+
+
+Model = Annotated[ServedModel, Depends(_served)]
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """A route that a model has, with its version and without."""
+    options["responses"] = NO_MODEL | options.get("responses", {})
+
+    def add(endpoint: Endpoint) -> Endpoint:
+        router.add_api_route(f"/models/{{model}}{path}", endpoint, methods=[method], **options)
+        router.add_api_route(
+            f"/models/{{model}}/versions/{{version}}{path}",
+            endpoint,
+            methods=[method],
+            dependencies=[Depends(_check_version)],
+            **options,
+        )
+        return endpoint
+
+    return add
+
+
+@router.get("")
+@router.get("/", include_in_schema=False)  # spelt so in the protocol's OpenAPI document, and clients follow no redirect
+async def server() -> dict[str, Any]:
+    """The server's name and version, and the extensions of the protocol that it knows."""
+    return {"name": "cifar10-classifier", "version": __version__, "extensions": EXTENSIONS}
+
+
+@router.get("/health/live")
+async def live() -> dict[str, bool]:
+    """As /livez."""
+    return {"live": True}
+
+
+@router.get("/health/ready", responses={503: {"model": ProblemDocument}})
+async def ready(service: Service) -> dict[str, bool]:
+    """As /readyz."""
+    await health.readyz(service)
+    return {"ready": True, "live": True}
+
+
+@router.get("/models")
+async def models(service: Service) -> dict[str, list[str]]:
+    """The models' names."""
+    return {"models": list(service.models)}
+
+
+@router.get("/models/stats")
+async def all_statistics(service: Service) -> dict[str, Any]:
+    """The statistics of all models."""
+    return {"model_stats": [model.statistics_document() for model in service.models.values()]}
+
+
+@router.post("/repository/index")
+async def repository(service: Service) -> list[dict[str, str]]:
+    """The models and whether they are ready. Whatever the body says, all of them are listed."""
+    state = {"state": "READY", "reason": ""} if service.engine.alive else {"state": "UNAVAILABLE", "reason": "died"}
+    return [{"name": name, "version": VERSION, **state} for name in service.models]
+
+
+@_of_model("GET", "")
+async def metadata(model: Model) -> dict[str, Any]:
+    """What goes in and what comes out."""
+    return model.metadata()
+
+
+@_of_model("GET", "/ready", responses={503: {"model": ProblemDocument}})
+async def model_ready(service: Service, model: Model) -> dict[str, Any]:
+    """The server is ready, and so are its models."""
+    await health.readyz(service)
+    return {"name": model.name, "ready": True}
+
+
+@_of_model("GET", "/config")
+async def config(model: Model) -> dict[str, Any]:
+    """Triton's model configuration."""
+    return model.config()
+
+
+@_of_model("GET", "/stats")
+async def statistics(model: Model) -> dict[str, Any]:
+    """Counts and durations since the service started (`ns`: nanoseconds, `last_inference`: Unix milliseconds)."""
+    return {"model_stats": [model.statistics_document()]}
+
+
+@_of_model("POST", "/infer", response_model=dict[str, Any], responses=ANSWERS, openapi_extra=BODY)
+async def infer(request: Request, service: Service, model: Model) -> Response:
+    """Calibrated probabilities, or with the output parameter `classification` the best classes by name."""
+    started = time.monotonic()
+    try:
+        return await _infer(request, service, model, started)
+    except Exception:
+        model.statistics.fail(time.monotonic() - started)
+        raise
+
+
+@router.api_route("/repository/models/{model}/{action}", methods=["POST"], include_in_schema=False)
+@router.api_route("/trace/setting", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/models/{model}/trace/setting", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/logging", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/systemsharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
+@router.api_route("/cudasharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
+async def absent() -> Response:
+    """What Triton offers to its operators; here it is the environment's business."""
+    raise NotFound(
+        "loading, tracing, logging and shared memory cannot be controlled over HTTP here;"
+        f" the extensions that there are: {', '.join(EXTENSIONS)}"
+    )
+
+
+async def _infer(request: Request, service: ServiceState, model: ServedModel, started: float) -> Response:
+    header_length = _header_length(request)
+    with ExitStack() as places:
+        # There is one image at least; how many more, the body says.
+        places.enter_context(service.engine.reserve(model.views))
+        async with read_body(request, service.settings.max_request_bytes) as body:
+            read = time.monotonic()
+            inference = protocol.parse(body, header_length, model)
+            places.enter_context(service.engine.reserve((len(inference.images) - 1) * model.views))
+            parsed = time.monotonic()
+            results = await unless_gone(request, _classify(service, inference.images, request.state.deadline))
+    computed = time.monotonic()
+    content, json_length = protocol.render(
+        inference, [result.probabilities for result in results], model, request.state.request_id
+    )
+    now = time.monotonic()
+    service.observe(results, read_seconds=read - started, total_seconds=now - started)
+    decode, queue, inference_seconds = _means(results)
+    model.statistics.succeed(
+        len(results),
+        {
+            "success": now - started,
+            "queue": queue,
+            "compute_input": parsed - read + decode,
+            "compute_infer": inference_seconds,
+            "compute_output": now - computed,
+        },
+        time.time(),
+    )
+    request.state.log = {"model": model.name, "images": len(results)}
+    if json_length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
+
+
+def _header_length(request: Request) -> int | None:
+    value = request.headers.get(HEADER_LENGTH)
+    if value is None:
+        return None
+    if not re.fullmatch("[0-9]{1,18}", value):
+        raise MalformedRequest(f"{HEADER_LENGTH} is a number of bytes, not {value[:40]!r}")
+    return int(value)
+
+
+async def _classify(service: ServiceState, images: Images | list[bytes], deadline: float) -> list[Classification]:
+    """In order. Raises the Problem of the first image that cannot be used."""
+    if not isinstance(images, list):
+        return await service.classifier.classify_pixels(images, deadline)
+
+    async def classify(index: int, content: bytes) -> Classification:
+        try:
+            check_size(content, service.settings.max_file_bytes)
+            return await service.classifier.classify(content, deadline)
+        except Problem as problem:
+            problem.detail = f"image {index}: {problem.detail}"
+            raise
+
+    # Waits for all of them, so that nothing goes on when this is left, and the first error does not depend on luck.
+    outcomes = await asyncio.gather(
+        *(classify(index, content) for index, content in enumerate(images)), return_exceptions=True
+    )
+    results = []
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+def _means(results: list[Classification]) -> tuple[float, float, float]:
+    """Seconds of decoding, waiting and computing."""
+    times = [(result.decode_seconds, result.queue_seconds, result.inference_seconds) for result in results]
+    decode, queue, inference = (sum(column) / len(results) for column in zip(*times, strict=True))
+    return decode, queue, inference

@@ -1,0 +1,67 @@
+"""The OpenAPI document: FastAPI's, made true where FastAPI cannot know better.
+
+- Errors are problem documents, of their own media type; what a route says of its own errors is kept.
+- FastAPI adds a 422 of its own form to every route with a parameter. Ours has another form, and no text in a path is
+  invalid: it names something, or nothing (404).
+- Which values parameters may have is the model's to say; so the document of a running service has them.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from ..bundle.reader import PICTURES
+from .open_inference.models import VERSION
+from .service import ServiceState
+
+PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
+OF_FASTAPI = ("HTTPValidationError", "ValidationError")
+
+
+class Application(FastAPI):
+    """FastAPI, with `service` in its state while it runs."""
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            document = super().openapi()
+            service: ServiceState | None = getattr(self.state, "service", None)
+            values = {} if service is None else _values(service)
+            for operation in (operation for path in document["paths"].values() for operation in path.values()):
+                _correct(operation)
+                for parameter in operation.get("parameters", ()):
+                    _narrow(parameter["schema"], values.get(parameter["name"], {}))
+            for name in OF_FASTAPI:
+                document["components"]["schemas"].pop(name, None)
+        return self.openapi_schema or {}
+
+
+def _correct(operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    if OF_FASTAPI[0] in str(responses.get("422")):
+        del responses["422"]
+        if any(parameter["in"] == "query" for parameter in operation["parameters"]):
+            responses["422"] = {"description": "A parameter is out of range."}
+    for status, response in responses.items():
+        if status >= "400":
+            found = response.get("content", {})
+            schema = next((kind["schema"] for kind in found.values() if kind.get("schema")), PROBLEM)
+            response["content"] = {"application/problem+json": {"schema": schema}}
+
+
+def _values(service: ServiceState) -> dict[str, dict[str, Any]]:
+    """What a parameter's schema has beside its type, by the parameter's name."""
+    classes, levels = len(service.bundle.manifest.classes), list(service.classifier.levels)
+    return {
+        "top_k": {"maximum": classes},
+        "class_id": {"maximum": classes - 1},
+        "coverage": {"enum": levels} if levels else {"not": {}},
+        "model": {"enum": list(service.models)},
+        "version": {"enum": [VERSION]},
+        "picture": {"enum": [picture.removesuffix(".png") for picture in PICTURES if picture in service.bundle]},
+    }
+
+
+def _narrow(schema: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add to a schema, or to the one beside null in it."""
+    kinds = schema.get("anyOf", [schema])
+    kinds[0].update(more)

@@ -1,0 +1,62 @@
+"""POST /explain: where in the image the model sees a class."""
+
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends, Query, Request
+from starlette.responses import Response
+
+from ...errors import InvalidParameter
+from ..middleware.limits import unless_gone
+from ..schemas import ProblemDocument
+from ..service import Service
+from ..uploads import read_image
+from .predict import BODY, PROBLEMS
+
+router = APIRouter(tags=["predict"])
+
+HEADERS = {
+    "X-Class-Id": ("integer", "The class that is explained."),
+    "X-Class-Label": ("string", "Its label, percent-encoded."),
+    "X-Class-Probability": ("number", "Its probability, calibrated, of the one view that is explained."),
+}
+PICTURE = {
+    "description": "The image as the network saw it, in grey and enlarged, under the class's activation map: from dark"
+    " blue, where nothing speaks for the class, to yellow.",
+    "content": {"image/png": {}},
+    "headers": {name: {"description": text, "schema": {"type": kind}} for name, (kind, text) in HEADERS.items()},
+}
+
+
+async def _checked_class_id(
+    service: Service,
+    class_id: Annotated[int | None, Query(ge=0, description="By default that of the most probable class.")] = None,
+) -> int | None:
+    classes = len(service.bundle.manifest.classes)
+    if class_id is not None and class_id >= classes:
+        raise InvalidParameter(f"class_id: it must be from 0 to {classes - 1} (given: {str(class_id)[:40]})")
+    return class_id
+
+
+@router.post(
+    "/explain",
+    response_class=Response,
+    responses={200: PICTURE, **PROBLEMS, 404: {"model": ProblemDocument}, 500: {"model": ProblemDocument}},
+    openapi_extra=BODY,
+)
+async def explain(
+    request: Request, service: Service, class_id: Annotated[int | None, Depends(_checked_class_id)]
+) -> Response:
+    """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
+    # Predictions are counted where they are asked for: who explains one has asked before.
+    with service.engine.reserve(1):
+        content = await read_image(request, service.settings.max_file_bytes)
+        explanation = await unless_gone(request, service.classifier.explain(content, class_id, request.state.deadline))
+    label = service.classifier.classes[explanation.class_id]
+    request.state.log = {"label": label, "abstain": explanation.result.abstain}
+    values = (
+        str(explanation.class_id),
+        quote(label),
+        f"{explanation.result.probabilities[explanation.class_id]:.6f}",
+    )
+    return Response(explanation.picture, media_type="image/png", headers=dict(zip(HEADERS, values, strict=True)))

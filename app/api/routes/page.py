@@ -1,0 +1,68 @@
+"""What a browser sees: the page, the documentation and the pages behind the problems' types. No other host is asked."""
+
+import mimetypes
+from importlib import resources
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from ... import __name__ as PACKAGE
+from ...errors import BY_CODE, NotFound
+from ..etags import revalidated
+
+router = APIRouter(include_in_schema=False)
+
+# Nothing inline, nothing from elsewhere; blob: is what a visitor's own images are shown from.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types"
+)
+# Swagger UI styles its elements inline; scripts come from this service alone.
+DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+WEB = resources.files(PACKAGE).joinpath("web")
+PAGE = WEB.joinpath("index.html").read_bytes()
+DOCS = WEB.joinpath("docs.html").read_text()
+
+# Python before 3.12 and some systems' own tables say otherwise, and browsers are strict about modules' types.
+mimetypes.add_type("text/javascript", ".js")
+
+
+class Files(StaticFiles):
+    """Their names stay the same when they change: browsers keep them, and ask each time whether they still hold."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
+# Swagger UI's files, from the fastapi-offline package, and our own.
+swagger_files = Files(packages=[("fastapi_offline", "static")])
+own_files = Files(packages=[(PACKAGE, "web")])
+
+
+@router.get("/")
+async def home(request: Request) -> Response:
+    """The page."""
+    return revalidated(request, PAGE, "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY})
+
+
+@router.get("/docs")
+async def docs() -> Response:
+    """Swagger UI over /openapi.json."""
+    return HTMLResponse(DOCS, headers={"Content-Security-Policy": DOCS_POLICY})
+
+
+@router.get("/problems/{code}")
+async def problem(code: str) -> Response:
+    """What a problem document's `type` means."""
+    if code not in BY_CODE:
+        raise NotFound(f"there is no problem {code[:40]!r}: there are {', '.join(BY_CODE)}")
+    kind = BY_CODE[code]
+    text = f"{kind.title} (HTTP status {kind.status}, code {code})\n\n{kind.__doc__}\n"
+    return Response(text, media_type="text/plain; charset=utf-8")

@@ -1,0 +1,262 @@
+"""Many images in, Parquet out, on Ray Data (extra `ray`): `python -m app classify --ray --output answers photos`.
+
+    found = find(["photos", "s3://bucket/photos"])          # local paths, or URLs of any fsspec file system
+    for part in classify(found, Output("answers", asked), settings):
+        print(part.files, part.failed)
+
+The output is a folder of Parquet files, the parts, each written whole or not at all. A part holds up to PART_FILES
+rows; a row is what the plain command prints as a line of JSON, and the model. What a part holds is not done again:
+after a kill the same command goes on where it was.
+
+Runs on the cluster that RAY_ADDRESS names, whose nodes must all see the files and the output; or else on this machine.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+# Read when ray is imported and when it starts: it would report to its makers.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it warns, on standard error, of what Ray Data does
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import ray.exceptions
+from fsspec.core import url_to_fs
+
+from .. import local_files as files
+from ..imaging.decode import check_size
+from ..inference.sessions import load_session
+from ..local_files import SUFFIXES, FileResult, FilesError
+from ..settings import Settings, available_cores
+
+PART_FILES = 256  # few enough that little is lost in a kill, enough that a part costs little beside its images
+PART_NAME = re.compile(r"part-\w+\.parquet")
+MAX_BLOCKS = 1000  # of parts, that Ray Data keeps books of
+OBJECT_STORE_BYTES = 200 * 1024 * 1024  # names and counts pass through it, no images
+SCHEMA = pa.schema(
+    {
+        "path": pa.string(),
+        "predictions": pa.list_(
+            pa.struct({"label": pa.string(), "class_id": pa.int32(), "probability": pa.float64()}.items())
+        ),
+        "prediction_set": pa.struct({"coverage": pa.float64(), "labels": pa.list_(pa.string())}.items()),
+        "abstain": pa.bool_(),
+        "ood_score": pa.float64(),
+        "ood_threshold": pa.float64(),
+        "views": pa.int32(),
+        "error": pa.struct({"code": pa.string(), "detail": pa.string()}.items()),
+        "model": pa.string(),
+    }.items()
+)
+
+
+class ClusterError(Exception):
+    """Ray is not reached, or a worker met an error of its own; the message is one line for the operator."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What makes answers comparable; all parts of an output share it."""
+
+    model: str  # the bundle's version
+    digest: str  # the bundle's
+    top_k: int
+    views: int
+
+    def __str__(self) -> str:
+        return f"model {self.model} ({self.digest[:8]}), --top-k {self.top_k}, VIEWS {self.views}"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How many files a part holds, and how many of these could not be answered."""
+
+    files: int
+    failed: int
+
+
+def find(patterns: Iterable[str]) -> list[str]:
+    """What app.local_files.find finds, as absolute paths, and the same for URLs. Raises FilesError."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        if "://" in pattern:
+            found.update(dict.fromkeys(_find_url(pattern)))
+        else:
+            found.update(dict.fromkeys(os.path.abspath(path) for path in files.find([pattern])))
+    return list(found)
+
+
+def _find_url(url: str) -> list[str]:
+    pattern, *outer = url.split("::")  # zip://*.png::s3://bucket/photos.zip
+    with _reached(url):
+        system, path = url_to_fs(url)
+        if "*" in path:
+            paths = system.glob(path)
+        elif system.isdir(path):
+            paths = [file for file in system.find(path) if Path(file).suffix.lower() in SUFFIXES]
+        else:
+            paths = [path] if system.exists(path) else []
+    if not paths:
+        raise FilesError(f"no images at {files.shown(url)}")
+    return ["::".join([system.unstrip_protocol(found), *outer]) for found in sorted(paths)]
+
+
+@contextmanager
+def _reached(place: str) -> Iterator[None]:
+    """Raises FilesError for a file system that is not installed, not known or not reached."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError) as error:
+        raise FilesError(f"{files.shown(place)}: {error}") from None
+
+
+def _utf8(path: str) -> str:
+    """Parquet's strings are Unicode; a file's name need not be, and what is not is escaped."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+class Output:
+    """A folder, local or a URL, and the parts in it. Raises FilesError when its file system is not reached."""
+
+    def __init__(self, folder: str, asked: Asked) -> None:
+        self._place = folder
+        self.asked = asked
+        with _reached(folder):
+            self._system, self._folder = url_to_fs(folder)
+
+    def done(self, found: Iterable[str]) -> dict[str, bool]:
+        """Which of those files are in some part, and whether they could be answered.
+
+        Raises FilesError for parts that hold answers to something else.
+        """
+        done: dict[str, bool] = {}
+        with _reached(self._place):
+            # No pattern: the folder's own name may look like one.
+            parts = [
+                part for part in self._system.find(self._folder, maxdepth=1) if PART_NAME.fullmatch(Path(part).name)
+            ]
+        for part in parts:
+            with self._system.open(part, "rb") as file:
+                table = pq.read_table(file, columns=["path", "error"])
+            asked = Asked(**json.loads(table.schema.metadata[b"asked"]))
+            if asked != self.asked:
+                raise FilesError(f"the output holds answers of {asked}; this is {self.asked}: choose another folder")
+            done.update((row["path"], row["error"] is None) for row in table.to_pylist())
+        return {path: done[_utf8(path)] for path in found if _utf8(path) in done}
+
+    def write(self, results: Sequence[FileResult]) -> None:
+        rows = [{**json.loads(files.as_json(result)), "model": self.asked.model} for result in results]
+        for row in rows:
+            row["path"] = _utf8(row["path"])
+        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"asked": json.dumps(asdict(self.asked))}))
+        # Of the same files, the same name: a part that is made twice, as after a node's death, is there once.
+        name = hashlib.sha256("\n".join(row["path"] for row in rows).encode()).hexdigest()[:16]
+        self._system.makedirs(self._folder, exist_ok=True)
+        unfinished = f"{self._folder}/.{name}.unfinished"
+        with self._system.open(unfinished, "wb") as file:
+            pq.write_table(table, file)
+        self._system.mv(unfinished, f"{self._folder}/part-{name}.parquet")
+
+
+class Part:
+    """What an actor of Ray Data does: it loads the model once, and makes part after part."""
+
+    def __init__(self, output: Output, settings: Settings) -> None:
+        self._output = output
+        self._settings = settings
+        self._loaded = load_session(settings)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        results = asyncio.run(self._results([os.fsdecode(path) for path in row["paths"]]))
+        self._output.write(results)
+        return asdict(Done(len(results), sum(result.fault is not None for result in results)))
+
+    async def _results(self, paths: Sequence[str]) -> list[FileResult]:
+        stream = files.classify(paths, self._settings, self._loaded, self._output.asked.top_k, read=_read)
+        return [result async for result in stream]
+
+
+def _read(path: Path | str, max_bytes: int) -> bytes:
+    if "://" not in str(path):
+        return files.read(path, max_bytes)
+    try:
+        with fsspec.open(path, "rb") as file:
+            content = bytes(file.read(max_bytes + 1))
+    except OSError:
+        raise
+    except Exception as error:  # each file system has its own kinds
+        raise OSError(0, f"{type(error).__name__}: {error}") from None
+    check_size(content, max_bytes)
+    return content
+
+
+def classify(found: Sequence[str], output: Output, settings: Settings) -> Iterator[Done]:
+    """Do those files, and yield what each part became, as they come. Raises ClusterError.
+
+    A worker is INFERENCE_THREADS cores, or one; there are as many workers as that gives.
+    """
+    if not found:
+        return
+    cores = settings.inference_threads if "inference_threads" in settings.model_fields_set else 1
+    settings = settings.model_copy(update={"inference_threads": cores, "model_dir": settings.model_dir.absolute()})
+    names = [os.fsencode(path) for path in found]
+    parts = [{"paths": names[start : start + PART_FILES]} for start in range(0, len(names), PART_FILES)]
+    try:
+        with _cluster(cores):
+            workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+            context = ray.data.DataContext.get_current()
+            context.enable_progress_bars = False
+            rows = ray.data.from_items(parts, override_num_blocks=min(len(parts), MAX_BLOCKS)).map(
+                Part,  # type: ignore[arg-type]  # Ray makes it, then calls it
+                fn_constructor_args=(output, settings),
+                num_cpus=cores,
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(parts))),
+            )
+            for row in rows.iter_rows():
+                yield Done(**row)
+    except ray.exceptions.RayError as error:
+        raise ClusterError(f"a worker failed: {_root(error)}") from error
+
+
+def _root(error: BaseException) -> str:
+    """What was wrong in the first place, on one line: Ray wraps a worker's error in its own."""
+    while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = cause
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@contextmanager
+def _cluster(cores: int) -> Iterator[None]:
+    """The cluster that is there, that RAY_ADDRESS names, or one on this machine, for as long as it is needed."""
+    if ray.is_initialized():
+        yield
+        return
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if "RAY_ADDRESS" not in os.environ:
+        arguments |= {
+            "address": "local",
+            "num_cpus": max(cores, available_cores()),
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "include_dashboard": False,
+        }
+    try:
+        ray.init(**arguments)
+    except Exception as error:  # it has no kind of its own for a start that failed
+        raise ClusterError(f"Ray cannot start, or be reached: {_root(error)}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,116 @@
+"""MobileNetV2 for 32x32 images, in PyTorch: torchvision's network with two strides turned down.
+
+The network is Sandler et al. 2018 (arXiv:1801.04381), width 1.0. A 32x32 image does not survive the
+original's five halvings, so the stem and the first halving stage may keep their input's size:
+
+    mobilenet_v2(Architecture(stem_stride=1, stage2_stride=1))  # 88 M multiply-adds, last map 4x4
+    mobilenet_v2(Architecture(stem_stride=1, stage2_stride=2))  # 24.5 M multiply-adds, last map 2x2
+
+or the network enlarges its input, keeps all of its strides, and its ImageNet filters meet the frequencies
+that they were made for:
+
+    mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2, enlarge=4))  # 98 M multiply-adds, last map 4x4
+
+Strides and enlargement are no weights: a checkpoint fits every architecture and is right for one. This module needs
+torch, so nothing imports it but training and, on demand, the PyTorch session.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import MobileNetV2
+
+from ..bundle.reader import Architecture
+
+
+def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
+    """An untrained network whose state_dict carries torchvision's names.
+
+    Its input is float32 [N, 3, H, W], normalised; its output float32 logits [N, classes].
+    """
+    # Rows of the paper's table 2: expansion, channels, repeats, stride.
+    stages = [
+        [1, 16, 1, 1],
+        [6, 24, 2, architecture.stage2_stride],
+        [6, 32, 3, 2],
+        [6, 64, 4, 2],
+        [6, 96, 3, 1],
+        [6, 160, 3, 2],
+        [6, 320, 1, 1],
+    ]
+    # Dropout regularises nothing over a handful of epochs, and without it a step draws no hidden random numbers.
+    network = MobileNetV2(num_classes=classes, inverted_residual_setting=stages, dropout=0.0)
+    stem = network.get_submodule("features.0.0")
+    assert isinstance(stem, nn.Conv2d)
+    stem.stride = (architecture.stem_stride, architecture.stem_stride)
+    if architecture.enlarge > 1:
+        # Under a name of its own: the layers after it keep torchvision's.
+        enlarge = nn.Upsample(scale_factor=float(architecture.enlarge), mode="bilinear")
+        layers = network.features[0].named_children()
+        network.features[0] = nn.Sequential(OrderedDict([("enlarge", enlarge), *layers]))
+    return network.to(memory_format=torch.channels_last)
+
+
+def class_maps(head: nn.Module, features: Tensor) -> Tensor:
+    """What each place of the last map adds to each logit: float32 [N, classes, h, w] of float32 [N, channels, h, w].
+
+    `head` is the network's classifier. Averaging over places and the linear layer may change places, so the maps'
+    means are the logits exactly (Zhou et al. 2016, arXiv:1512.04150; unlike there, with the bias).
+    """
+    maps: Tensor = head(features.movedim(1, -1)).movedim(-1, 1)
+    return maps
+
+
+class Preprocessed(nn.Module):
+    """A network with its preprocessing: uint8 RGB images [N, H, W, 3] in, float32 logits [N, classes] out.
+
+    The one definition of scaling and normalisation: training, evaluation, the exported graph and the
+    PyTorch session all run this module, so they cannot drift apart.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        """`mean` and `std` are per channel, of images scaled to 0..1."""
+        super().__init__()
+        self.network = network
+        per_channel = (1, 3, 1, 1)
+        # (x / 255 - mean) / std, as one multiplication and one subtraction.
+        scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float64))
+        offset = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
+        self.register_buffer("scale", scale.float().reshape(per_channel), persistent=False)
+        self.register_buffer("offset", offset.float().reshape(per_channel), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # NHWC storage seen as NCHW is torch's channels_last: the permutation moves no byte.
+        pixels = images.permute(0, 3, 1, 2).to(torch.float32)
+        logits: Tensor = self.network(pixels * self.scale - self.offset)
+        return logits
+
+
+def count_macs(network: nn.Module, height: int = 32, width: int = 32) -> int:
+    """Multiply-adds of one image's forward pass, over convolutions and linear layers (the usual count)."""
+    total = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        total += output[0].numel() * module.weight[0].numel()
+
+    layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(count) for layer in layers]
+    was_training = network.training
+    with torch.inference_mode():
+        network.eval()(torch.zeros(1, 3, height, width))
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trained numbers in the network; running statistics of the norms are not among them."""
+    return sum(parameter.numel() for parameter in network.parameters())

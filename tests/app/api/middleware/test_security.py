@@ -1,0 +1,75 @@
+from collections.abc import Callable
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.app.problems import assert_problem
+
+MakeClient = Callable[..., TestClient]
+
+
+@pytest.fixture
+def guarded(make_client: MakeClient) -> TestClient:
+    return make_client(api_keys="first,second")
+
+
+@pytest.mark.parametrize("key", ["first", "second"])
+def test_a_known_key_is_let_in(guarded: TestClient, cat: bytes, key: str) -> None:
+    assert guarded.post("/predict", content=cat, headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer third", "Basic first", "first", "Bearer first second", "Bearer é"]
+)
+def test_everybody_else_is_not(guarded: TestClient, cat: bytes, header: str) -> None:
+    response = guarded.post("/predict", content=cat, headers={"Authorization": header.encode()})
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_only_probes_and_the_page_stay_open(guarded: TestClient) -> None:
+    for path in ("/livez", "/readyz", "/", "/assets/web/main.js"):
+        assert guarded.get(path).status_code == 200, path
+    for path in ("/assets/web/../../model", "/assets/web/%2e%2e/%2e%2e/model", "/assets/web//model"):
+        assert guarded.get(path).status_code in (401, 404), path
+    for path in ("/docs", "/metrics", "/metrics/report", "/model", "/openapi.json", "/nothing"):
+        assert guarded.get(path, follow_redirects=False).status_code == 401, path
+
+
+def test_every_answer_carries_the_headers(client: TestClient) -> None:
+    for path in ("/livez", "/model", "/nothing", "/docs"):
+        headers = client.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "server" not in headers
+
+
+def test_cors_is_off_until_origins_are_named(client: TestClient, make_client: MakeClient, cat: bytes) -> None:
+    origin = {"Origin": "https://example.org"}
+    assert "access-control-allow-origin" not in client.post("/predict", content=cat, headers=origin).headers
+    open_to = make_client(cors_origins="https://example.org", api_keys="key")
+    refused = open_to.post("/predict", content=cat, headers=origin)
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://example.org"  # so that a page can read why
+    preflight = open_to.options("/predict", headers=origin | {"Access-Control-Request-Method": "POST"})
+    assert preflight.status_code == 200
+    other = open_to.get("/livez", headers={"Origin": "https://example.com"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_every_key_is_compared_whatever_was_sent(
+    guarded: TestClient, cat: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the time says nothing about which key matched, or how much of one."""
+    compared: list[tuple[int, int]] = []
+
+    def compare(given: bytes, known: bytes) -> bool:
+        compared.append((len(given), len(known)))
+        return given == known
+
+    monkeypatch.setattr("app.api.middleware.security.hmac.compare_digest", compare)
+    for key in ("first", "second", "f", "x" * 1000):
+        compared.clear()
+        guarded.post("/predict", content=cat, headers={"Authorization": f"Bearer {key}"})
+        assert compared == [(32, 32)] * 2

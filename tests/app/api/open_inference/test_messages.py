@@ -1,0 +1,389 @@
+import base64
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.api.open_inference.messages import InferenceRequest, parse, render
+from app.api.open_inference.models import MAX_IMAGES, ServedModel, served_models
+from app.bundle.reader import Bundle
+from app.errors import MalformedRequest
+from app.inference.sessions import Session
+from app.settings import Settings
+
+IMAGE = 32 * 32 * 3
+
+
+@pytest.fixture(scope="module")
+def models(loaded: tuple[Bundle, Session]) -> dict[str, ServedModel]:
+    return served_models(Settings(_env_file=None), loaded[0].manifest)
+
+
+@pytest.fixture(scope="module")
+def pixels(models: dict[str, ServedModel]) -> ServedModel:
+    return models["cifar10"]
+
+
+@pytest.fixture(scope="module")
+def files(models: dict[str, ServedModel]) -> ServedModel:
+    return models["cifar10_image"]
+
+
+def images(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+
+
+def tensor(count: object = 1, **changes: object) -> dict:
+    return {"name": "images", "shape": [count, 32, 32, 3], "datatype": "UINT8", **changes}
+
+
+def file_tensor(count: int = 1, **changes: object) -> dict:
+    return {"name": "image", "shape": [count], "datatype": "BYTES", **changes}
+
+
+def binary(size: int) -> dict:
+    return {"parameters": {"binary_data_size": size}}
+
+
+def message(inputs: object, tail: bytes = b"", **members: object) -> tuple[bytearray, int | None]:
+    text = json.dumps({"inputs": inputs, **members}).encode()
+    return bytearray(text + tail), len(text) if tail else None
+
+
+def elements(*items: bytes) -> bytes:
+    return b"".join(struct.pack("<I", len(item)) + item for item in items)
+
+
+def refusal(model: ServedModel, body: bytes, header_length: int | None = None) -> str:
+    with pytest.raises(MalformedRequest) as caught:
+        parse(bytearray(body), header_length, model)
+    return caught.value.detail
+
+
+class TestPixels:
+    @pytest.mark.parametrize("count", [1, 2, MAX_IMAGES])
+    def test_flat_nested_and_binary_say_the_same(self, pixels: ServedModel, count: int) -> None:
+        sent = images(count)
+        nested = message([tensor(count, data=sent.tolist())])
+        flat = message([tensor(count, data=sent.ravel().tolist())])
+        packed = message([tensor(count, **binary(sent.size))], sent.tobytes())
+        for body, length in (nested, flat, packed):
+            read = parse(body, length, pixels).images
+            assert isinstance(read, np.ndarray)
+            assert read.dtype == np.uint8
+            assert read.flags.c_contiguous and read.flags.writeable
+            np.testing.assert_array_equal(read, sent)
+
+    def test_a_raw_request_is_one_image(self, pixels: ServedModel) -> None:
+        request = parse(bytearray(images(1).tobytes()), 0, pixels)
+        np.testing.assert_array_equal(request.images, images(1))
+        assert request == InferenceRequest(None, request.images, classes=0, binary=True)
+        for size in (0, 1, IMAGE - 1, IMAGE + 1, 2 * IMAGE):
+            assert "[1, 32, 32, 3]" in refusal(pixels, bytes(size), 0)
+
+    @pytest.mark.parametrize(
+        "shape",
+        [
+            [],
+            [1],
+            [32, 32, 3],
+            [1, 3, 32, 32],
+            [1, 32, 32, 3, 1],
+            [0, 32, 32, 3],
+            [MAX_IMAGES + 1, 32, 32, 3],
+            [-1, 32, 32, 3],
+            [1, -32, -32, 3],
+            [16, (1 << 60) + 2],
+            [1 << 62, 32, 32, 3],
+            [1 << 63, 32, 32, 3],
+            [1 << 64, 32, 32, 3],
+            [10**400, 32, 32, 3],
+            [1.0, 32, 32, 3],
+            [True, 32, 32, 3],
+            ["1", 32, 32, 3],
+            [None, 32, 32, 3],
+            [[1], 32, 32, 3],
+            [0] * 90_000,
+            "1,32,32,3",
+            None,
+            {},
+            1,
+        ],
+    )
+    @pytest.mark.parametrize("tail", [b"", bytes(IMAGE)])
+    def test_shapes_that_are_none(self, pixels: ServedModel, shape: object, tail: bytes) -> None:
+        data = binary(IMAGE) if tail else {"data": [0] * IMAGE}
+        detail = refusal(pixels, *message([tensor(shape=shape, **data)], tail))
+        assert len(detail) < 300
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            [],
+            [0] * (IMAGE - 1),
+            [0] * (IMAGE + 1),
+            [0] * (IMAGE - 1) + [256],
+            [0] * (IMAGE - 1) + [-1],
+            [0] * (IMAGE - 1) + [10**300],
+            [0] * (IMAGE - 1) + [1.0],
+            [0] * (IMAGE - 1) + [True],
+            [0] * (IMAGE - 1) + ["0"],
+            [0] * (IMAGE - 1) + [None],
+            [0] * (IMAGE - 1) + [[0]],
+            [[[[[0] * 3] * 32] * 32]],
+            [[]] * IMAGE,
+            [{}] * IMAGE,
+            "0" * IMAGE,
+            {},
+            0,
+            None,
+        ],
+    )
+    def test_data_that_is_no_image(self, pixels: ServedModel, data: object) -> None:
+        refusal(pixels, *message([tensor(data=data)]))
+
+    @pytest.mark.parametrize("datatype", ["FP32", "INT8", "BYTES", "uint8", "", "x" * 10_000, None, 8])
+    def test_other_datatypes(self, pixels: ServedModel, datatype: object) -> None:
+        assert len(refusal(pixels, *message([tensor(datatype=datatype, data=[0] * IMAGE)]))) < 200
+
+
+class TestFiles:
+    def test_binary_and_base64_say_the_same(self, files: ServedModel) -> None:
+        sent = [b"one", b"", b"\x89PNG\r\n"]
+        tail = elements(*sent)
+        encoded = [base64.b64encode(item).decode() for item in sent]
+        for body, length in (
+            message([file_tensor(3, **binary(len(tail)))], tail),
+            message([file_tensor(3, data=encoded)]),
+        ):
+            assert parse(body, length, files).images == sent
+
+    def test_a_raw_request_is_one_file(self, files: ServedModel) -> None:
+        assert parse(bytearray(b"anything"), 0, files).images == [b"anything"]
+
+    @pytest.mark.parametrize(
+        "tail",
+        [
+            b"\0",
+            b"\0\0\0",
+            elements(b"a"),
+            elements(b"a", b"b")[:-1],
+            elements(b"a", b"b", b"c"),
+            elements(b"a", b"b") + b"\0",
+            b"\xff\xff\xff\xff" * 2,
+            elements(b"") * 1000,
+        ],
+    )
+    def test_elements_that_do_not_add_up(self, files: ServedModel, tail: bytes) -> None:
+        refusal(files, *message([file_tensor(2, **binary(len(tail)))], tail))
+
+    @pytest.mark.parametrize(
+        "data", [[], ["YQ=="], ["YQ=="] * 3, ["YQ", "YQ=="], ["\xe9", "YQ=="], [1, 2], [["YQ=="] * 2]]
+    )
+    def test_data_that_is_no_base64(self, files: ServedModel, data: object) -> None:
+        refusal(files, *message([file_tensor(2, data=data)]))
+
+    @pytest.mark.parametrize("shape", [[], [0], [MAX_IMAGES + 1], [1, 1], [-1], [1 << 62]])
+    def test_shapes_that_are_none(self, files: ServedModel, shape: list[int]) -> None:
+        refusal(files, *message([file_tensor(shape=shape, data=["YQ=="])]))
+
+
+class TestMessage:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            b"",
+            b"{",
+            b"null",
+            b"[]",
+            b'"inputs"',
+            b"{}",
+            b'{"inputs": null}',
+            b'{"inputs": {}}',
+            b'{"inputs": []}',
+            b'{"inputs": [1]}',
+            b'{"inputs": [{}]}',
+            b"\xff\xfe",
+            b"\0" * 100,
+            b'{"inputs": [] "id"}',
+            b'{"id": "\xc3\x28", "inputs": []}',
+            b'{"id": "\\ud800", "inputs": []}',
+            b"[" * 120 + b"]" * 120,
+            b"[" * 250_000 + b"]" * 250_000,
+            b'{"a":' * 250_000 + b"1" + b"}" * 250_000,
+            b"[" + b"[]," * 200_000 + b"[]]",
+            b"," * 1_000_000,
+            b"{" + b",".join(b'"a%d": {}' % number for number in range(900)) + b"}",
+        ],
+    )
+    def test_what_is_no_message(self, pixels: ServedModel, text: bytes) -> None:
+        assert len(refusal(pixels, text)) < 300
+
+    @pytest.mark.parametrize("depth", [100, 120, 199, 250_000])
+    @pytest.mark.parametrize("kind", [("[", "]"), ('{"a":', "}")])
+    @pytest.mark.parametrize("member", ["id", "inputs", "outputs", "parameters", "unknown", "data", "custom"])
+    def test_nesting(self, pixels: ServedModel, member: str, kind: tuple[str, str], depth: int) -> None:
+        good = {"inputs": [tensor(**binary(IMAGE))], "parameters": {}}
+        place = {"data": good["inputs"][0], "custom": good["parameters"]}.get(member, good)
+        place[member] = "NEST"
+        text = json.dumps(good).replace('"NEST"', kind[0] * depth + "1" + kind[1] * depth).encode()
+        refusal(pixels, text + bytes(IMAGE), len(text))
+
+    def test_the_length_of_the_json(self, pixels: ServedModel) -> None:
+        body, length = message([tensor(**binary(IMAGE))], bytes(IMAGE))
+        assert len(parse(body, length, pixels).images) == 1
+        for wrong in (None, 1, length - 1, length + 1, len(body), len(body) + 1, 99_999_999_999):
+            refusal(pixels, body, wrong)
+
+    @pytest.mark.parametrize("size", [0, 1, IMAGE - 1, IMAGE + 1, 2**62, 2**63, 2**64, -1, 1.5, "3072", True, [], {}])
+    @pytest.mark.parametrize("sent", [0, IMAGE])
+    def test_the_size_of_binary_data(self, pixels: ServedModel, size: object, sent: int) -> None:
+        text, _ = message([tensor(**binary(size))])
+        refusal(pixels, text + bytes(sent), len(text))
+
+    def test_data_and_binary_exclude_each_other(self, pixels: ServedModel) -> None:
+        assert "either" in refusal(pixels, *message([tensor(data=[0] * IMAGE, **binary(IMAGE))], bytes(IMAGE)))
+        assert "either" in refusal(pixels, *message([tensor()]))
+        assert "left over" in refusal(pixels, *message([tensor(data=[0] * IMAGE)], b"more"))
+
+    def test_exactly_the_inputs_that_there_are(self, pixels: ServedModel) -> None:
+        good = tensor(data=[0] * IMAGE)
+        assert "'images'" in refusal(pixels, *message([good, good]))
+        assert "'pictures'" in refusal(pixels, *message([good | {"name": "pictures"}]))
+        assert "none" in refusal(pixels, *message([]))
+        assert "and 18 more" in refusal(pixels, *message([{**tensor(), "name": "x" * 9_000}] * 21))
+
+    def test_exactly_the_outputs_that_there_are(self, pixels: ServedModel) -> None:
+        good = tensor(data=[0] * IMAGE)
+        for names in (["labels"], ["probabilities", "probabilities"], ["probabilities", "labels"], [""]):
+            assert "'probabilities'" in refusal(pixels, *message([good], outputs=[{"name": name} for name in names]))
+        for outputs in ([1], {}, "probabilities", [{}], [{"name": None}], [{"name": "probabilities", "parameters": 1}]):
+            refusal(pixels, *message([good], outputs=outputs))
+        for absent in ({}, {"outputs": None}, {"outputs": []}, {"outputs": [{"name": "probabilities"}]}):
+            request = parse(*message([good], **absent), pixels)
+            assert (request.classes, request.binary) == (0, False)
+
+    @pytest.mark.parametrize("classes", [0, -1, 1.5, "3", True, [], 2**64])
+    def test_classes_out_of_range(self, pixels: ServedModel, classes: object) -> None:
+        output = {"name": "probabilities", "parameters": {"classification": classes}}
+        if classes == 2**64:
+            parse(*message([tensor(data=[0] * IMAGE)], outputs=[output]), pixels)  # more than all is all
+        else:
+            refusal(pixels, *message([tensor(data=[0] * IMAGE)], outputs=[output]))
+
+    @pytest.mark.parametrize(
+        ("by_default", "by_output", "binary"),
+        [(None, None, False), (True, None, True), (False, True, True), (True, False, False), (None, True, True)],
+    )
+    def test_the_output_decides_before_the_request(
+        self, pixels: ServedModel, by_default: bool | None, by_output: bool | None, binary: bool
+    ) -> None:
+        members: dict = {}
+        if by_default is not None:
+            members["parameters"] = {"binary_data_output": by_default}
+        if by_output is not None:
+            members["outputs"] = [{"name": "probabilities", "parameters": {"binary_data": by_output}}]
+        assert parse(*message([tensor(data=[0] * IMAGE)], **members), pixels).binary is binary
+
+    def test_what_is_unknown_is_tolerated_when_it_is_plain(self, pixels: ServedModel) -> None:
+        body = message(
+            [tensor(data=[0] * IMAGE, parameters={"content_type": "np", "order": 1, "on": True, "rate": 0.5})],
+            id="7",
+            model_name="cifar10",
+            model_version=None,
+            parameters={"priority": 1, "timeout": 1000, "sequence_id": "a", "triton_x": False},
+        )
+        assert parse(*body, pixels).id == "7"
+        detail = refusal(pixels, *message([tensor(data=[0] * IMAGE)], parameters={"headers": {}}))
+        assert detail == "parameters.headers: it must be a string, a number or a boolean"
+        assert "id" in refusal(pixels, *message([tensor(data=[0] * IMAGE)], id=7))
+
+    def test_there_is_no_shared_memory(self, pixels: ServedModel) -> None:
+        region = {"parameters": {"shared_memory_region": "a", "shared_memory_byte_size": IMAGE}}
+        assert "shared memory" in refusal(pixels, *message([tensor(**region)]))
+        outputs = [{"name": "probabilities", **region}]
+        assert "shared memory" in refusal(pixels, *message([tensor(data=[0] * IMAGE)], outputs=outputs))
+
+
+class TestRender:
+    PROBABILITIES = [np.array([0.05, 0.5, 0.25, 0.05, 0.05, 0.02, 0.03, 0.01, 0.02, 0.02]), np.full(10, 0.1)]
+
+    def answer(self, model: ServedModel, classes: int = 0, binary: bool = False, id: str | None = "42") -> tuple:
+        request = InferenceRequest(id, [], classes, binary)
+        content, length = render(request, self.PROBABILITIES, model, "from-the-request")
+        assert (length is None) is not binary
+        return json.loads(content[:length]), content[length:] if binary else None
+
+    def test_json(self, pixels: ServedModel) -> None:
+        document, _ = self.answer(pixels)
+        (output,) = document.pop("outputs")
+        assert document == {"model_name": "cifar10", "model_version": "1", "id": "42"}
+        data = output.pop("data")
+        assert output == {"name": "probabilities", "datatype": "FP32", "shape": [2, 10]}
+        assert data == np.float32(self.PROBABILITIES).ravel().tolist()
+
+    def test_binary(self, pixels: ServedModel) -> None:
+        document, tail = self.answer(pixels, binary=True)
+        (output,) = document["outputs"]
+        assert output["parameters"] == {"binary_data_size": len(tail)}
+        assert "data" not in output
+        np.testing.assert_array_equal(np.frombuffer(tail, "<f4").reshape(2, 10), np.float32(self.PROBABILITIES))
+
+    def test_classification(self, pixels: ServedModel) -> None:
+        document, _ = self.answer(pixels, classes=2)
+        (output,) = document["outputs"]
+        assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
+        names = pixels.labels
+        assert output["data"] == [
+            f"0.500000:1:{names[1]}",
+            f"0.250000:2:{names[2]}",
+            f"0.100000:0:{names[0]}",
+            f"0.100000:1:{names[1]}",
+        ]
+        packed, tail = self.answer(pixels, classes=2, binary=True)
+        assert tail == elements(*(text.encode() for text in output["data"]))
+        assert packed["outputs"][0]["parameters"] == {"binary_data_size": len(tail)}
+
+    def test_there_are_no_more_classes_than_all(self, pixels: ServedModel) -> None:
+        document, _ = self.answer(pixels, classes=1000)
+        assert document["outputs"][0]["shape"] == [2, 10]
+        assert len(document["outputs"][0]["data"]) == 20
+
+    @pytest.mark.parametrize(
+        ("id", "echoed"), [("", ""), ("a", "a"), ("\u732b\n", "\u732b\n"), (None, "from-the-request")]
+    )
+    def test_the_id_is_given_back(self, pixels: ServedModel, id: str | None, echoed: str) -> None:
+        assert self.answer(pixels, id=id)[0]["id"] == echoed
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=8,
+)
+MEMBERS = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
+
+
+@settings(max_examples=150)
+@given(
+    changes=st.dictionaries(MEMBERS, JSON, max_size=2),
+    members=st.dictionaries(st.sampled_from(["id", "outputs", "parameters", "x"]), JSON, max_size=2),
+    tail=st.binary(max_size=40),
+    length=st.none() | st.integers(0, 400),
+)
+def test_whatever_comes_is_read_or_refused(
+    models: dict[str, ServedModel], changes: dict, members: dict, tail: bytes, length: int | None
+) -> None:
+    for model, given_tensor in (
+        (models["cifar10"], tensor(data=[0] * IMAGE)),
+        (models["cifar10_image"], file_tensor(data=["YQ=="])),
+    ):
+        body, _ = message([given_tensor | changes], **members)
+        try:
+            assert 1 <= len(parse(bytearray(body + tail), length, model).images) <= MAX_IMAGES
+        except MalformedRequest as problem:
+            assert len(problem.detail) < 400
+            problem.detail.encode()

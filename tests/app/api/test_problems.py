@@ -1,0 +1,80 @@
+import pytest
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+from starlette.testclient import TestClient
+
+from app.api.problems import ProblemMiddleware, as_problem
+from app.errors import BY_CODE, ClientGone, Internal, MethodNotAllowed, NotFound, Problem
+
+DESIGN = {
+    "malformed_request": 400,
+    "unauthorized": 401,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "request_timeout": 408,
+    "payload_too_large": 413,
+    "image_too_large": 413,
+    "unsupported_media_type": 415,
+    "undecodable_image": 422,
+    "invalid_parameter": 422,
+    "invalid_batch": 422,
+    "overloaded": 429,
+    "client_gone": 499,
+    "internal": 500,
+    "unavailable": 503,
+    "deadline_exceeded": 504,
+}
+
+
+def test_codes_and_statuses_are_those_of_the_design() -> None:
+    assert {code: kind.status for code, kind in BY_CODE.items()} == DESIGN
+
+
+def test_every_kind_is_in_the_tree_and_explains_itself() -> None:
+    import app.errors
+
+    for kind in BY_CODE.values():
+        assert f"── {kind.__name__} " in app.errors.__doc__
+        assert kind.__doc__
+        assert kind.title
+
+
+def test_a_problem_stays_what_it_is() -> None:
+    problem = NotFound("nothing")
+    assert as_problem(problem) is problem
+    assert str(problem) == "nothing"
+
+
+def test_errors_of_the_framework_are_mapped() -> None:
+    assert isinstance(as_problem(HTTPException(404)), NotFound)
+    assert as_problem(HTTPException(404)).detail == NotFound.title
+    assert isinstance(as_problem(HTTPException(405, headers={"Allow": "GET"})), MethodNotAllowed)
+    assert as_problem(HTTPException(405, headers={"Allow": "GET"})).headers == {"Allow": "GET"}
+    assert as_problem(HTTPException(400, "the boundary is missing")).detail == "the boundary is missing"
+    assert isinstance(as_problem(HTTPException(418)), Internal)
+    assert isinstance(as_problem(ClientDisconnect()), ClientGone)
+    assert isinstance(as_problem(ZeroDivisionError()), Internal)
+
+
+def test_every_kind_can_be_raised_with_a_sentence() -> None:
+    for kind in BY_CODE.values():
+        problem: Problem = kind("because")
+        assert problem.detail == "because"
+
+
+def test_an_error_after_half_an_answer_breaks_the_connection() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    async def half() -> StreamingResponse:
+        async def body():
+            yield b"half"
+            raise RuntimeError("broken")
+
+        return StreamingResponse(body())
+
+    app.add_middleware(ProblemMiddleware)
+    with pytest.raises(RuntimeError, match="broken"), TestClient(app) as client:
+        client.get("/")

@@ -1,0 +1,178 @@
+"""Many files, in parts. What makes a part needs no Ray; the last test runs the command, kills it and runs it again."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from app import local_files as files
+from app.cluster import files as bulk
+from app.cluster.files import Asked, Done, Output, Part
+from app.local_files import FilesError
+from app.settings import Settings
+from tests.app.server import run
+from tests.conftest import BUNDLE, DATA, ROOT
+
+ASKED = Asked("1.0.0+0a1b2c3d", "0" * 64, top_k=2, views=1)
+
+
+def make_part(folder: Path, paths: list[str], asked: Asked = ASKED) -> Done:
+    settings = Settings(model_dir=BUNDLE, inference_threads=1)
+    return Done(**Part(Output(str(folder), asked), settings)({"paths": [os.fsencode(path) for path in paths]}))
+
+
+def rows(folder: Path) -> list[dict]:
+    return [row for part in sorted(folder.glob("part-*.parquet")) for row in pq.ParquetFile(part).read().to_pylist()]
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Ten images, a file that is none, and one whose name is no Unicode."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for path in DATA.glob("*.png"):
+        (folder / path.name).symlink_to(path)
+    (folder / "words.png").write_text("no image")
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.png")).symlink_to(DATA / "cat.png")
+    return folder
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> str:
+    with zipfile.ZipFile(tmp_path / "album.zip", "w") as file:
+        for name in ("b/cat.png", "a.JPG", "notes.txt"):
+            file.write(DATA / "cat.png", name)
+    return f"file://{tmp_path}/album.zip"
+
+
+def test_rows_are_the_answers_of_the_plain_command(album: Path, tmp_path: Path, loaded: tuple) -> None:
+    paths = bulk.find([str(album)])
+    assert len(paths) == 12
+    assert make_part(tmp_path / "out", paths) == Done(12, 1)
+
+    async def plain() -> list[dict]:
+        settings = Settings(model_dir=BUNDLE, inference_threads=1)
+        stream = files.classify(map(Path, paths), settings, loaded, 2)
+        return [json.loads(files.as_json(result)) async for result in stream]
+
+    found = rows(tmp_path / "out")
+    for row, expected in zip(found, asyncio.run(plain()), strict=True):
+        expected["path"] = expected["path"].replace("\udcff", "\\udcff")
+        blank = dict.fromkeys(bulk.SCHEMA.names)
+        assert row == {**blank, **expected, "model": ASKED.model}
+    (fault,) = (row["error"] for row in found if row["error"])
+    assert fault["code"] == "unsupported_media_type"
+
+
+def test_what_is_done_is_known(album: Path, tmp_path: Path) -> None:
+    output = Output(str(tmp_path / "out"), ASKED)
+    paths = bulk.find([str(album)])
+    assert output.done(paths) == {}
+    make_part(tmp_path / "out", paths[:3])
+    make_part(tmp_path / "out", paths[9:])
+    (tmp_path / "out" / ".0.unfinished").write_bytes(b"PAR1")  # what a kill leaves
+    assert output.done(paths) == dict.fromkeys(paths[:3], True) | {
+        path: not path.endswith("words.png") for path in paths[9:]
+    }
+
+
+def test_what_is_done_is_known_where_a_folder_s_name_looks_like_a_pattern(tmp_path: Path) -> None:
+    make_part(tmp_path / "answers[1]", [f"{DATA}/cat.png"])
+    assert Output(str(tmp_path / "answers[1]"), ASKED).done([f"{DATA}/cat.png"]) == {f"{DATA}/cat.png": True}
+
+
+def test_a_part_that_is_made_twice_is_there_once(album: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        make_part(tmp_path / "out", bulk.find([f"{album}/c*"]))
+    assert len(rows(tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("other", [Asked("2", "0" * 64, 2, 1), Asked(ASKED.model, "0" * 64, 3, 1)])
+def test_answers_to_something_else_are_not_mixed(album: Path, tmp_path: Path, other: Asked) -> None:
+    make_part(tmp_path / "out", [f"{album}/cat.png"])
+    with pytest.raises(FilesError, match=r"answers of model 1\.0\.0.*--top-k 2.*choose another folder"):
+        Output(str(tmp_path / "out"), other).done([])
+
+
+def test_urls_name_files_folders_and_globs(archive: str, album: Path) -> None:
+    assert bulk.find([f"file://{album}/cat.png"]) == [f"file://{album}/cat.png"]
+    assert bulk.find([f"zip://::{archive}"]) == [f"zip://a.JPG::{archive}", f"zip://b/cat.png::{archive}"]
+    assert bulk.find([f"zip://b/*::{archive}", f"zip://b::{archive}"]) == [f"zip://b/cat.png::{archive}"]
+
+
+def test_images_are_read_from_urls(archive: str, tmp_path: Path, cat_label: str) -> None:
+    make_part(tmp_path / "out", bulk.find([f"zip://::{archive}"]) + [f"zip://gone.png::{archive}"])
+    assert [row["predictions"] and row["predictions"][0]["label"] for row in rows(tmp_path / "out")] == [
+        cat_label,
+        cat_label,
+        None,
+    ]
+    assert rows(tmp_path / "out")[2]["error"]["code"] == "unreadable_file"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("nope://bucket/photos", "Protocol not known"),
+        ("file:///nowhere/at/all", "no images at"),
+        ("zip://::file:///nowhere.zip", "No such file"),
+    ],
+)
+def test_a_url_that_leads_nowhere_is_an_error(url: str, words: str) -> None:
+    with pytest.raises(FilesError, match=words):
+        bulk.find([url])
+
+
+@pytest.mark.parametrize(
+    ("url", "words"), [("nope://bucket/out", "Protocol not known"), ("zip://out::file:///nowhere.zip", "No such file")]
+)
+def test_an_output_that_leads_nowhere_is_an_error(url: str, words: str) -> None:
+    with pytest.raises(FilesError, match=words):
+        Output(url, ASKED).done([])
+
+
+@pytest.mark.parametrize("arguments", [["--ray"], ["--output", "out"], ["--ray", "--json", "--output", "out"]])
+def test_options_that_do_not_go_together(arguments: list[str]) -> None:
+    done = run("classify", *arguments, str(DATA))
+    assert (done.returncode, done.stderr) == (2, "error: --ray and --output go together, and without --json\n")
+
+
+@pytest.mark.timeout(300)  # Ray starts twice, a matter of seconds on a machine of one's own
+def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    album, out = tmp_path / "album", tmp_path / "out"
+    album.mkdir()
+    for number in range(bulk.PART_FILES + 1):  # two parts
+        (album / f"{number:04}.png").symlink_to(DATA / "cat.png")
+    (album / "0001.png").unlink()
+    (album / "0001.png").write_text("no image")
+    environment = {"RAY_AUTH_MODE": "disabled", "INFERENCE_THREADS": "1", "MODEL_DIR": str(BUNDLE)}
+    command = [sys.executable, "-m", "app", "classify", "--ray", "--output", str(out), str(album)]
+
+    def again() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)
+    try:
+        while not (parts := list(out.glob("part-*"))):
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    before = {part: part.stat().st_mtime_ns for part in parts}
+    done = again()
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "1 of 257 files failed")
+    found = rows(out)
+    assert sorted(row["path"] for row in found) == sorted(map(str, album.iterdir()))
+    assert {part: part.stat().st_mtime_ns for part in before} == before
+    count = int(done.stdout.split()[0])
+    assert done.stdout == f"{count} files answered, {257 - count} were before; in {out}\n"
+    assert 257 - count >= 1
+    assert again().stdout.startswith("0 files answered, 257 were before")

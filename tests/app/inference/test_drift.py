@@ -1,0 +1,105 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import rel_entr
+from starlette.testclient import TestClient
+
+from app.bundle.reader import Bundle, Reference
+from app.inference.drift import Drift, stability_index
+from tests.conftest import BUNDLE
+from training.data.cifar10 import load
+from training.data.corruptions import CORRUPTIONS
+
+REFERENCE = Bundle.load(BUNDLE).manifest.reference
+assert REFERENCE is not None
+MakeClient = Callable[..., TestClient]
+COUNTS = st.lists(st.integers(0, 3000), min_size=10, max_size=10)
+
+
+@given(counts=COUNTS, expected=COUNTS)
+def test_the_index_is_the_symmetric_divergence_of_the_shares(counts: list[int], expected: list[int]) -> None:
+    p, q = ((np.array(some) + 0.5) / (sum(some) + 5) for some in (counts, expected))
+    found = stability_index(counts, expected)
+    assert found == pytest.approx(rel_entr(p, q).sum() + rel_entr(q, p).sum(), abs=1e-9)
+    assert found >= -1e-12 and stability_index(counts, counts) == 0
+
+
+def usual(random: np.random.Generator) -> tuple[int, float]:
+    """An answer as they are to calibration images."""
+    assert REFERENCE is not None
+    class_id = random.choice(10, p=np.array(REFERENCE.predicted) / sum(REFERENCE.predicted))
+    place = random.choice(len(REFERENCE.confidence), p=np.array(REFERENCE.confidence) / sum(REFERENCE.confidence))
+    low, high = REFERENCE.confidence_edges[place : place + 2]
+    return int(class_id), float(random.uniform(low, high))
+
+
+def test_usual_answers_leave_it_low_and_others_raise_it_and_it_forgets() -> None:
+    random, drift = np.random.default_rng(0), Drift(REFERENCE, 500)
+    for _ in range(499):
+        drift.add(*usual(random))
+    assert math.isnan(drift.labels()) and math.isnan(drift.confidences())
+    drift.add(*usual(random))
+    assert drift.labels() < 0.1 and drift.confidences() < 0.1
+    for _ in range(250):
+        drift.add(3, usual(random)[1])
+    assert drift.labels() > 0.25 and drift.confidences() < 0.1
+    for _ in range(500):
+        drift.add(usual(random)[0], 0.4)
+    assert drift.labels() < 0.1 and drift.confidences() > 0.25
+    for _ in range(500):
+        drift.add(*usual(random))
+    assert drift.labels() < 0.1 and drift.confidences() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("confidence", "place"), [(0.0, 0), (0.49, 0), (0.5, 1), (0.9, 2), (1.0, 2), (1.1, 2), (-1, 0)]
+)
+def test_bins_are_those_of_a_histogram(confidence: float, place: int) -> None:
+    reference = Reference(predicted=[1] * 10, confidence_edges=[0, 0.5, 0.9, 1], confidence=[10, 10, 10])
+    drift = Drift(reference, 1)
+    drift.add(0, confidence)
+    counts = [0, 0, 0]
+    counts[place] = 1
+    assert drift.confidences() == stability_index(counts, [10, 10, 10])
+
+
+def gauges(client: TestClient) -> dict[str, float]:
+    lines = [line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if line.startswith("prediction_")]
+    return {name: float(value) for name, value in lines}
+
+
+@pytest.mark.data
+def test_calibration_images_leave_the_gauge_low_and_damaged_ones_raise_it(
+    make_client: MakeClient, cifar10_dir: Path
+) -> None:
+    indices = json.loads((BUNDLE / "split.json").read_text())["calibrate"][:600]
+    images = load(cifar10_dir, train=True, download=False).images[indices].numpy()
+    client = make_client(drift_window_images=len(images))
+
+    def show(pixels: np.ndarray) -> dict[str, float]:
+        for start in range(0, len(pixels), 32):
+            part = pixels[start : start + 32]
+            tensor = {"name": "images", "shape": part.shape, "datatype": "UINT8", "data": part.ravel().tolist()}
+            assert client.post("/v2/models/cifar10/infer", json={"inputs": [tensor]}).status_code == 200
+        return gauges(client)
+
+    first = show(images[:32])
+    assert math.isnan(first['prediction_drift{of="labels"}']) and math.isnan(
+        first['prediction_drift{of="confidences"}']
+    )
+    before = show(images)
+    assert before['prediction_drift{of="labels"}'] < 0.1
+    assert before['prediction_drift{of="confidences"}'] < 0.1
+    assert before["prediction_ood_score_count"] == 632
+    assert 0.02 * 632 < before["prediction_abstentions_total"] < 0.09 * 632
+
+    after = show(CORRUPTIONS["gaussian_noise"](images, 5, np.random.default_rng(0)))
+    assert after['prediction_drift{of="labels"}'] > 0.25
+    assert after['prediction_drift{of="confidences"}'] > 0.25
+    assert after["prediction_abstentions_total"] - before["prediction_abstentions_total"] > 0.3 * 600

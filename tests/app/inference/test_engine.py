@@ -1,0 +1,308 @@
+import asyncio
+import itertools
+import logging
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from app.errors import DeadlineExceeded, Overloaded, Unavailable
+from app.inference.engine import Engine
+from app.inference.sessions import Images, Outputs
+
+
+def images(*values: int) -> Images:
+    """One image a value, every pixel of it that value."""
+    return np.array(values, np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+
+
+def mean_logits(batch: Images, maps: bool) -> Outputs:
+    """Two logits an image, its value and the batch's size; its score is its value, and so is all of its maps."""
+    value = batch.reshape(len(batch), -1).mean(1).astype(np.float32)
+    size = np.full(len(batch), len(batch), np.float32)
+    return Outputs(np.stack([value, size], axis=1), value, np.tile(value[:, None, None, None], 4) if maps else None)
+
+
+class Gate:
+    """A session that computes nothing until it is opened, and tells what it was given."""
+
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[int]] = []
+        self.maps: list[bool] = []
+
+    async def entering(self) -> None:
+        """Return when one more batch is being computed."""
+        assert await asyncio.to_thread(self.entered.acquire, timeout=30)
+
+    def __call__(self, batch: Images, maps: bool) -> Outputs:
+        self.batches.append([int(value) for value in batch[:, 0, 0, 0]])
+        self.maps.append(maps)
+        self.entered.release()
+        assert self.opened.wait(30)
+        return mean_logits(batch, maps)
+
+
+def engine_of(compute: object, **options: object) -> Engine:
+    return Engine(compute, **{"threads": 1, "max_batch_images": 8, "queue_images": 64, **options})
+
+
+def soon(seconds: float = 30) -> float:
+    return time.monotonic() + seconds
+
+
+async def until(condition: object) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def test_one_call_gets_its_images_logits() -> None:
+    engine = engine_of(mean_logits)
+    answer = await engine.infer(images(7, 9), soon())
+    assert answer.outputs.logits.tolist() == [[7, 2], [9, 2]]
+    assert answer.inference_seconds >= 0
+    assert answer.queue_seconds >= 0
+    engine.close()
+
+
+async def test_what_waits_is_taken_together_up_to_the_limit() -> None:
+    gate = Gate()
+    sizes: list[int] = []
+    engine = engine_of(gate, max_batch_images=4, on_batch=sizes.append)
+    first = asyncio.create_task(engine.infer(images(0), soon()))
+    await gate.entering()
+    rest = [asyncio.create_task(engine.infer(images(n), soon())) for n in range(1, 7)]
+    await asyncio.sleep(0)
+    gate.opened.set()
+    answers = await asyncio.gather(first, *rest)
+    assert gate.batches == [[0], [1, 2, 3, 4], [5, 6]]
+    assert sizes == [1, 4, 2]
+    assert [int(answer.outputs.logits[0, 0]) for answer in answers] == list(range(7))
+    engine.close()
+
+
+async def test_maps_are_computed_for_the_batches_that_want_them() -> None:
+    gate = Gate()
+    engine = engine_of(gate, max_batch_images=3)
+    first = asyncio.create_task(engine.infer(images(0), soon()))
+    await gate.entering()
+    rest = [
+        asyncio.create_task(engine.infer(images(*group), soon(), maps=maps))
+        for group, maps in [((1,), False), ((2, 3), True), ((4,), False)]
+    ]
+    await asyncio.sleep(0)
+    gate.opened.set()
+    _, beside, wanted, _ = await asyncio.gather(first, *rest)
+    assert gate.batches == [[0], [1, 2, 3], [4]]
+    assert gate.maps == [False, True, False]
+    assert wanted.outputs.class_maps[:, 0, 0, 0].tolist() == wanted.outputs.ood_scores.tolist() == [2, 3]
+    assert beside.outputs.ood_scores.tolist() == [1]
+    engine.close()
+
+
+async def test_a_call_larger_than_the_limit_goes_alone_and_whole() -> None:
+    gate = Gate()
+    engine = engine_of(gate, max_batch_images=2)
+    first = asyncio.create_task(engine.infer(images(0), soon()))
+    await gate.entering()
+    rest = [asyncio.create_task(engine.infer(images(*group), soon())) for group in [(1, 2, 3), (4,)]]
+    await asyncio.sleep(0)
+    gate.opened.set()
+    answers = await asyncio.gather(first, *rest)
+    assert gate.batches == [[0], [1, 2, 3], [4]]
+    assert answers[1].outputs.logits[:, 0].tolist() == [1, 2, 3]
+    engine.close()
+
+
+async def test_an_idle_worker_takes_work_while_another_is_busy() -> None:
+    gate = Gate()
+    engine = engine_of(gate, threads=2)
+    calls = [asyncio.create_task(engine.infer(images(n), soon())) for n in (1, 2)]
+    for _ in calls:
+        await gate.entering()  # both are being computed, neither waits
+    gate.opened.set()
+    await asyncio.gather(*calls)
+    assert sorted(gate.batches) == [[1], [2]]
+    engine.close()
+
+
+async def test_a_caller_that_leaves_costs_nothing() -> None:
+    gate = Gate()
+    engine = engine_of(gate)
+    busy = asyncio.create_task(engine.infer(images(0), soon()))
+    await gate.entering()
+    left = asyncio.create_task(engine.infer(images(1), soon()))
+    stayed = asyncio.create_task(engine.infer(images(2), soon()))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    gate.opened.set()
+    assert (await stayed).outputs.logits[0, 0] == 2
+    await busy
+    assert gate.batches == [[0], [2]]
+    engine.close()
+
+
+async def test_work_past_its_deadline_is_dropped() -> None:
+    gate = Gate()
+    engine = engine_of(gate)
+    busy = asyncio.create_task(engine.infer(images(0), soon()))
+    await gate.entering()
+    with pytest.raises(DeadlineExceeded):
+        await engine.infer(images(1), soon(0.01))
+    gate.opened.set()
+    await busy
+    engine.close()
+    assert gate.batches == [[0]]
+
+
+async def test_a_worker_drops_work_that_expired_before_its_caller_noticed() -> None:
+    gate = Gate()
+    engine = engine_of(gate)
+    busy = asyncio.create_task(engine.infer(images(0), soon()))
+    await gate.entering()
+    late = asyncio.create_task(engine.infer(images(1), soon(0.05)))
+    await asyncio.sleep(0)
+    time.sleep(0.06)  # the event loop is held up, so the worker is first to see the deadline
+    gate.opened.set()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    await busy
+    engine.close()
+    assert gate.batches == [[0]]
+
+
+async def test_places_are_counted_in_images() -> None:
+    engine = engine_of(mean_logits, queue_images=4)
+    with engine.reserve(3):
+        assert engine.reserved_images == 3
+        with pytest.raises(Overloaded) as refused, engine.reserve(2):
+            pass
+        assert refused.value.headers["Retry-After"] == "1"
+        with engine.reserve(1):
+            pass
+    assert engine.reserved_images == 0
+    engine.close()
+
+
+async def test_places_that_turn_out_not_to_be_needed_are_given_back() -> None:
+    engine = engine_of(mean_logits, queue_images=10)
+    with engine.reserve(8) as keep:
+        keep(3)
+        assert engine.reserved_images == 3
+        with engine.reserve(7):
+            assert engine.reserved_images == 10
+    assert engine.reserved_images == 0
+    engine.close()
+
+
+async def test_a_worker_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate()
+    deaths: list[None] = []
+
+    def compute(batch: Images, maps: bool) -> Outputs:
+        gate(batch, maps)
+        raise RuntimeError("out of memory")
+
+    engine = engine_of(compute, on_death=lambda: deaths.append(None))
+    calls = [asyncio.create_task(engine.infer(images(n), soon())) for n in range(3)]
+    await gate.entering()
+    assert engine.alive
+    gate.opened.set()
+    with caplog.at_level(logging.ERROR):
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, Unavailable)
+    await until(lambda: deaths)
+    assert not engine.alive
+    assert engine.died
+    with pytest.raises(Unavailable):
+        await engine.infer(images(1), soon())
+    engine.close()
+    assert "worker died" in caplog.text
+
+
+async def test_closing_finishes_what_was_accepted() -> None:
+    gate = Gate()
+    engine = engine_of(gate)
+    calls = [asyncio.create_task(engine.infer(images(n), soon())) for n in range(5)]
+    await gate.entering()
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    await until(lambda: not engine.alive)
+    with pytest.raises(Unavailable):
+        await engine.infer(images(9), soon())
+    gate.opened.set()
+    answers = await asyncio.gather(*calls)
+    assert [int(answer.outputs.logits[0, 0]) for answer in answers] == list(range(5))
+    await closing
+    assert not engine.died
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_no_answer_is_lost_or_swapped_among_random_cancels_and_deadlines(seed: int) -> None:
+    chance = random.Random(seed)
+    engine = engine_of(mean_logits, threads=2, max_batch_images=3)
+
+    async def call(value: int) -> str:
+        await asyncio.sleep(chance.random() * 0.02)
+        group = [value] * chance.randint(1, 4)
+        try:
+            answer = await engine.infer(images(*group), soon(30 if chance.random() < 0.7 else chance.random() * 0.002))
+        except DeadlineExceeded:
+            return "late"
+        assert answer.outputs.logits[:, 0].tolist() == answer.outputs.ood_scores.tolist() == group
+        return "answered"
+
+    calls = [asyncio.create_task(call(n)) for n in range(200)]
+    for task in calls:
+        if chance.random() < 0.2:
+            asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(outcome in ("answered", "late") or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    assert "answered" in outcomes
+    engine.close()
+    assert not engine._queue
+    assert not engine.died
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_an_error_at_any_moment_leaves_nobody_waiting(seed: int) -> None:
+    chance = random.Random(seed)
+    batches, fatal = itertools.count(), chance.randrange(30)
+    deaths: list[None] = []
+
+    def compute(batch: Images, maps: bool) -> Outputs:
+        if next(batches) == fatal:
+            raise RuntimeError("the machine")
+        return mean_logits(batch, maps)
+
+    engine = engine_of(compute, threads=3, max_batch_images=3, on_death=lambda: deaths.append(None))
+
+    async def call(value: int) -> str:
+        await asyncio.sleep(chance.random() * 0.02)
+        group = [value] * chance.randint(1, 4)
+        try:
+            answer = await engine.infer(images(*group), soon(30 if chance.random() < 0.7 else chance.random() * 0.002))
+        except DeadlineExceeded:
+            return "late"
+        except Unavailable:
+            return "unavailable"
+        assert answer.outputs.logits[:, 0].tolist() == answer.outputs.ood_scores.tolist() == group
+        return "answered"
+
+    calls = [asyncio.create_task(call(n)) for n in range(200)]
+    for task in calls:
+        if chance.random() < 0.2:
+            asyncio.get_running_loop().call_later(chance.random() * 0.02, task.cancel)
+    outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+    known = ("answered", "late", "unavailable")
+    assert all(outcome in known or isinstance(outcome, asyncio.CancelledError) for outcome in outcomes)
+    await until(lambda: deaths)
+    with pytest.raises(Unavailable):  # whoever was in the last batch may have been cancelled
+        await engine.infer(images(1), soon())
+    engine.close()
+    assert not engine._queue
+    assert not any(worker.is_alive() for worker in engine._workers)
+    assert deaths == [None]

@@ -1,0 +1,155 @@
+"""How the process starts, sees proxies, and leaves."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import httpx
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from app.api.middleware.telemetry import TRACEPARENT
+from app.main import create_app
+from app.process import server
+from app.settings import Settings
+from tests.app.server import READY_SECONDS, run, serve
+from tests.conftest import ROOT
+
+MakeClient = Callable[..., TestClient]
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_in_the_grace_it_is_not_ready_and_still_answers_and_closes_connections(cat: bytes) -> None:
+    with serve(GRACE_SECONDS=3600) as (process, client):
+        before = client.post("/predict", content=cat)
+        assert before.headers.get("connection") != "close"
+        process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            pass
+        assert client.get("/readyz").status_code == 503
+        answer = client.post("/predict", content=cat)
+        assert answer.status_code == 200 and answer.headers["connection"] == "close"
+        assert answer.json()["predictions"] == before.json()["predictions"]
+        process.send_signal(signal.SIGTERM)  # a second one ends the grace
+        assert process.wait(30) == 0
+
+
+def test_the_grace_ends_by_itself_and_then_nothing_more_is_accepted() -> None:
+    with serve(GRACE_SECONDS=0.2) as (process, client):
+        assert client.get("/readyz").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        with pytest.raises(httpx.ConnectError):
+            client.get("/livez")
+
+
+def test_a_person_does_not_wait_for_the_grace() -> None:
+    with serve(GRACE_SECONDS=3600) as (process, client):
+        assert client.get("/readyz").status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("proxies", "client_seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")]
+)
+def test_forwarded_addresses_count_only_from_proxies_that_are_named(proxies: str, client_seen: str) -> None:
+    with serve(TRUSTED_PROXIES=proxies) as (process, client):
+        client.get("/model", headers={"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"})
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr if '"app.access"' in line]
+    assert [line["client"] for line in lines] == [client_seen]
+
+
+def test_several_workers_are_refused_with_a_reason() -> None:
+    done = run(WEB_CONCURRENCY=2)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "error: several worker processes" in line and "more containers" in line
+
+
+def test_uvicorn_s_own_workers_are_refused_too() -> None:
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        assert process.stderr is not None
+        assert any("several worker processes" in line for line in process.stderr)
+    finally:
+        process.terminate()
+        process.communicate(timeout=READY_SECONDS)
+
+
+def test_the_collector_leaves_alone_what_is_there_for_good() -> None:
+    """In a process of its own: a collector that is set so would stay so for all other tests."""
+    code = """
+import gc
+from app.process.server import spare_the_collector
+before = gc.get_threshold()
+spare_the_collector()
+assert gc.get_freeze_count() > 10_000, gc.get_freeze_count()
+assert all(now >= was for was, now in zip(before, gc.get_threshold())) and gc.get_threshold()[0] > 10 * before[0]
+assert gc.isenabled()
+cycle = type("Cycle", (), {})()
+cycle.itself = cycle
+import weakref
+gone = weakref.ref(cycle)
+del cycle
+gc.collect()
+assert gone() is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=READY_SECONDS)
+    assert done.returncode == 0, done.stderr
+
+
+async def test_what_came_with_the_start_is_there_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    order = []
+
+    async def startup(*_: object, **__: object) -> None:
+        order.append("started")
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    monkeypatch.setattr(server, "spare_the_collector", lambda: order.append("spared"))
+    await server.Server(create_app(Settings()), Settings()).startup()
+    assert order == ["started", "spared"]
+
+
+def test_one_worker_is_fine() -> None:
+    with serve(WEB_CONCURRENCY=1) as (_, client):
+        assert client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("prefix", ["images", "/images/", "/a b", "//"])
+def test_a_prefix_that_is_none_stops_the_start(prefix: str) -> None:
+    done = run(ROOT_PATH=prefix)
+    assert done.returncode == 1 and "ROOT_PATH" in done.stderr
+
+
+def test_a_trace_is_kept_and_this_request_is_its_own_span(client: TestClient) -> None:
+    given, answered = TRACE.split("-"), client.get("/model", headers={"traceparent": TRACE}).headers["traceparent"]
+    version, trace, span, flags = answered.split("-")
+    assert (version, trace, flags) == ("00", given[1], "01")
+    assert span != given[2] and TRACEPARENT.fullmatch(answered)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "x",
+        TRACE.upper(),
+        f"ff{TRACE[2:]}",
+        f"{TRACE}-more",
+        f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
+    ],
+)
+def test_what_is_no_trace_is_replaced(client: TestClient, bad: str) -> None:
+    answered = client.get("/model", headers={"traceparent": bad}).headers["traceparent"]
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", answered)
+    assert TRACE.split("-")[1] not in answered

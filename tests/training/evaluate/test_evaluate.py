@@ -1,0 +1,185 @@
+import csv
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from app.bundle.report import Report
+from tests.training.tiny import TINY, make_images
+from training.errors import TrainingError
+from training.evaluate import evaluate as evaluation
+from training.evaluate.abstention import METHODS
+from training.evaluate.evaluate import (
+    LOGITS,
+    READS_HEADER,
+    append_read,
+    check_sources,
+    evaluate,
+    read_damaged_test_set,
+    read_test_set,
+    saved_evaluation,
+)
+from training.evaluate.leave_two_out import write_near
+from training.evaluate.metrics import report_text
+from training.export.bundle import export
+from training.fit.run_folder import Outcome
+
+
+def score(outcome: Outcome, data_dir: Path, log: Path, near: str = "none.json", fashion: Path | None = None) -> Report:
+    return evaluate(outcome, data_dir, log, download=False, near=data_dir / near, fashion_mnist=fashion)
+
+
+def reads(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "docs" / "test_reads.csv"
+
+
+def test_logits_of_all_splits_are_saved_and_reported(run_dir: Path, tmp_path: Path, log: Path) -> None:
+    (run_dir / LOGITS).unlink()
+    outcome = Outcome.read(run_dir)
+    report = score(outcome, tmp_path, log)
+    saved = saved_evaluation(outcome)
+    assert saved is not None
+    assert [len(part.labels) for part in (saved.select, saved.calibrate, saved.test)] == [20, 20, 20]
+    images, parts = outcome.data(tmp_path, download=False)
+    with torch.inference_mode():
+        expected = outcome.model()(images.images[parts.calibrate])
+    torch.testing.assert_close(saved.calibrate.logits, expected)
+    assert torch.equal(saved.calibrate.labels, images.labels[parts.calibrate])
+    assert torch.equal(saved.test.labels, make_images(20, seed=2).labels)
+    assert report == Report.model_validate_json((run_dir / "report.json").read_bytes())
+    assert report.history == list(outcome.history)
+    assert report.accuracy.value == saved.test.accuracy()
+    assert (run_dir / "report.txt").read_text() == report_text(saved.test)
+    # The averaged weights, and the images, are what the last epoch was validated with.
+    assert saved.select.accuracy() == pytest.approx(outcome.history[-1].validation_accuracy)
+
+
+def test_every_reading_is_a_line_and_saved_evaluation_are_no_reading(run_dir: Path, tmp_path: Path, log: Path) -> None:
+    outcome = Outcome.read(run_dir)
+    score(outcome, tmp_path, log)
+    assert not log.exists()
+    for count in (2, 4):
+        (run_dir / LOGITS).unlink()
+        report = score(outcome, tmp_path, log)
+        assert len(reads(log)) == count
+    whole, damaged = reads(log)[-2:]
+    assert report.robustness is not None
+    for line, accuracy, images in (
+        (whole, report.accuracy.value, "all 20"),
+        (damaged, report.robustness.mean_accuracy, "10 damaged"),
+    ):
+        assert tuple(line) == READS_HEADER
+        assert (line["weights_sha256"], line["images"]) == (outcome.weights_sha256, images)
+        assert float(line["accuracy"]) == pytest.approx(accuracy, abs=1e-4)
+        assert abs(datetime.fromisoformat(line["date"]) - datetime.now(UTC)).total_seconds() < 60
+
+
+def test_an_evaluation_that_was_stopped_goes_on_where_it_was(
+    run_dir: Path, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    outcome = Outcome.read(run_dir)
+    before = score(outcome, tmp_path, log)
+    (run_dir / LOGITS).unlink()
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(evaluation, "robustness_report", stop)
+        score(outcome, tmp_path, log)
+    with pytest.raises(TrainingError, match="was not evaluated"):
+        export(outcome, tmp_path, tmp_path / "bundle", force=False, download=False)
+    assert score(outcome, tmp_path, log) == before
+    assert [line["images"] for line in reads(log)] == ["all 20", "10 damaged"]
+
+
+def test_logits_of_other_weights_are_stale(run_dir: Path, tmp_path: Path, log: Path) -> None:
+    outcome = Outcome.read(run_dir)
+    state = load_file(run_dir / "weights.safetensors")
+    state["classifier.1.bias"] += 100 * torch.eye(10)[3]
+    other = replace(outcome, weights=save(state))
+    assert saved_evaluation(other) is None
+    report = score(other, tmp_path, log)
+    assert report.per_class[3].recall == 1
+    assert saved_evaluation(other) is not None and saved_evaluation(outcome) is None
+
+
+def test_damaged_logits_are_computed_again(run_dir: Path, tmp_path: Path, log: Path) -> None:
+    (run_dir / LOGITS).unlink()
+    (run_dir / LOGITS).write_bytes(b"nothing of the kind")
+    score(Outcome.read(run_dir), tmp_path, log)
+    assert len(reads(log)) == 2
+
+
+def test_scores_of_the_report_are_of_the_saved_ones(run_dir: Path, tmp_path: Path, log: Path) -> None:
+    outcome = Outcome.read(run_dir)
+    report, saved = score(outcome, tmp_path, log), saved_evaluation(outcome)
+    assert saved is not None and report.abstention is not None
+    assert saved.calibrate.ood_scores is not None and saved.test.ood_scores is not None
+    assert saved.novelty.neighbours.dtype == torch.float16 and len(saved.novelty.neighbours) == 15
+    kept = (saved.calibrate.ood_scores <= report.abstention.threshold).float().mean().item()
+    assert kept == pytest.approx(0.95)
+    assert report.abstention.kept == pytest.approx(
+        (saved.test.ood_scores <= report.abstention.threshold).float().mean().item()
+    )
+    assert [one.method for one in report.abstention.methods] == list(METHODS)
+    assert all(set(one.far) == {"noise", "textures"} and one.near == [] for one in report.abstention.methods)
+    assert report.conformal is not None and [one.coverage for one in report.conformal.levels] == [0.95, 0.99, 0.995]
+    assert report.selective is not None and report.selective.curve[-1].accuracy == pytest.approx(report.accuracy.value)
+
+
+def test_what_leaving_two_out_found_goes_into_the_report(run_dir: Path, tmp_path: Path, log: Path) -> None:
+    areas = {name: [0.9, 0.8, 0.7, 0.6, 0.5] for name in METHODS}
+    write_near(tmp_path / "near.json", TINY, areas)
+    report = score(Outcome.read(run_dir), tmp_path, log, "near.json")
+    assert report.abstention is not None and len(report.abstention.near_pairs) == 5
+    assert [one.near_mean for one in report.abstention.methods] == pytest.approx([0.7] * len(METHODS))
+    (tmp_path / "near.json").write_text("{}")
+    with pytest.raises(TrainingError, match="near.json is damaged"):
+        score(Outcome.read(run_dir), tmp_path, log, "near.json")
+
+
+def test_far_images_may_be_added_later_without_a_reading(
+    run_dir: Path, tmp_path: Path, log: Path, fashion: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = Outcome.read(run_dir)
+    before, after = score(outcome, tmp_path, log), score(outcome, tmp_path, log, fashion=fashion)
+    assert before.abstention is not None and after.abstention is not None
+    for one, other in zip(before.abstention.methods, after.abstention.methods, strict=True):
+        assert set(other.far) == {"noise", "textures", "fashion_mnist"}
+        assert {kind: other.far[kind] for kind in one.far} == pytest.approx(one.far)
+    assert not log.exists()
+    monkeypatch.setattr(evaluation, "far_images", lambda *_: pytest.fail("computed again"))
+    assert score(outcome, tmp_path, log, fashion=fashion) == score(outcome, tmp_path, log) == after
+    with pytest.raises(TrainingError, match="cannot read .*name the folder that holds it"):
+        monkeypatch.undo()
+        check_sources(tmp_path / "none.json", tmp_path)
+
+
+def test_nothing_is_read_when_the_log_cannot_be_written(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "predict_features", lambda *_: pytest.fail("the test images were read"))
+    monkeypatch.setattr(evaluation, "robustness_report", lambda *_, **__: pytest.fail("the test images were read"))
+    with pytest.raises(TrainingError, match=r"cannot write --test-reads .*name a file that can be written"):
+        read_test_set(Outcome.read(run_dir).model(), torch.zeros(10, 1280), make_images(20, seed=2), tmp_path, "0" * 64)
+    with pytest.raises(TrainingError, match="cannot write --test-reads"):
+        read_damaged_test_set(Outcome.read(run_dir).model(), make_images(20, seed=2), tmp_path, "0" * 64)
+
+
+def test_the_log_is_only_appended_to(log: Path) -> None:
+    append_read(log)
+    append_read(log, ("2026-01-01", "a" * 64, "0.9", "all"))
+    before = log.read_text()
+    append_read(log)
+    append_read(log, ("2026-01-02", "b" * 64, "0.8", "all"))
+    assert log.read_text() == before + f"2026-01-02,{'b' * 64},0.8,all\n"
+    assert before.splitlines()[0] == ",".join(READS_HEADER)

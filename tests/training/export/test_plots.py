@@ -1,0 +1,95 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from app.bundle.report import Corruption, Epoch, RobustnessReport
+from training.data.corruptions import CORRUPTIONS
+from training.evaluate.calibration import calibration_report
+from training.evaluate.network_outputs import Scored
+from training.evaluate.selective import selective_report
+from training.export import plots
+
+
+def history(epochs: int) -> list[Epoch]:
+    return [
+        Epoch(
+            epoch=epoch,
+            lr=0.001,
+            train_loss=2 / epoch,
+            train_accuracy=1 - 0.7 / epoch,
+            validation_loss=1.5 / epoch,
+            validation_accuracy=1 - 0.5 / epoch,
+            seconds=600,
+        )
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+def scored() -> Scored:
+    random = torch.Generator().manual_seed(0)
+    labels = torch.randint(10, (300,), generator=random)
+    logits = torch.randn(300, 10, generator=random)
+    logits[torch.arange(300), labels] += 3
+    return Scored(logits, labels)
+
+
+def counts() -> plots.Counts:
+    return np.full((10, 10), 12) + np.diag(np.full(10, 880))
+
+
+@pytest.fixture(autouse=True)
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the resolution, a quarter of the time."""
+    monkeypatch.setattr(plots, "DPI", plots.DPI / 2)
+
+
+def reliability(some: Scored) -> bytes:
+    return plots.reliability(some, calibration_report(some, some))
+
+
+def robustness() -> bytes:
+    corruptions = [Corruption(name=name, accuracy=[0.9, 0.8, 0.7, 0.4, 0.1]) for name in CORRUPTIONS]
+    return plots.robustness(RobustnessReport(n=1000, clean_accuracy=0.95, mean_accuracy=0.58, corruptions=corruptions))
+
+
+def mistakes(count: int) -> bytes:
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    truth = random.integers(0, 10, count)
+    return plots.mistakes(images, truth, (truth + 1) % 10, random.random(count))
+
+
+PICTURES = {
+    "risk and coverage": lambda: plots.risk_coverage(selective_report(scored(), 1.0)),
+    "never wrong": lambda: plots.risk_coverage(selective_report(Scored(torch.eye(10), torch.arange(10)), 1.0)),
+    "robustness": robustness,
+    "mistakes": lambda: mistakes(18),
+    "a row of mistakes and one": lambda: mistakes(7),
+    "history": lambda: plots.accuracy_and_loss(history(7)),
+    "one epoch": lambda: plots.accuracy_and_loss(history(1)),
+    "confusion": lambda: plots.confusion(counts()),
+    "a class that never occurs": lambda: plots.confusion(np.diag([0] + [5] * 9)),
+    "reliability": lambda: reliability(scored()),
+    "always sure": lambda: reliability(Scored(torch.eye(10) * 1000, torch.arange(10))),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_are_png_and_nothing_is_cut(name: str) -> None:
+    content = PICTURES[name]()
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "PNG"
+        assert 400 <= picture.width <= 800 and 150 <= picture.height <= 600
+        pixels = np.asarray(picture.convert("L"))
+    assert len(np.unique(pixels)) > 10
+    edges = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    assert (edges == 255).all(), "a label runs over the edge"
+
+
+def test_a_picture_is_of_its_data_and_always_the_same() -> None:
+    three = plots.accuracy_and_loss(history(3))
+    assert three == plots.accuracy_and_loss(history(3))
+    assert three != plots.accuracy_and_loss(history(4))

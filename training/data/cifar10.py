@@ -1,0 +1,87 @@
+"""CIFAR-10 in memory, as uint8 tensors, and the three-way split of its training images."""
+
+import contextlib
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+
+from training.errors import TrainingError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+HELD_OUT = 250  # images a class in each of the selection and the calibration split
+
+
+class LabelledImages(NamedTuple):
+    """images: uint8 [N, 32, 32, 3] RGB; labels: int64 [N], 0..9."""
+
+    images: Tensor
+    labels: Tensor
+
+    def take(self, index: Tensor) -> "LabelledImages":
+        return LabelledImages(self.images[index], self.labels[index])
+
+    def digest(self) -> str:
+        """sha256 over the pixels and labels."""
+        digest = hashlib.sha256(self.images.contiguous().numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into the 50,000 training images: 45,000 train, 2,500 select, 2,500 calibrate; disjoint, sorted."""
+
+    train: Tensor
+    select: Tensor
+    calibrate: Tensor
+
+
+def load(data_dir: Path, *, train: bool, download: bool = True) -> LabelledImages:
+    """The 50,000 training or 10,000 test images, from the official files below `data_dir`.
+
+    torchvision checks every file's MD5 before it is unpickled, and with `download` fetches what is missing.
+    Raises TrainingError when the files are missing or damaged and cannot be fetched.
+    """
+    said = io.StringIO()  # torchvision prints; a command that is piped should not
+    try:
+        with contextlib.redirect_stdout(said):
+            # Asked to download, torchvision fetches even what is there but unreadable: look first.
+            try:
+                found = CIFAR10(str(data_dir), train=train, download=False)
+            except RuntimeError:
+                if not download:
+                    raise
+                found = CIFAR10(str(data_dir), train=train, download=True)
+    except (RuntimeError, OSError) as error:
+        raise TrainingError(
+            f"CIFAR-10 in {data_dir} is missing or damaged ({str(error).splitlines()[0]}): "
+            f"--data-dir must hold cifar-10-batches-py with the official files, or be writable with --download"
+        ) from None
+    return LabelledImages(torch.from_numpy(found.data), torch.tensor(found.targets, dtype=torch.int64))
+
+
+def split(labels: Tensor, seed: int) -> Split:
+    """Split indices by class, so that both held-out parts hold HELD_OUT images of every class.
+
+    Raises TrainingError when a class has too few images.
+    """
+    random = np.random.default_rng(seed)
+    parts: list[list[np.ndarray[tuple[int], np.dtype[np.int64]]]] = [[], [], []]
+    for class_id in range(len(CLASSES)):
+        members = np.flatnonzero(labels.numpy() == class_id)
+        if len(members) <= 2 * HELD_OUT:
+            raise TrainingError(
+                f"class {CLASSES[class_id]} has {len(members)} images: more than {2 * HELD_OUT} are needed"
+            )
+        order = random.permutation(members)
+        for part, chosen in zip(parts, np.split(order, [HELD_OUT, 2 * HELD_OUT]), strict=True):
+            part.append(chosen)
+    select, calibrate, train = (torch.from_numpy(np.sort(np.concatenate(part))) for part in parts)
+    return Split(train=train, select=select, calibrate=calibrate)

@@ -1,0 +1,155 @@
+"""Scores for being unlike the training images, compared; larger always means less like them.
+
+    detector = METHODS["knn"](bank, labels)          # features and logits of training images
+    scores = detector(seen)                          # float32 [N]
+
+Features are those before the last layer, pooled over the last map.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import logsumexp, softmax
+from sklearn.metrics import roc_auc_score
+
+from app.bundle.report import AbstentionReport, AbstentionScores
+from app.network.novelty import NEIGHBOUR, Novelty, neighbour_distance, unit
+from training.evaluate.network_outputs import Seen
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+Detector = Callable[[Seen], Floats]
+
+PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # classes that a network is trained without, two at a time
+SERVED = "novelty"
+NEIGHBOURS = 250  # images that a nearest neighbour is looked for among
+# Of feature space's directions, from the most variance down, the first 512 of 1,280 are usual and the next 256 count as
+# unusual. What lies beyond is smaller still, and would cost three times the reading of memory.
+USUAL, UNUSUAL = 0.4, 0.2
+LEAST_DEVIATION = 1e-3  # of a distance: fewer images than directions have none at all
+KEPT = 0.95  # share of calibration images at or below the threshold
+RIDGE = 1e-2  # added to a covariance, as a share of its mean variance: features are more than images are many
+
+
+def maximum_softmax(_: Seen, __: Labels) -> Detector:
+    """One minus the largest probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)."""
+    return lambda seen: 1 - softmax(seen.logits, axis=1).max(1)
+
+
+def maximum_logit(_: Seen, __: Labels) -> Detector:
+    """Minus the largest logit (Hendrycks et al. 2022, arXiv:1911.11132)."""
+    return lambda seen: -seen.logits.max(1)
+
+
+def energy(_: Seen, __: Labels) -> Detector:
+    """Minus the logarithm of the summed exponentials of the logits (Liu et al. 2020, arXiv:2010.03759)."""
+    return lambda seen: -logsumexp(seen.logits, axis=1)
+
+
+def knn(bank: Seen, _: Labels) -> Detector:
+    """One minus the cosine similarity of the tenth nearest neighbour (Sun et al. 2022, arXiv:2204.06507)."""
+    neighbours = unit(torch.from_numpy(bank.features[:NEIGHBOURS]))
+    return lambda seen: neighbour_distance(unit(torch.from_numpy(seen.features)), neighbours).numpy()
+
+
+def residual(bank: Seen, _: Labels) -> Detector:
+    """Length along unusual directions, of features of unit length (after Wang et al. 2022, arXiv:2203.10807)."""
+    fitted = fit_novelty(bank)
+    return lambda seen: fitted.distances(torch.from_numpy(seen.features))[:, 1].numpy()
+
+
+def novelty(bank: Seen, _: Labels) -> Detector:
+    """The score that is served: app.network.novelty, the mean of the last two, standardised."""
+    fitted = fit_novelty(bank)
+    return lambda seen: fitted.score(torch.from_numpy(seen.features)).numpy()
+
+
+def mahalanobis(bank: Seen, labels: Labels) -> Detector:
+    """Squared distance to the nearest class mean under the classes' shared covariance.
+
+    Lee et al. 2018 (arXiv:1807.03888), on features of unit length: without that the few large features decide
+    (Mueller & Hein 2025, arXiv:2505.18032).
+    """
+    features = _unit(bank)
+    classes, index = np.unique(labels, return_inverse=True)
+    means = np.stack([features[labels == label].mean(0) for label in classes])
+    centred = (features - means[index]).astype(np.float64)
+    covariance = centred.T @ centred / len(centred)
+    covariance += RIDGE * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    whiten = np.linalg.cholesky(np.linalg.inv(covariance))
+    centres = means @ whiten
+
+    def distance(seen: Seen) -> Floats:
+        points = _unit(seen) @ whiten
+        squares = (points**2).sum(1, keepdims=True) - 2 * points @ centres.T + (centres**2).sum(1)
+        nearest: Floats = squares.min(1).astype(np.float32)
+        return nearest
+
+    return distance
+
+
+METHODS: Mapping[str, Callable[[Seen, Labels], Detector]] = {
+    method.__name__: method for method in (maximum_softmax, maximum_logit, energy, mahalanobis, knn, residual, novelty)
+}
+
+
+def fit_novelty(bank: Seen) -> Novelty:
+    """The score's parameters from features of training images [N, D]; the first NEIGHBOURS are its neighbours."""
+    features = unit(torch.from_numpy(bank.features))
+    neighbours = features[: min(NEIGHBOURS, len(features) // 2)]
+    assert len(neighbours) >= NEIGHBOUR
+    centre = features.mean(0)
+    # In double precision: variances differ by more than single precision holds.
+    centred = (features - centre).double()
+    directions = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)  # from the most variance to the least
+    unusual = directions[:, round(USUAL * len(centre)) : round((USUAL + UNUSUAL) * len(centre))]
+    fitted = Novelty(neighbours.half(), centre, unusual.half().contiguous(), torch.zeros(2), torch.ones(2))
+    others = fitted.distances(features[len(neighbours) :])
+    return fitted._replace(mean=others.mean(0), deviation=others.std(0).clamp_min(LEAST_DEVIATION))
+
+
+def fit_all(bank: Seen, labels: Labels) -> dict[str, Detector]:
+    """Every method, fitted."""
+    return {name: method(bank, labels) for name, method in METHODS.items()}
+
+
+def aurocs(detectors: Mapping[str, Detector], known: Seen, unknown: Seen) -> dict[str, float]:
+    """By method: the chance that an unknown image scores higher than a known one."""
+    return {name: auroc(detector(known), detector(unknown)) for name, detector in detectors.items()}
+
+
+def abstention_report(
+    near: Mapping[str, Sequence[float]], far: Mapping[str, Mapping[str, float]], scores: Floats, limit: float
+) -> AbstentionReport:
+    """All methods beside each other; `scores` of the report's images, and the limit above which they are refused."""
+    return AbstentionReport(
+        method=SERVED,
+        threshold=limit,
+        kept=float((scores <= limit).mean()),
+        near_pairs=list(PAIRS) if near else [],
+        methods=[
+            AbstentionScores(
+                method=name,
+                near=list(near.get(name, ())),
+                near_mean=float(np.mean(near[name])) if name in near else None,
+                far=dict(far.get(name, {})),
+            )
+            for name in METHODS
+        ],
+    )
+
+
+def auroc(known: Floats, unknown: Floats) -> float:
+    truth = np.repeat([0, 1], [len(known), len(unknown)])
+    return float(roc_auc_score(truth, np.concatenate([known, unknown])))
+
+
+def threshold(scores: Floats, kept: float = KEPT) -> float:
+    """The smallest of `scores` that leaves at least the share `kept` of them at or below itself."""
+    return float(np.sort(scores)[int(np.ceil(kept * len(scores))) - 1])
+
+
+def _unit(seen: Seen) -> Floats:
+    return unit(torch.from_numpy(seen.features)).numpy()

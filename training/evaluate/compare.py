@@ -1,0 +1,66 @@
+"""Whether one model is better than another, or chance made it look so: McNemar's test on held-out training images."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from app.bundle.reader import MANIFEST, Bundle, BundleError
+from training.data.cifar10 import LabelledImages
+from training.errors import TrainingError
+from training.evaluate.network_outputs import predict_logits
+from training.export.graph import run_graph
+from training.fit.run_folder import Outcome
+from training.provenance import check_split
+
+SIGNIFICANCE = 0.05
+
+
+class Comparison(NamedTuple):
+    """Of two models on the same n images. Accuracies are fractions; p_value is two-sided."""
+
+    n: int
+    old_accuracy: float
+    new_accuracy: float
+    only_old: int  # images that the old model has right and the new one wrong
+    only_new: int
+    p_value: float
+
+    @property
+    def better(self) -> bool:
+        """The new model is right more often, by more than chance explains."""
+        return self.only_new > self.only_old and self.p_value < SIGNIFICANCE
+
+    @property
+    def verdict(self) -> str:
+        if self.p_value >= SIGNIFICANCE:
+            return f"no difference that {self.n:,} images can show"
+        return "the new one is better" if self.better else "the new one is worse"
+
+
+def compare(old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]) -> Comparison:
+    """Of bool [N], whether each image's answer is right; McNemar 1947, in its exact form."""
+    only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
+    discordant = only_old + only_new
+    p_value = float(binomtest(only_new, discordant).pvalue) if discordant else 1.0
+    return Comparison(len(old), float(old.mean()), float(new.mean()), only_old, only_new, p_value)
+
+
+def correct(source: Path, held_out: LabelledImages, seed: int) -> npt.NDArray[np.bool_]:
+    """Whether a bundle's or a finished run's answer is right, for each image.
+
+    Raises TrainingError when `source` is neither, or was trained with another split than that of `seed`.
+    """
+    check_split("the model in", source, seed)
+    if (source / MANIFEST).exists():
+        try:
+            bundle = Bundle.load(source)
+        except BundleError as error:
+            raise TrainingError(str(error)) from None
+        logits = run_graph(bundle.read("model.onnx"), held_out.images.numpy())
+    else:
+        logits = predict_logits(Outcome.read(source).model(), held_out.images).numpy()
+    right: npt.NDArray[np.bool_] = logits.argmax(1) == held_out.labels.numpy()
+    return right

@@ -1,0 +1,126 @@
+"""How well images of classes that a network never saw are told from those that it knows: the near case.
+
+For each of five fixed pairs of classes a network is trained on the other eight; then the held-out images of
+the eight are what it knows, and all images of the pair are what it does not.
+
+    FOLDER/without_0_1/     the run, as training.fit.run keeps it, and features.safetensors
+
+The result is a file of JSON, which `python -m training evaluate` takes into the report.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ValidationError
+from safetensors import safe_open
+from safetensors.torch import save as save_safetensors
+from torch import Tensor
+
+from training.atomic_files import write_atomically
+from training.config import Config
+from training.data.cifar10 import LabelledImages, Split
+from training.errors import TrainingError
+from training.evaluate.abstention import METHODS, PAIRS, aurocs, fit_all
+from training.evaluate.network_outputs import Seen, predict_features
+from training.fit.run import Run, Watcher
+from training.fit.run_folder import Outcome
+
+FEATURES = "features.safetensors"
+FITTED_ON = 5000  # training images whose features are kept
+# Five networks in the time of one: methods are compared, not networks.
+CONFIG = Config(stem_stride=1, stage2_stride=2, enlarge=1, epochs=3, zoom=1.0, colour=0.0)
+
+
+class LeftOut(NamedTuple):
+    """What one of the five networks makes of its training images, of held-out known ones, and of unknown ones.
+
+    Logits are those of the eight known classes; labels int64 [N] are of the ten.
+    """
+
+    pair: tuple[int, int]
+    bank: Seen
+    bank_labels: npt.NDArray[np.int64]
+    known: Seen
+    unknown: Seen
+
+
+def leave_two_out(
+    folder: Path, config: Config, init: str, images: LabelledImages, parts: Split, watch: Watcher | None = None
+) -> Iterator[LeftOut]:
+    """Train, or read back, the five networks, one at a time. Raises TrainingError as training.fit.run does."""
+    for pair in PAIRS:
+        run_dir = folder / f"without_{pair[0]}_{pair[1]}"
+        train, select = (without(images.take(part), pair) for part in (parts.train, parts.select))
+        run = Run(run_dir, config, init, train, select)  # refuses the folder of another run
+        if not (run_dir / FEATURES).exists():
+            run.fit(watch)
+            _save_features(run, pair, images.take(torch.cat([parts.select, parts.calibrate])))
+        yield _read(run_dir / FEATURES, pair)
+
+
+def compare_methods(networks: Iterable[LeftOut]) -> dict[str, list[float]]:
+    """Areas under the ROC curve by method, in the order of the pairs."""
+    by_pair = [aurocs(fit_all(one.bank, one.bank_labels), one.known, one.unknown) for one in networks]
+    return {name: [areas[name] for areas in by_pair] for name in METHODS}
+
+
+class Near(BaseModel):
+    """The file that keeps the result: with what the networks were trained, and the areas by method and pair."""
+
+    config: dict[str, Any]
+    pairs: list[tuple[int, int]]
+    methods: dict[str, list[float]]
+
+
+def read_near(path: Path) -> dict[str, list[float]]:
+    """The areas by method; empty without a file. Raises TrainingError when it is damaged."""
+    try:
+        return Near.model_validate_json(path.read_bytes()).methods
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        raise TrainingError(f"--near {path} is damaged ({str(error).splitlines()[0]})") from None
+
+
+def write_near(path: Path, config: Config, areas: dict[str, list[float]]) -> None:
+    content = Near(config=config.as_dict(), pairs=list(PAIRS), methods=areas)
+    write_atomically(path, (content.model_dump_json(indent=2) + "\n").encode())
+
+
+def without(images: LabelledImages, pair: tuple[int, int]) -> LabelledImages:
+    return images.take(~_among(images.labels, pair))
+
+
+def _save_features(run: Run, pair: tuple[int, int], held_out: LabelledImages) -> None:
+    model = Outcome.read(run.folder).model()
+    chosen = torch.randperm(len(run.train.labels), generator=torch.Generator().manual_seed(run.config.seed))[:FITTED_ON]
+    bank = run.train.take(chosen.sort().values)
+    sets = {
+        "bank": bank,
+        "known": without(held_out, pair),
+        "unknown": held_out.take(_among(held_out.labels, pair)),
+    }
+    tensors = {"bank.labels": bank.labels}
+    columns = [class_id for class_id in range(10) if class_id not in pair]
+    for name, part in sets.items():
+        seen = predict_features(model, part.images)
+        tensors[f"{name}.features"] = torch.from_numpy(seen.features)
+        tensors[f"{name}.logits"] = torch.from_numpy(seen.logits[:, columns].copy())
+    write_atomically(run.folder / FEATURES, save_safetensors(tensors))
+
+
+def _read(path: Path, pair: tuple[int, int]) -> LeftOut:
+    with safe_open(str(path), framework="numpy") as saved:
+        seen = {
+            name: Seen(saved.get_tensor(f"{name}.features"), saved.get_tensor(f"{name}.logits"))
+            for name in ("bank", "known", "unknown")
+        }
+        return LeftOut(pair, seen["bank"], saved.get_tensor("bank.labels"), seen["known"], seen["unknown"])
+
+
+def _among(labels: Tensor, pair: tuple[int, int]) -> Tensor:
+    return (labels == pair[0]) | (labels == pair[1])

@@ -1,0 +1,113 @@
+"""Metrics from saved logits: pure functions, no network and no images in them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
+
+from app.bundle.report import CalibrationReport, ClassScores, Epoch, Interval, Report, Scores
+from training.data.cifar10 import CLASSES
+from training.evaluate.network_outputs import Scored
+
+Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+IDS = range(len(CLASSES))
+
+
+def build_report(
+    scored: Scored, history: Sequence[Epoch], calibration: CalibrationReport | None = None, split: str = "test"
+) -> Report:
+    """Everything that report.json holds."""
+    truth, predicted = scored.labels.numpy(), scored.predicted()
+    counts = confusion_matrix(truth, predicted, labels=IDS)
+    columns = precision_recall_fscore_support(truth, predicted, labels=IDS, zero_division=0)
+    intervals = f1_intervals(counts)
+    per_class = [
+        ClassScores(
+            class_id=class_id,
+            label=CLASSES[class_id],
+            precision=precision,
+            recall=recall,
+            f1=f1,
+            support=support,
+            f1_ci95=(intervals[class_id, 0], intervals[class_id, 1]),
+        )
+        for class_id, (precision, recall, f1, support) in enumerate(zip(*columns, strict=True))
+    ]
+    return Report(
+        split=split,
+        n=len(truth),
+        accuracy=Interval(value=scored.accuracy(), ci95=wilson(int(scored.correct().sum()), len(truth))),
+        per_class=per_class,
+        macro_avg=_average(truth, predicted, "macro"),
+        weighted_avg=_average(truth, predicted, "weighted"),
+        confusion_matrix=counts.tolist(),
+        calibration=calibration,
+        history=list(history),
+    )
+
+
+def report_text(scored: Scored) -> str:
+    """scikit-learn's classification_report with two digits."""
+    text: str = classification_report(
+        scored.labels.numpy(), scored.predicted(), labels=IDS, target_names=CLASSES, digits=2, zero_division=0
+    )
+    return text
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a fraction (Wilson 1927, JASA 22): sound near 0 and 1, unlike the normal one."""
+    share = successes / n
+    centre = share + Z95**2 / (2 * n)
+    spread = Z95 * (share * (1 - share) / n + Z95**2 / (4 * n**2)) ** 0.5
+    low, high = ((centre + sign * spread) / (1 + Z95**2 / n) for sign in (-1, 1))
+    return max(0.0, low), min(1.0, high)
+
+
+def f1_intervals(counts: Counts, resamples: int = 2000, seed: int = 0) -> Floats:
+    """95 % percentile bootstrap of each class's F1 over the images: [classes, 2].
+
+    Efron 1979. F1 needs no more of an image than its cell in the confusion matrix, so drawing n images with
+    replacement is drawing a matrix from the multinomial distribution of its cells.
+    """
+    n = int(counts.sum())
+    drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=resamples)
+    scores = f1_scores(drawn.reshape(resamples, *counts.shape))
+    intervals: Floats = np.quantile(scores, [0.025, 0.975], axis=0).T
+    return intervals
+
+
+def f1_scores(counts: Counts) -> Floats:
+    """F1 a class from confusion matrices [..., classes, classes], rows true; 0 where a class never occurs."""
+    hits = np.diagonal(counts, axis1=-2, axis2=-1)
+    total = counts.sum(-1) + counts.sum(-2)
+    scores: Floats = 2 * hits / np.maximum(total, 1)
+    return scores
+
+
+class Bins(NamedTuple):
+    """Images by confidence, in bins of equal width: how many, their mean confidence, their accuracy (NaN: none)."""
+
+    counts: Counts
+    confidence: Floats
+    accuracy: Floats
+
+
+def confidence_bins(scored: Scored, temperature: float = 1.0, bins: int = 15) -> Bins:
+    """Bin k of b holds confidences in (k / b, (k + 1) / b]."""
+    confidence = scored.probabilities(temperature).max(1).astype(np.float64)
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN of an empty bin
+        means = [np.bincount(place, values, bins) / counts for values in (confidence, scored.correct())]
+    return Bins(counts, *means)
+
+
+def _average(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], kind: str) -> Scores:
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, predicted, labels=IDS, average=kind, zero_division=0
+    )
+    return Scores(precision=precision, recall=recall, f1=f1, support=len(truth))

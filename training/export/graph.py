@@ -1,0 +1,197 @@
+"""The ONNX graph of a trained network: preprocessing inside, batch norms folded into the convolutions.
+
+Written node by node: MobileNetV2 needs ten operators, the graph has no more nodes than the network has
+operations, and the same weights give the same bytes with every version of PyTorch. What it computes is
+compared with PyTorch before it is shipped (training.export.bundle).
+
+    input   images      uint8 [N, 32, 32, 3], RGB
+    output  logits      float32 [N, 10]
+    output  class_maps  float32 [N, 10, h, w]: what each place of the last map (4x4, in the small network 2x2) adds
+                        to each logit; their means are the logits (Zhou et al. 2016, arXiv:1512.04150)
+    output  ood_score   float32 [N], larger for images less like the training images; where a Novelty is given
+
+All outputs are computed, whichever are fetched: ONNX Runtime's builds ignore only_execute_path_to_fetches.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
+
+from app.network.mobilenet import Preprocessed
+from app.network.novelty import NEIGHBOUR, SHORTEST, Novelty
+
+OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that the service accepts
+INPUT, OUTPUT, CLASS_MAPS, OOD_SCORE = "images", "logits", "class_maps", "ood_score"
+
+
+def build_graph(
+    model: Preprocessed, height: int = 32, width: int = 32, novelty: Novelty | None = None
+) -> onnx.ModelProto:
+    """The graph of `model` in evaluation mode, checked for being well-formed."""
+    network = model.network
+    assert isinstance(network, MobileNetV2)
+    graph = _Graph()
+    # Transposing bytes is cheaper than transposing floats.
+    pixels = graph.add("Transpose", INPUT, perm=[0, 3, 1, 2])
+    pixels = graph.add("Cast", pixels, to=TensorProto.FLOAT)
+    pixels = graph.add("Mul", pixels, graph.constant("scale", model.scale))
+    hidden = graph.add("Sub", pixels, graph.constant("offset", model.offset))
+    for index, block in enumerate(network.features):
+        path = f"features.{index}"
+        hidden = (
+            _residual(graph, hidden, block, path)
+            if isinstance(block, InvertedResidual)
+            else _chain(graph, hidden, block, path)
+        )
+    head = network.get_submodule("classifier.1")
+    assert isinstance(head, nn.Linear)
+    weight = graph.constant("classifier.1.weight", head.weight)
+    bias = graph.constant("classifier.1.bias", head.bias)
+    features = graph.add("Flatten", graph.add("GlobalAveragePool", hidden))
+    graph.add("Gemm", features, weight, bias, name=OUTPUT, transB=1)
+    at_each_place = graph.add("Unsqueeze", weight, graph.constant("axes", torch.tensor([2, 3])))
+    graph.add("Conv", hidden, at_each_place, bias, name=CLASS_MAPS, kernel_shape=[1, 1])
+    classes = head.out_features
+    outputs = [
+        helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes]),
+        helper.make_tensor_value_info(CLASS_MAPS, TensorProto.FLOAT, ["N", classes, "H", "W"]),
+    ]
+    if novelty is not None:
+        _score(graph, features, novelty)
+        outputs.append(helper.make_tensor_value_info(OOD_SCORE, TensorProto.FLOAT, ["N"]))
+    return graph.finish(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", height, width, 3]), outputs)
+
+
+def _score(graph: "_Graph", features: str, novelty: Novelty) -> None:
+    """app.network.novelty, in operators."""
+    constants = {name: graph.constant(f"novelty.{name}", value) for name, value in novelty._asdict().items()}
+    # Stored in half, at half the size; a session widens them once, when it loads.
+    neighbours, unusual = (
+        graph.add("Cast", constants[name], to=TensorProto.FLOAT) for name in ("neighbours", "unusual")
+    )
+    rows = graph.constant("rows", torch.tensor([1]))
+    length = graph.add("ReduceL2", features, rows, keepdims=1)
+    length = graph.add("Max", length, graph.constant("shortest", torch.tensor(SHORTEST)))
+    unit = graph.add("Div", features, length)
+    similar = graph.add("Gemm", unit, neighbours, transB=1)
+    nearest = graph.add(
+        "TopK", similar, graph.constant("neighbour", torch.tensor([NEIGHBOUR])), unused=["which"], axis=1
+    )
+    furthest = graph.add("ReduceMin", nearest, rows, keepdims=1)
+    distance = graph.add("Sub", graph.constant("one", torch.tensor(1.0)), furthest)
+    outside = graph.add("MatMul", graph.add("Sub", unit, constants["centre"]), unusual)
+    residual = graph.add("ReduceL2", outside, rows, keepdims=1)
+    both = graph.add("Concat", distance, residual, axis=1)
+    standard = graph.add("Div", graph.add("Sub", both, constants["mean"]), constants["deviation"])
+    graph.add("ReduceMean", standard, rows, name=OOD_SCORE, keepdims=0)
+
+
+class _Graph:
+    """Nodes and constants in the order in which they were added."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[str, onnx.TensorProto] = {}
+
+    def add(
+        self, operator: str, *inputs: str, name: str | None = None, unused: Sequence[str] = (), **attributes: Any
+    ) -> str:
+        """Append a node; the name of its first output. `unused` names further outputs that nobody reads."""
+        output = name or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [output, *unused], name=output, **attributes))
+        return output
+
+    def constant(self, name: str, value: Tensor) -> str:
+        value = value.detach()
+        array = (value.float() if value.dtype == torch.float64 else value).contiguous().numpy()
+        self.constants[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def finish(self, images: onnx.ValueInfoProto, outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
+        graph = helper.make_graph(self.nodes, "mobilenet_v2", [images], outputs, list(self.constants.values()))
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="cifar10-classifier",
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def _residual(graph: _Graph, before: str, block: InvertedResidual, path: str) -> str:
+    after = _chain(graph, before, block.conv, f"{path}.conv")
+    return graph.add("Add", before, after) if block.use_res_connect else after
+
+
+def _chain(graph: _Graph, hidden: str, layers: nn.Module, path: str) -> str:
+    """Convolution, norm and ReLU6 in any nesting of Sequentials; each norm follows its convolution."""
+    flat = [(name, layer) for name, layer in layers.named_modules() if not isinstance(layer, nn.Sequential)]
+    for position, (name, layer) in enumerate(flat):
+        match layer:
+            case nn.Conv2d():
+                norm = flat[position + 1][1]
+                assert isinstance(norm, nn.BatchNorm2d)
+                hidden = _convolution(graph, hidden, layer, norm, f"{path}.{name}")
+            case nn.Upsample():
+                hidden = _enlarged(graph, hidden, layer)
+            case nn.BatchNorm2d():
+                pass  # folded into the convolution before it
+            case nn.ReLU6():
+                low, high = (graph.constant(f"relu6_{bound}", torch.tensor(float(bound))) for bound in (0, 6))
+                hidden = graph.add("Clip", hidden, low, high)
+            case _:
+                raise AssertionError(f"no ONNX operator is known for {path}.{name}, {type(layer).__name__}")
+    return hidden
+
+
+def _enlarged(graph: _Graph, hidden: str, layer: nn.Upsample) -> str:
+    assert layer.mode == "bilinear" and not layer.align_corners and isinstance(layer.scale_factor, float)
+    factors = graph.constant("enlarge", torch.tensor([1.0, 1.0, layer.scale_factor, layer.scale_factor]))
+    # "" is the region of interest, which bilinear has no use for.
+    return graph.add("Resize", hidden, "", factors, mode="linear", coordinate_transformation_mode="half_pixel")
+
+
+def _convolution(graph: _Graph, hidden: str, layer: nn.Conv2d, norm: nn.BatchNorm2d, path: str) -> str:
+    weight, bias = fold(layer, norm)
+    assert not isinstance(layer.padding, str)
+    top, left = layer.padding
+    return graph.add(
+        "Conv",
+        hidden,
+        graph.constant(f"{path}.weight", weight),
+        graph.constant(f"{path}.bias", bias),
+        group=layer.groups,
+        kernel_shape=list(layer.kernel_size),
+        pads=[top, left, top, left],
+        strides=list(layer.stride),
+    )
+
+
+def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that does what `layer` and then `norm` (in evaluation mode) do."""
+    assert layer.bias is None and norm.running_mean is not None and norm.running_var is not None
+    with torch.no_grad():
+        # In double precision: the network is deep, and parity is wanted to 1e-4.
+        gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        weight = layer.weight.double() * gain[:, None, None, None]
+        bias = norm.bias.double() - norm.running_mean.double() * gain
+        return weight.float(), bias.float()
+
+
+def run_graph(
+    graph: bytes, images: npt.NDArray[np.uint8], output: str = OUTPUT, batch_size: int = 50
+) -> npt.NDArray[np.float32]:
+    """One output for images [N, H, W, 3], by ONNX Runtime on all cores."""
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    batches = np.array_split(images, math.ceil(len(images) / batch_size))
+    return np.concatenate([session.run([output], {INPUT: batch})[0] for batch in batches])

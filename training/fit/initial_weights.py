@@ -1,0 +1,76 @@
+"""The weights that a run starts from: torchvision's ImageNet weights, a file, or chance."""
+
+import urllib.error
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+from torchvision.models.mobilenetv2 import MobileNet_V2_Weights, MobileNetV2
+
+from app.bundle.reader import sha256
+from app.network.mobilenet import mobilenet_v2
+from training.config import Config
+from training.errors import TrainingError
+from training.provenance import check_split
+
+
+def initialise(config: Config, init: str) -> tuple[MobileNetV2, str]:
+    """A network ready for training, and a digest that names its initial weights.
+
+    `init` is "imagenet" (torchvision's IMAGENET1K_V2, downloaded and cached), "random", or a safetensors
+    file with torchvision's names. A classifier of another number of classes is replaced by a new one.
+    Raises TrainingError for anything else, and for a run's or a bundle's weights that have seen images held out here.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        network = mobilenet_v2(config.architecture)
+    if init == "random":
+        return network, f"random:{config.seed}"
+    if init != "imagenet":
+        check_split("--init", Path(init).parent, config.split_seed)
+    weights, digest = _imagenet() if init == "imagenet" else _file(Path(init))
+    _copy(weights, network, init)
+    return network, digest
+
+
+def _imagenet() -> tuple[dict[str, Tensor], str]:
+    weights = MobileNet_V2_Weights.IMAGENET1K_V2
+    try:
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (urllib.error.URLError, RuntimeError, OSError) as error:
+        raise TrainingError(
+            f"cannot download {weights.url} ({error}): --init is imagenet, random, or a safetensors file"
+        ) from None
+    return dict(state), f"torchvision:{weights}"
+
+
+def _file(path: Path) -> tuple[dict[str, Tensor], str]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TrainingError(
+            f"cannot read --init {path} ({error.strerror}): it is imagenet, random, or a safetensors file"
+        ) from None
+    try:
+        return load_safetensors(content), f"sha256:{sha256(content)}"
+    except SafetensorError as error:
+        raise TrainingError(f"--init {path} is not a safetensors file ({error})") from None
+
+
+def _copy(weights: dict[str, Tensor], network: MobileNetV2, source: str) -> None:
+    state = network.state_dict()
+    head = ("classifier.1.weight", "classifier.1.bias")
+    if any(name in weights and weights[name].shape != state[name].shape for name in head):
+        weights = {name: value for name, value in weights.items() if name not in head}
+    for name, value in state.items():
+        if name in head or name.endswith("num_batches_tracked"):
+            continue  # a new head is wanted; the counters decide nothing
+        if name not in weights:
+            raise TrainingError(f"--init {source} holds no {name}: it must carry torchvision's mobilenet_v2 names")
+        if weights[name].shape != value.shape:
+            raise TrainingError(
+                f"--init {source}: {name} has shape {tuple(weights[name].shape)}, {tuple(value.shape)} is needed"
+            )
+    network.load_state_dict({name: value for name, value in weights.items() if name in state}, strict=False)
