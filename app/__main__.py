@@ -16,12 +16,13 @@ import typer
 from pydantic import ValidationError
 
 from . import local_files as files
-from .api.middleware.telemetry import configure_logging
 from .bundle.reader import Bundle, BundleError
 from .errors import Problem
 from .inference.sessions import Session, SessionError, load_session
 from .main import create_app
-from .process.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
+from .process.logging import configure_logging
+from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
+from .process.server import Server
 from .settings import Settings
 
 cli = typer.Typer(

@@ -16,13 +16,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .api.schemas import Fault
 from .bundle.reader import Bundle
 from .errors import Problem
 from .imaging.decode import check_size
-from .inference.answers import ImageResult
+from .inference.answers import Fault, ImageResult
 from .inference.classifier import Classifier
-from .inference.engine import Engine
 from .inference.sessions import Session
 from .settings import Settings
 
@@ -93,13 +91,7 @@ async def classify(
 ) -> AsyncIterator[FileResult]:
     """One result a file, in order; `read` gets a file's content. Raises a Problem only when the engine dies."""
     bundle, session = loaded
-    engine = Engine(
-        session.run,
-        threads=settings.inference_threads,
-        max_batch_images=settings.max_batch_images,
-        queue_images=settings.queue_images,
-    )
-    classifier = Classifier(bundle.manifest, engine, settings)
+    classifier = Classifier.start(bundle.manifest, session, settings)
 
     async def one(path: Path | str) -> FileResult:
         try:
@@ -111,7 +103,7 @@ async def classify(
             return FileResult(path, fault=Fault(code=problem.code, detail=problem.detail))
         except OSError as error:
             return FileResult(path, fault=Fault(code="unreadable_file", detail=error.strerror or "it cannot be read"))
-        return FileResult(path, classifier.result(result, top_k))
+        return FileResult(path, result.answer(top_k))
 
     # So many files are in memory at once: enough for every worker to fill a batch while the next ones decode.
     window = 2 * settings.inference_threads * settings.max_batch_images
@@ -127,7 +119,6 @@ async def classify(
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-        engine.close()
         classifier.close()
 
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 
 from ..errors import MalformedRequest, PayloadTooLarge, UnsupportedMediaType
-from .middleware.limits import Budget
+from .request_context import context_of
 
 # zlib's windowBits; HTTP's deflate is a zlib stream (RFC 9110, 8.4.1.2)
 FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -33,7 +33,8 @@ async def read_body(request: Request, max_bytes: int) -> AsyncIterator[bytearray
             content += chunk
         yield content
         return
-    budget: Budget = request.state.budget
+    budget = context_of(request.scope).budget
+    assert budget is not None
     taken = 0
     try:
         async for piece in _unpacked(request.stream(), FORMATS[encoding]):

@@ -36,6 +36,11 @@ class Answer:
     queue_seconds: float
     inference_seconds: float
 
+    def by_image(self) -> Iterator["Answer"]:
+        """An answer for each image."""
+        for index in range(len(self.outputs.logits)):
+            yield Answer(self.outputs.part(index, index + 1), self.queue_seconds, self.inference_seconds)
+
 
 @dataclass(frozen=True)
 class _Work:

@@ -1,15 +1,9 @@
-"""How long a connection is held for a client that is slow to send, or to take its answer, and how large headers may be.
-
-LingeringClose  ASGI middleware: after an answer that did not wait for the body, reads on, and forgets what it reads
-Connection      uvicorn's, but for limits on headers, and on how long nothing may come of it
-"""
+"""uvicorn's connection with limits on headers and on idle time."""
 
 import asyncio
 import os
 from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..api.problems import problem_response
@@ -22,55 +16,6 @@ HEADER_COST = 32  # bytes that an empty header counts for, as in HTTP/2 (RFC 911
 
 class HeadersTooLarge(Exception):
     """Ends the parser."""
-
-
-class LingeringClose:
-    """A client that still sends when the connection closes may see a reset instead of its answer.
-
-    Many read only once they have sent everything, too. So the answer goes out, what still comes is read until the
-    request is `seconds` old, and only then the answer counts as over.
-    """
-
-    def __init__(self, app: ASGIApp, seconds: float) -> None:
-        self.app = app
-        self.seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else {}
-        if not ("transfer-encoding" in headers or headers.get("content-length", "0") != "0"):
-            await self.app(scope, receive, send)
-            return
-        end = asyncio.get_running_loop().time() + self.seconds
-        # Who asks before sending is answered instead, and then has nothing to send on this connection any more.
-        asks = headers.get("expect", "").lower() == "100-continue"
-        begun = over = answered = False
-
-        async def watched() -> Message:
-            nonlocal begun, over
-            begun = True
-            message = await receive()
-            over = not message.get("more_body", False)
-            return message
-
-        async def lingering(message: Message) -> None:
-            nonlocal answered
-            if asks and not begun:
-                if message["type"] == "http.response.start":
-                    MutableHeaders(scope=message)["Connection"] = "close"
-            elif message["type"] == "http.response.body" and not (over or message.get("more_body", False)):
-                answered = True
-                message = {**message, "more_body": True}
-            await send(message)
-
-        await self.app(scope, watched, lingering)
-        if answered:
-            try:
-                async with asyncio.timeout_at(end):
-                    while not over:
-                        await watched()
-            except TimeoutError:
-                pass
-            await send({"type": "http.response.body"})
 
 
 class Connection(HttpToolsProtocol):

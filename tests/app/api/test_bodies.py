@@ -6,7 +6,8 @@ import pytest
 from starlette.requests import Request
 
 from app.api.bodies import read_body
-from app.api.middleware.limits import Budget
+from app.api.middleware.body_limits import Budget
+from app.api.request_context import KEY, RequestContext
 from app.errors import (
     MalformedRequest,
     Overloaded,
@@ -25,7 +26,7 @@ def request(content: bytes, encoding: str | None, budget: Budget, chunk: int = 1
         yield {"type": "http.request", "body": b""}
 
     headers = [] if encoding is None else [(b"content-encoding", encoding.encode())]
-    scope = {"type": "http", "method": "POST", "headers": headers, "state": {"budget": budget}}
+    scope = {"type": "http", "method": "POST", "headers": headers, KEY: RequestContext(budget=budget)}
     return Request(scope, messages().__anext__)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.process.connection import LingeringClose
+from app.api.middleware.lingering_close import LingeringClose
 from tests.app.problems import assert_problem
 from tests.app.server import serve
 

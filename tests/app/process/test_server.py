@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from app.api.middleware.telemetry import TRACEPARENT
+from app.api.middleware.request_log import TRACEPARENT
 from app.main import create_app
 from app.process import server
 from app.settings import Settings
@@ -89,7 +89,7 @@ def test_the_collector_leaves_alone_what_is_there_for_good() -> None:
     """In a process of its own: a collector that is set so would stay so for all other tests."""
     code = """
 import gc
-from app.process.server import spare_the_collector
+from app.process.runtime import spare_the_collector
 before = gc.get_threshold()
 spare_the_collector()
 assert gc.get_freeze_count() > 10_000, gc.get_freeze_count()

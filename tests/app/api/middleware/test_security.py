@@ -68,7 +68,7 @@ def test_every_key_is_compared_whatever_was_sent(
         compared.append((len(given), len(known)))
         return given == known
 
-    monkeypatch.setattr("app.api.middleware.security.hmac.compare_digest", compare)
+    monkeypatch.setattr("app.api.middleware.api_keys.hmac.compare_digest", compare)
     for key in ("first", "second", "f", "x" * 1000):
         compared.clear()
         guarded.post("/predict", content=cat, headers={"Authorization": f"Bearer {key}"})

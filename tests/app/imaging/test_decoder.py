@@ -1,29 +1,15 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
 
 import pytest
-from starlette.testclient import TestClient
 
-from app.api.middleware.limits import Budget, PixelBudget, unless_gone
-from app.errors import ClientGone, DeadlineExceeded, Overloaded
-from app.main import IMAGE_PATHS
+from app.errors import DeadlineExceeded
+from app.imaging.decoder import PixelBudget
 
 
 def soon(seconds: float = 30) -> float:
     return time.monotonic() + seconds
-
-
-def test_a_budget_refuses_what_does_not_fit() -> None:
-    budget = Budget(10)
-    budget.take(6)
-    with pytest.raises(Overloaded):
-        budget.take(5)
-    assert budget.used == 6
-    budget.take(4)
-    budget.give_back(10)
-    assert budget.used == 0
 
 
 async def test_pixels_are_shared_in_order_of_arrival() -> None:
@@ -145,69 +131,3 @@ async def test_a_cancel_in_the_moment_of_the_turn_gives_the_pixels_back() -> Non
     await asyncio.wait({waiting})
     assert waiting.cancelled()
     assert budget.used == 0
-
-
-class Client:
-    """Stands for a request whose client leaves when told to."""
-
-    def __init__(self) -> None:
-        self.left = asyncio.Event()
-
-    async def receive(self) -> dict[str, str]:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
-
-
-async def test_work_ends_when_its_client_leaves() -> None:
-    client, cancelled = Client(), asyncio.Event()
-
-    async def work() -> None:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            cancelled.set()
-
-    asyncio.get_running_loop().call_soon(client.left.set)
-    with pytest.raises(ClientGone):
-        await unless_gone(client, work())
-    await asyncio.wait_for(cancelled.wait(), 30)
-
-
-async def test_work_whose_client_stays_is_answered() -> None:
-    async def work() -> int:
-        return 7
-
-    assert await unless_gone(Client(), work()) == 7
-
-
-async def test_errors_of_the_work_come_through() -> None:
-    async def work() -> None:
-        raise Overloaded("busy")
-
-    with pytest.raises(Overloaded):
-        await unless_gone(Client(), work())
-
-
-@pytest.mark.parametrize("prefix", ["", "/images"])
-@pytest.mark.parametrize("path", sorted(IMAGE_PATHS))
-def test_an_image_is_refused_before_anything_else_of_it_is_looked_at(
-    make_client: Callable[..., TestClient], path: str, prefix: str
-) -> None:
-    client = make_client(queue_images=8, root_path=prefix)
-    metric = f'predict_requests_total{{outcome="overloaded",route="{path}"}} 1.0'
-    with client.app.state.service.engine.reserve(8):
-        # Routing would say 422 of the parameter, and the route 415 of the body.
-        refused = client.post(f"{path}?top_k=none&class_id=none", json={})
-        assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
-        assert refused.headers["Retry-After"]
-        assert client.get(path).status_code == 405
-        assert client.post("/nowhere").status_code == 404
-        assert client.get("/model").status_code == 200
-    assert metric in client.get("/metrics").text
-    assert client.post(f"{path}?top_k=none&class_id=none", json={}).status_code in (415, 422)
-
-
-def test_one_free_place_is_enough_to_be_let_in(make_client: Callable[..., TestClient], cat: bytes) -> None:
-    client = make_client(queue_images=8)
-    with client.app.state.service.engine.reserve(7):
-        assert client.post("/predict", content=cat).status_code == 200
