@@ -83,7 +83,12 @@ def _start(
     bundle, session = loaded
     metrics.describe(bundle.manifest)
     classifier = Classifier.start(
-        bundle.manifest, session, settings, on_batch=metrics.batch_images.observe, on_death=on_death
+        bundle.manifest,
+        session,
+        settings,
+        on_batch=metrics.batch_images.observe,
+        on_death=on_death,
+        on_kill=metrics.killed,
     )
     logger.info("ready", extra={"fields": {"model": bundle.manifest.version, "threads": settings.inference_threads}})
     return Service(settings, bundle, classifier, metrics)

@@ -56,6 +56,7 @@ class Settings(BaseSettings):
     max_request_bytes: PositiveInt = 32 * MEBIBYTE
     # Up to where Pillow does not warn of bombs.
     max_pixels: int = Field(25_000_000, ge=1, le=89_478_485, description="Width times height of one image.")
+    max_decode_seconds: float = Field(2, ge=0.1, le=60, description="CPU time that decoding one image may take.")
     max_inflight_body_bytes: PositiveInt = Field(64 * MEBIBYTE, description="Of all bodies being read or decoded.")
     max_inflight_pixels: PositiveInt = Field(25_000_000, description="Of all images being decoded.")
     drift_window_images: PositiveInt = Field(1000, description="Answers that the drift gauge looks back on.")

@@ -46,6 +46,11 @@ class Metrics:
             ["of"],
             **own,
         )
+        self.decoders_killed = Counter(
+            "predict_decoders_killed", "Decoding processes that were ended, by reason.", ["reason"], **own
+        )
+        for reason in ("cpu", "memory", "time", "crash"):
+            self.decoders_killed.labels(reason)
         self.model = Gauge("model_info", "The model that answers.", ["name", "version"], **own)
 
     def describe(self, manifest: Manifest) -> None:
@@ -53,6 +58,10 @@ class Metrics:
         self.model.labels(manifest.name, manifest.version).set(1)
         for label in manifest.classes:
             self.predictions.labels(label)
+
+    def killed(self, reason: str) -> None:
+        """Count a decoding process that was ended."""
+        self.decoders_killed.labels(reason).inc()
 
     def render(self) -> bytes:
         """The Prometheus text format."""

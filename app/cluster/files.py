@@ -36,7 +36,7 @@ import ray.exceptions
 from fsspec.core import url_to_fs
 
 from .. import local_files as files
-from ..imaging.decode import check_size
+from ..imaging.formats import check_size
 from ..inference.sessions import load_session
 from ..local_files import SUFFIXES, FileResult, FilesError
 from ..settings import Settings, available_cores

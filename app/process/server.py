@@ -49,6 +49,9 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_stray_error)
         await super().startup(sockets)
+        service = getattr(self._app.state, "service", None)
+        if service is not None:
+            self._loop.run_in_executor(None, service.classifier.decoder.start_one)
         spare_the_collector()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
