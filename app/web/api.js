@@ -9,9 +9,9 @@ let key = "";
 let waiting = []; // callers whose request was answered 401, until a key is there
 let askForKey = () => {};
 
-/** `ask` shows the field for the key; `rejected` says that a key was sent and is not known. */
-export function onUnauthorized(ask) {
-  askForKey = ask;
+/** `show` shows the field for the key; `rejected` says that a key was sent and is not known. */
+export function onUnauthorized(show) {
+  askForKey = show;
 }
 
 /** Send what waited for a key, with this one. */

@@ -1,8 +1,8 @@
 // The activation map of an answer, on demand, in the place of the picture.
 
 import { explain } from "./api.js";
-import { explainFailure } from "./faults.js";
 import { freshId, html } from "./elements.js";
+import { explainFailure } from "./faults.js";
 
 /** A toggle, and once it is on the choice of the class; in `figure` the map takes the place of what is there. */
 export function explanation({ file, predictions, figure, signal, announce }) {
@@ -43,7 +43,8 @@ export function explanation({ file, predictions, figure, signal, announce }) {
 
   async function show() {
     const label = choice.selectedOptions[0].text;
-    const turn = (asked += 1);
+    asked += 1;
+    const turn = asked;
     note.hidden = true;
     toggle.setAttribute("aria-busy", "true");
     try {

@@ -1,7 +1,7 @@
 // The page: what comes in becomes cards; the model's tab is made when it is first seen.
 
-import { getJson, onUnauthorized, useKey } from "./api.js";
 import { answerCard } from "./answer.js";
+import { getJson, onUnauthorized, useKey } from "./api.js";
 import { listen } from "./intake.js";
 import { modelTab } from "./model.js";
 import { tabs } from "./tabs.js";
@@ -10,10 +10,13 @@ import { turns } from "./turns.js";
 const AT_ONCE = 4; // requests under way: one visitor leaves room for others
 
 const byId = (id) => document.getElementById(id);
-const announce = (text) => (byId("announce").textContent = text);
 
 const answers = byId("answers");
 const slot = turns(AT_ONCE);
+
+function announce(text) {
+  byId("announce").textContent = text;
+}
 
 function take(files) {
   if (files.length === 0) return;
@@ -71,6 +74,8 @@ const go = tabs(document.querySelector("[role=tablist]"), (id) => {
 });
 
 getJson("model").then(
-  ({ name, version }) => (byId("model-name").textContent = `Answers come from ${name} ${version}`),
+  ({ name, version }) => {
+    byId("model-name").textContent = `Answers come from ${name} ${version}`;
+  },
   () => {}, // whoever asks for an answer is told what is wrong
 );

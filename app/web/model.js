@@ -55,13 +55,13 @@ function card(title, { wide = false, lead = null } = {}, ...content) {
 }
 
 function accuracy({ accuracy: { value, ci95 }, n }) {
-  const interval = `95 % interval ${percent(ci95[0], 2)} to ${percent(ci95[1], 2)}`;
+  const range = `95 % interval ${percent(ci95[0], 2)} to ${percent(ci95[1], 2)}`;
   return card(
     "Accuracy",
     {},
     html("p", { class: "figure" }, percent(value, 2)),
-    html("p", { class: "hint" }, `${count(Math.round(value * n))} of ${count(n)} images named right; ${interval}`),
-    intervalChart({ value, ci95 }, `Accuracy ${percent(value, 2)}, ${interval}`),
+    html("p", { class: "hint" }, `${count(Math.round(value * n))} of ${count(n)} images named right; ${range}`),
+    intervalChart({ value, ci95 }, `Accuracy ${percent(value, 2)}, ${range}`),
   );
 }
 
@@ -182,7 +182,9 @@ function reliabilityChart(before, after) {
 function reliabilityPicture(summary) {
   const image = html("img", { alt: `Reliability diagram. ${summary}`, class: "report-picture" });
   getPicture("metrics/report/reliability.png").then(
-    (blob) => (image.src = URL.createObjectURL(blob)),
+    (blob) => {
+      image.src = URL.createObjectURL(blob);
+    },
     () => image.remove(),
   );
   return image;

@@ -24,10 +24,10 @@ export function either(labels) {
 }
 
 /** 123456 bytes -> "123 kB" */
-export function bytes(count) {
-  if (count < 1000) return `${count} bytes`;
-  if (count < 999_500) return `${Math.round(count / 1000)} kB`;
-  return `${(count / 1e6).toFixed(1)} MB`;
+export function bytes(size) {
+  if (size < 1000) return `${size} bytes`;
+  if (size < 999_500) return `${Math.round(size / 1000)} kB`;
+  return `${(size / 1e6).toFixed(1)} MB`;
 }
 
 /** 10000 -> "10,000" */
