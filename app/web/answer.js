@@ -24,7 +24,11 @@ export function answerCard(file, { slot, announce, removed }) {
     error: () => picture.replaceWith(html("span", { class: "no-picture", "aria-hidden": "true" }, "?")),
   });
   const said = html("div", { class: "said" });
-  const remove = html("button", { type: "button", class: "close", "aria-label": `Remove ${file.name}`, click: leave }, cross());
+  const remove = html(
+    "button",
+    { type: "button", class: "close", "aria-label": `Remove ${file.name}`, click: leave },
+    cross(),
+  );
   const figure = html("figure", { class: "picture" }, picture);
   const article = html("article", { "aria-labelledby": headlineId }, figure, said, remove);
   const item = html("li", { class: "answer" }, article);
@@ -46,13 +50,20 @@ export function answerCard(file, { slot, announce, removed }) {
   function show(state, ...content) {
     item.dataset.state = state;
     article.setAttribute("aria-busy", String(state === "busy"));
-    said.replaceChildren(html("p", { class: "file" }, html("span", { class: "file-name" }, file.name), ` ${bytes(file.size)}`), ...content.flat().filter(Boolean));
+    said.replaceChildren(
+      html("p", { class: "file" }, html("span", { class: "file-name" }, file.name), ` ${bytes(file.size)}`),
+      ...content.flat().filter(Boolean),
+    );
   }
 
   const headline = (...text) => html("h4", { class: "headline", id: headlineId }, ...text);
 
   function busy(text) {
-    show("busy", headline(text), html("div", { class: "bars ghost", "aria-hidden": "true" }, html("i"), html("i"), html("i")));
+    show(
+      "busy",
+      headline(text),
+      html("div", { class: "bars ghost", "aria-hidden": "true" }, html("i"), html("i"), html("i")),
+    );
   }
 
   async function run() {
@@ -84,7 +95,11 @@ export function answerCard(file, { slot, announce, removed }) {
       show(
         "abstained",
         headline(title),
-        html("p", { class: "verdict" }, `The model abstains: this picture is unlike those it learned from. Its distance from them is ${decimal(answer.ood_score)}; beyond ${decimal(answer.ood_threshold)} the model does not answer.`),
+        html(
+          "p",
+          { class: "verdict" },
+          `The model abstains: this picture is unlike those it learned from. Its distance from them is ${decimal(answer.ood_score)}; beyond ${decimal(answer.ood_threshold)} the model does not answer.`,
+        ),
         html("p", { class: "hint" }, "If it had to be one of them (do not rely on this):"),
         bars(predictions, []),
         tools,
@@ -105,8 +120,14 @@ export function answerCard(file, { slot, announce, removed }) {
   function failed(failure) {
     const { title, advice, smaller: shrinkable, again } = explainFailure(failure, file);
     const actions = [];
-    if (shrinkable) actions.push(html("button", { type: "button", class: "primary", click: shrink }, "Make it smaller here, and try again"));
-    if (again) actions.push(html("button", { type: "button", class: shrinkable ? "quiet" : "primary", click: run }, "Try again"));
+    if (shrinkable)
+      actions.push(
+        html("button", { type: "button", class: "primary", click: shrink }, "Make it smaller here, and try again"),
+      );
+    if (again)
+      actions.push(
+        html("button", { type: "button", class: shrinkable ? "quiet" : "primary", click: run }, "Try again"),
+      );
     const id = failure.instance ? ` (request ${failure.instance})` : "";
     show(
       "failed",
@@ -147,7 +168,12 @@ function bars(predictions, inSet) {
     return html(
       "li",
       { class: member ? "in-set" : null, hidden: place >= FEW && !member },
-      html("span", { class: "name" }, label, member ? html("span", { class: "visually-hidden" }, ", in the set") : null),
+      html(
+        "span",
+        { class: "name" },
+        label,
+        member ? html("span", { class: "visually-hidden" }, ", in the set") : null,
+      ),
       html("span", { class: "track", "aria-hidden": "true" }, bar),
       html("span", { class: "value" }, probability(value)),
     );

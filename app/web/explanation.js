@@ -21,10 +21,18 @@ export function explanation({ file, predictions, figure, signal, announce }) {
     html("label", { for: choiceId }, "What speaks for"),
     choice,
     html("span", { class: "scale", "aria-hidden": "true" }),
-    html("p", { class: "hint" }, "Yellow speaks for it most, dark blue not at all. The map has few places: it shows regions, not outlines."),
+    html(
+      "p",
+      { class: "hint" },
+      "Yellow speaks for it most, dark blue not at all. The map has few places: it shows regions, not outlines.",
+    ),
     note,
   );
-  const toggle = html("button", { type: "button", class: "quiet", "aria-pressed": "false", click: () => switchTo(!on()) }, "Where it looks");
+  const toggle = html(
+    "button",
+    { type: "button", class: "quiet", "aria-pressed": "false", click: () => switchTo(!on()) },
+    "Where it looks",
+  );
   const on = () => toggle.getAttribute("aria-pressed") === "true";
   let address = null;
   let asked = 0;

@@ -26,7 +26,12 @@ export function explainFailure({ code }, file) {
     case "unavailable":
       return { title: "The service is restarting", advice: "Try again in a few seconds.", again: true };
     case "unreachable":
-      return { title: "The service cannot be reached", advice: "Is the network there?", smaller: large(file), again: true };
+      return {
+        title: "The service cannot be reached",
+        advice: "Is the network there?",
+        smaller: large(file),
+        again: true,
+      };
     default:
       return { title: "Something went wrong in the service", advice: "It is not your picture's fault.", again: true };
   }

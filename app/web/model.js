@@ -24,7 +24,11 @@ export async function modelTab(panel, announce) {
   } catch (failure) {
     state = "failed";
     const { title, advice } = explainFailure(failure);
-    const again = html("button", { type: "button", class: "primary", click: () => modelTab(panel, announce) }, "Try again");
+    const again = html(
+      "button",
+      { type: "button", class: "primary", click: () => modelTab(panel, announce) },
+      "Try again",
+    );
     panel.replaceChildren(html("div", { class: "notice" }, html("h2", {}, title), html("p", {}, advice), again));
     announce(`${title}. ${advice}`);
   } finally {
@@ -34,7 +38,16 @@ export async function modelTab(panel, announce) {
 
 function sections(report, announce) {
   return [
-    html("div", { class: "intro" }, html("h2", {}, "How good is it?"), html("p", { class: "lead" }, `Measured on ${count(report.n)} images that the model never saw, and that nothing about it was chosen on.`)),
+    html(
+      "div",
+      { class: "intro" },
+      html("h2", {}, "How good is it?"),
+      html(
+        "p",
+        { class: "lead" },
+        `Measured on ${count(report.n)} images that the model never saw, and that nothing about it was chosen on.`,
+      ),
+    ),
     html(
       "div",
       { class: "cards" },
@@ -51,7 +64,13 @@ function sections(report, announce) {
 }
 
 function card(title, { wide = false, lead = null } = {}, ...content) {
-  return html("section", { class: wide ? "card wide" : "card" }, html("h3", {}, title), lead ? html("p", { class: "card-lead" }, lead) : null, ...content);
+  return html(
+    "section",
+    { class: wide ? "card wide" : "card" },
+    html("h3", {}, title),
+    lead ? html("p", { class: "card-lead" }, lead) : null,
+    ...content,
+  );
 }
 
 function accuracy({ accuracy: { value, ci95 }, n }) {
@@ -67,12 +86,29 @@ function accuracy({ accuracy: { value, ci95 }, n }) {
 
 function promises({ conformal, calibration, abstention }) {
   const facts = [];
-  if (calibration) facts.push([percent(calibration.after.ece.value, 2), "is how far probabilities are off, on average (expected calibration error)"]);
+  if (calibration)
+    facts.push([
+      percent(calibration.after.ece.value, 2),
+      "is how far probabilities are off, on average (expected calibration error)",
+    ]);
   for (const { coverage, served_coverage: held } of conformal?.levels ?? []) {
-    if (coverage === 0.99) facts.push([percent(held, 2), `of the sets that promise ${level(coverage)} hold the true class`]);
+    if (coverage === 0.99)
+      facts.push([percent(held, 2), `of the sets that promise ${level(coverage)} hold the true class`]);
   }
-  if (abstention) facts.push([percent(1 - abstention.kept, 1), "of these images, though of the kind it knows, it declines to answer"]);
-  return card("How far to trust it", {}, html("dl", { class: "facts" }, facts.map(([value, text]) => html("div", {}, html("dt", {}, value), html("dd", {}, text)))));
+  if (abstention)
+    facts.push([
+      percent(1 - abstention.kept, 1),
+      "of these images, though of the kind it knows, it declines to answer",
+    ]);
+  return card(
+    "How far to trust it",
+    {},
+    html(
+      "dl",
+      { class: "facts" },
+      facts.map(([value, text]) => html("div", {}, html("dt", {}, value), html("dd", {}, text))),
+    ),
+  );
 }
 
 function perClass({ per_class: rows }, announce) {
@@ -80,7 +116,10 @@ function perClass({ per_class: rows }, announce) {
   const score = (name, key) => ({ name, numeric: true, value: (row) => row[key], show: (row) => percent(row[key]) });
   return card(
     "Class by class",
-    { wide: true, lead: "Precision: how often the model is right when it names the class. Recall: how much of the class it finds. F1 is the harmonic mean of both." },
+    {
+      wide: true,
+      lead: "Precision: how often the model is right when it names the class. Recall: how much of the class it finds. F1 is the harmonic mean of both.",
+    },
     sortableTable({
       caption: "Scores by class",
       announce,
@@ -90,7 +129,12 @@ function perClass({ per_class: rows }, announce) {
         score("Precision", "precision"),
         score("Recall", "recall"),
         score("F1", "f1"),
-        { name: "F1, 95 % interval", numeric: true, value: (row) => row.f1_ci95[0], show: (row) => interval(row.f1_ci95, lowest) },
+        {
+          name: "F1, 95 % interval",
+          numeric: true,
+          value: (row) => row.f1_ci95[0],
+          show: (row) => interval(row.f1_ci95, lowest),
+        },
         { name: "Images", numeric: true, value: (row) => row.support, show: (row) => count(row.support) },
       ],
     }),
@@ -102,12 +146,21 @@ function interval([low, high], lowest) {
   const strip = html("i");
   strip.style.insetInlineStart = `${(100 * (low - lowest)) / (1 - lowest)}%`;
   strip.style.inlineSize = `${(100 * (high - low)) / (1 - lowest)}%`;
-  return html("span", { class: "interval" }, html("span", { class: "strip", "aria-hidden": "true" }, strip), `${percent(low)} to ${percent(high)}`);
+  return html(
+    "span",
+    { class: "interval" },
+    html("span", { class: "strip", "aria-hidden": "true" }, strip),
+    `${percent(low)} to ${percent(high)}`,
+  );
 }
 
 function confusion({ per_class: rows, confusion_matrix: matrix }) {
   const labels = [...rows].sort((a, b) => a.class_id - b.class_id).map((row) => row.label);
-  return card("What it confuses", { wide: true, lead: "Each row holds the images of one class, each column what the model said of them." }, confusionChart({ labels, matrix }));
+  return card(
+    "What it confuses",
+    { wide: true, lead: "Each row holds the images of one class, each column what the model said of them." },
+    confusionChart({ labels, matrix }),
+  );
 }
 
 function training(history) {
@@ -117,11 +170,22 @@ function training(history) {
     const series = [
       ["train", "training, augmented", "second"],
       ["validation", "held-out images", "first"],
-    ].map(([part, name, kind]) => ({ name, kind, dots: true, points: history.map((row) => [row.epoch, row[`${part}_${quantity}`]]) }));
+    ].map(([part, name, kind]) => ({
+      name,
+      kind,
+      dots: true,
+      points: history.map((row) => [row.epoch, row[`${part}_${quantity}`]]),
+    }));
     const values = series.flatMap(({ points }) => points.map(([, value]) => value));
     const ticks = niceTicks(from ?? Math.min(...values), Math.max(...values));
     return lineChart({
-      x: { label: "Epoch", from: epochs[0], to: Math.max(epochs.at(-1), epochs[0] + 1), ticks: epochTicks(epochs), format: String },
+      x: {
+        label: "Epoch",
+        from: epochs[0],
+        to: Math.max(epochs.at(-1), epochs[0] + 1),
+        ticks: epochTicks(epochs),
+        format: String,
+      },
       y: { label, from: ticks[0], to: ticks.at(-1), ticks, format },
       series,
       summary: `${label} by epoch: at the end ${format(last[`validation_${quantity}`], 2)} on held-out images, ${format(last[`train_${quantity}`], 2)} on training images as they were augmented`,
@@ -129,7 +193,10 @@ function training(history) {
   };
   return card(
     "How it was trained",
-    { wide: true, lead: `${epochs.length} passes over the training images. Training images are shown cropped, mirrored and partly covered, so the model does better on held-out ones.` },
+    {
+      wide: true,
+      lead: `${epochs.length} passes over the training images. Training images are shown cropped, mirrored and partly covered, so the model does better on held-out ones.`,
+    },
     html(
       "div",
       { class: "pair" },
@@ -143,7 +210,13 @@ function training(history) {
       plainTable({
         caption: "Training by epoch",
         columns: ["Epoch", "Accuracy", "Accuracy, held out", "Loss", "Loss, held out"],
-        rows: history.map((row) => [String(row.epoch), percent(row.train_accuracy, 2), percent(row.validation_accuracy, 2), decimal(row.train_loss, 3), decimal(row.validation_loss, 3)]),
+        rows: history.map((row) => [
+          String(row.epoch),
+          percent(row.train_accuracy, 2),
+          percent(row.validation_accuracy, 2),
+          decimal(row.train_loss, 3),
+          decimal(row.validation_loss, 3),
+        ]),
       }),
     ),
   );
@@ -170,7 +243,14 @@ function reliabilityChart(before, after) {
     x: { label: "Probability of the answer", from: 0, to: 1, ticks, format },
     y: { label: "How often it is right", from: 0, to: 1, ticks, format },
     series: [
-      { name: "ideal", kind: "ideal", points: [[0, 0], [1, 1]] },
+      {
+        name: "ideal",
+        kind: "ideal",
+        points: [
+          [0, 0],
+          [1, 1],
+        ],
+      },
       { name: "not calibrated", kind: "second", dots: true, points: points(before) },
       { name: "calibrated", kind: "first", dots: true, points: points(after) },
     ],
@@ -195,7 +275,15 @@ function riskCoverage({ curve, aurc }) {
   const risk = curve.map(({ coverage, accuracy: right }) => [coverage, 1 - right]);
   const ticks = niceTicks(0, Math.max(...risk.map(([, value]) => value), 0.01));
   const said = html("output", { class: "said-output" });
-  const slider = html("input", { type: "range", id: "coverage", min: 0, max: curve.length - 1, step: 1, value: nearest(curve, 0.9), input: () => tell() });
+  const slider = html("input", {
+    type: "range",
+    id: "coverage",
+    min: 0,
+    max: curve.length - 1,
+    step: 1,
+    value: nearest(curve, 0.9),
+    input: () => tell(),
+  });
   const at = () => curve[Number(slider.value)];
   const { figure, redraw } = lineChart({
     x: { label: "Share of images that are answered", from: 0, to: 1, ticks: [0, 0.25, 0.5, 0.75, 1], format },
@@ -214,7 +302,9 @@ function riskCoverage({ curve, aurc }) {
   tell();
   return card(
     "What if it answers only when it is sure?",
-    { lead: `Leaving out the least sure answers leaves fewer mistakes. Area under the curve: ${decimal(aurc.value, 4)}; 0 is best.` },
+    {
+      lead: `Leaving out the least sure answers leaves fewer mistakes. Area under the curve: ${decimal(aurc.value, 4)}; 0 is best.`,
+    },
     figure,
     html("div", { class: "slider" }, html("label", { for: "coverage" }, "Images answered"), slider, said),
   );

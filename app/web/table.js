@@ -11,7 +11,12 @@ export function sortableTable({ caption, columns, rows, announce }) {
   let sorted = { column: columns[0], descending: false };
 
   const heads = columns.map((column) => {
-    const button = html("button", { type: "button", click: () => sortBy(column) }, column.name, html("span", { class: "arrow", "aria-hidden": "true" }));
+    const button = html(
+      "button",
+      { type: "button", click: () => sortBy(column) },
+      column.name,
+      html("span", { class: "arrow", "aria-hidden": "true" }),
+    );
     return html("th", { scope: "col", class: column.numeric ? "numeric" : null }, button);
   });
 
@@ -40,7 +45,9 @@ export function sortableTable({ caption, columns, rows, announce }) {
           "tr",
           {},
           columns.map((each, index) =>
-            index === 0 ? html("th", { scope: "row" }, each.show(row)) : html("td", { class: each.numeric ? "numeric" : null }, each.show(row)),
+            index === 0
+              ? html("th", { scope: "row" }, each.show(row))
+              : html("td", { class: each.numeric ? "numeric" : null }, each.show(row)),
           ),
         ),
       ),
@@ -48,14 +55,39 @@ export function sortableTable({ caption, columns, rows, announce }) {
   }
 
   render();
-  return scrollable(caption, html("table", { class: "sortable" }, html("caption", { class: "visually-hidden" }, caption), html("thead", {}, html("tr", {}, heads)), body));
+  return scrollable(
+    caption,
+    html(
+      "table",
+      { class: "sortable" },
+      html("caption", { class: "visually-hidden" }, caption),
+      html("thead", {}, html("tr", {}, heads)),
+      body,
+    ),
+  );
 }
 
 /** A table that stays as it is; `rows` are arrays of text, the first the row's header. */
 export function plainTable({ caption, columns, rows }) {
   const head = columns.map((name, index) => html("th", { scope: "col", class: index ? "numeric" : null }, name));
-  const lines = rows.map(([first, ...others]) => html("tr", {}, html("th", { scope: "row" }, first), others.map((text) => html("td", { class: "numeric" }, text))));
-  return scrollable(caption, html("table", {}, html("caption", { class: "visually-hidden" }, caption), html("thead", {}, html("tr", {}, head)), html("tbody", {}, lines)));
+  const lines = rows.map(([first, ...others]) =>
+    html(
+      "tr",
+      {},
+      html("th", { scope: "row" }, first),
+      others.map((text) => html("td", { class: "numeric" }, text)),
+    ),
+  );
+  return scrollable(
+    caption,
+    html(
+      "table",
+      {},
+      html("caption", { class: "visually-hidden" }, caption),
+      html("thead", {}, html("tr", {}, head)),
+      html("tbody", {}, lines),
+    ),
+  );
 }
 
 /** Wider than a phone, it scrolls by itself, and by the keyboard. */

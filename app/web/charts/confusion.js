@@ -36,7 +36,11 @@ export function confusionChart({ labels, matrix }) {
     cells = [];
     const columns = labels.map((label, column) => {
       const [x, y] = [left + side * (column + 0.5), top - 8];
-      const head = svg("text", { role: "columnheader", class: "head", x, y, transform: `rotate(-45 ${x} ${y})` }, label);
+      const head = svg(
+        "text",
+        { role: "columnheader", class: "head", x, y, transform: `rotate(-45 ${x} ${y})` },
+        label,
+      );
       heads.columns.push(head);
       return head;
     });
@@ -59,7 +63,16 @@ export function confusionChart({ labels, matrix }) {
         keydown: move,
         pointerleave: () => tell(chosen),
       },
-      svg("g", { role: "row" }, svg("text", { role: "columnheader", class: "head corner", x: left - 8, y: top - 8, "text-anchor": "end" }, "true class"), columns),
+      svg(
+        "g",
+        { role: "row" },
+        svg(
+          "text",
+          { role: "columnheader", class: "head corner", x: left - 8, y: top - 8, "text-anchor": "end" },
+          "true class",
+        ),
+        columns,
+      ),
       rows,
     );
     cells[at[0]][at[1]].setAttribute("tabindex", "0");
@@ -86,7 +99,15 @@ export function confusionChart({ labels, matrix }) {
         click: () => choose(row, column),
       },
       svg("rect", { class: "ground", x: x + 1, y: y + 1, width: side - 2, height: side - 2, rx: 4 }),
-      svg("rect", { class: "ink", x: x + 1, y: y + 1, width: side - 2, height: side - 2, rx: 4, "fill-opacity": strength.toFixed(3) }),
+      svg("rect", {
+        class: "ink",
+        x: x + 1,
+        y: y + 1,
+        width: side - 2,
+        height: side - 2,
+        rx: 4,
+        "fill-opacity": strength.toFixed(3),
+      }),
       value ? svg("text", { x: x + side / 2, y: y + side / 2 + 4, "text-anchor": "middle" }, String(value)) : null,
     );
   }

@@ -18,7 +18,9 @@ export function intervalChart({ value, ci95: [low, high] }, summary) {
       { role: "img", "aria-label": summary, width, height: HEIGHT, class: "interval" },
       svg("line", { class: "axis", x1: EDGE, x2: width - EDGE, y1: 14, y2: 14 }),
       ticks.map((tick) => svg("line", { class: "axis", x1: place(tick), x2: place(tick), y1: 10, y2: 18 })),
-      ticks.map((tick) => svg("text", { class: "tick", x: place(tick), y: 38, "text-anchor": "middle" }, percent(tick, 0))),
+      ticks.map((tick) =>
+        svg("text", { class: "tick", x: place(tick), y: 38, "text-anchor": "middle" }, percent(tick, 0)),
+      ),
       svg("line", { class: "range", x1: place(low), x2: place(high), y1: 14, y2: 14 }),
       svg("circle", { class: "value", cx: place(value), cy: 14, r: 6 }),
     );

@@ -24,11 +24,21 @@ export function lineChart({ x, y, series, summary, mark = () => null }) {
     const picture = svg(
       "svg",
       { role: "img", "aria-label": summary, width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` },
-      y.ticks.map((tick) => svg("line", { class: "grid", x1: MARGIN.left, x2: right, y1: place.y(tick), y2: place.y(tick) })),
-      y.ticks.map((tick) => svg("text", { class: "tick", x: MARGIN.left - 8, y: place.y(tick) + 4, "text-anchor": "end" }, y.format(tick))),
-      x.ticks.map((tick) => svg("text", { class: "tick", x: place.x(tick), y: bottom + 18, "text-anchor": "middle" }, x.format(tick))),
+      y.ticks.map((tick) =>
+        svg("line", { class: "grid", x1: MARGIN.left, x2: right, y1: place.y(tick), y2: place.y(tick) }),
+      ),
+      y.ticks.map((tick) =>
+        svg("text", { class: "tick", x: MARGIN.left - 8, y: place.y(tick) + 4, "text-anchor": "end" }, y.format(tick)),
+      ),
+      x.ticks.map((tick) =>
+        svg("text", { class: "tick", x: place.x(tick), y: bottom + 18, "text-anchor": "middle" }, x.format(tick)),
+      ),
       svg("line", { class: "axis", x1: MARGIN.left, x2: right, y1: bottom, y2: bottom }),
-      svg("text", { class: "axis-label", x: (MARGIN.left + right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x.label),
+      svg(
+        "text",
+        { class: "axis-label", x: (MARGIN.left + right) / 2, y: HEIGHT - 6, "text-anchor": "middle" },
+        x.label,
+      ),
       line,
       series.map(curve),
     );
@@ -37,7 +47,9 @@ export function lineChart({ x, y, series, summary, mark = () => null }) {
   }
 
   function curve({ kind, points, dots }) {
-    const path = points.map(([a, b], index) => `${index ? "L" : "M"}${round(place.x(a))} ${round(place.y(b))}`).join("");
+    const path = points
+      .map(([a, b], index) => `${index ? "L" : "M"}${round(place.x(a))} ${round(place.y(b))}`)
+      .join("");
     return svg(
       "g",
       { class: `curve ${kind}` },
