@@ -4,16 +4,16 @@ import { curl, predict } from "./api.js";
 import { freshId, html } from "./elements.js";
 import { explanation } from "./explanation.js";
 import { explainFailure } from "./faults.js";
+import { alternatives, decimal, fileSize, level, milliseconds, probability } from "./format.js";
 import { smaller } from "./images.js";
-import { bytes, decimal, either, level, milliseconds, probability } from "./words.js";
 
 const FEW = 4; // bars before the others are asked for
 
 /**
- * A list item for the file. `slot(work)` runs `work` when it is its turn; `announce` tells screen readers;
+ * A list item for the file. `limited(work)` runs `work` once few enough requests are under way; `announce` tells screen readers;
  * `removed()` is called once the card is gone. Starts to ask at once.
  */
-export function answerCard(file, { slot, announce, removed }) {
+export function answerCard(file, { limited, announce, removed }) {
   const life = new AbortController();
   const headlineId = freshId("answer");
   const address = URL.createObjectURL(file);
@@ -51,7 +51,7 @@ export function answerCard(file, { slot, announce, removed }) {
     item.dataset.state = state;
     article.setAttribute("aria-busy", String(state === "busy"));
     said.replaceChildren(
-      html("p", { class: "file" }, html("span", { class: "file-name" }, file.name), ` ${bytes(file.size)}`),
+      html("p", { class: "file" }, html("span", { class: "file-name" }, file.name), ` ${fileSize(file.size)}`),
       ...content.flat().filter(Boolean),
     );
   }
@@ -74,7 +74,7 @@ export function answerCard(file, { slot, announce, removed }) {
         busy(text);
         announce(`${file.name}: ${text}`);
       };
-      const got = await slot(() => predict(file, { signal: life.signal, onWait }));
+      const got = await limited(() => predict(file, { signal: life.signal, onWait }));
       answered(got);
     } catch (failure) {
       if (!life.signal.aborted) failed(failure);
@@ -157,7 +157,7 @@ export function answerCard(file, { slot, announce, removed }) {
 function setInWords({ coverage, labels }) {
   const often = `A set like this holds the true class ${level(coverage)} of the time.`;
   if (labels.length === 1) return ["Only ", html("strong", {}, labels[0]), ` is plausible. ${often}`];
-  return ["It may be ", html("strong", {}, either(labels)), `: narrower would be less sure. ${often}`];
+  return ["It may be ", html("strong", {}, alternatives(labels)), `: narrower would be less sure. ${often}`];
 }
 
 function bars(predictions, inSet) {

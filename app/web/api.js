@@ -1,6 +1,6 @@
 // The service, asked by relative addresses: the page works wherever it is served.
 
-import { bytes } from "./words.js";
+import { fileSize } from "./format.js";
 
 const MAX_ATTEMPTS = 4;
 const MAX_WAIT_SECONDS = 20;
@@ -67,7 +67,7 @@ async function once(path, { method, body, signal }) {
   } catch (error) {
     if (signal?.aborted) throw error;
     // A body that is refused while it is being sent looks the same from here as a cable that is out.
-    const size = body?.size ? ` If it can be, then the file (${bytes(body.size)}) may be too large for it.` : "";
+    const size = body?.size ? ` If it can be, then the file (${fileSize(body.size)}) may be too large for it.` : "";
     throw new Failure("unreachable", `The service cannot be reached.${size}`);
   }
   if (response.ok) return response;

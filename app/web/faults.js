@@ -1,12 +1,12 @@
 // What went wrong, in words for whoever holds the picture; the service's own words follow as a detail.
 
-import { bytes } from "./words.js";
+import { fileSize } from "./format.js";
 
 const FORMATS = "JPEG, PNG, WebP, GIF, BMP and AVIF can be read.";
 
 /** {title, advice, smaller, again}: whether a smaller copy, or another try, may help. */
 export function explainFailure({ code }, file) {
-  const size = file ? ` It has ${bytes(file.size)}.` : "";
+  const size = file ? ` It has ${fileSize(file.size)}.` : "";
   switch (code) {
     case "payload_too_large":
       return { title: "This file is too large", advice: `The service takes smaller ones.${size}`, smaller: true };

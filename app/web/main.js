@@ -3,16 +3,16 @@
 import { answerCard } from "./answer.js";
 import { getJson, onUnauthorized, useKey } from "./api.js";
 import { listen } from "./intake.js";
+import { limit } from "./limit.js";
 import { modelTab } from "./model.js";
 import { tabs } from "./tabs.js";
-import { turns } from "./turns.js";
 
-const AT_ONCE = 4; // requests under way: one visitor leaves room for others
+const MAX_CONCURRENT_REQUESTS = 4; // a single visitor leaves room for others
 
 const byId = (id) => document.getElementById(id);
 
 const answers = byId("answers");
-const slot = turns(AT_ONCE);
+const limited = limit(MAX_CONCURRENT_REQUESTS);
 
 function announce(text) {
   byId("announce").textContent = text;
@@ -22,7 +22,7 @@ function take(files) {
   if (files.length === 0) return;
   byId("refusal").textContent = "";
   go("classify");
-  const cards = files.map((file) => answerCard(file, { slot, announce, removed: count }));
+  const cards = files.map((file) => answerCard(file, { limited, announce, removed: count }));
   answers.prepend(...cards);
   count();
   cards[0].scrollIntoView({ block: "nearest" });

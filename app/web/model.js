@@ -6,8 +6,8 @@ import { intervalChart } from "./charts/interval.js";
 import { lineChart, niceTicks } from "./charts/lines.js";
 import { html } from "./elements.js";
 import { explainFailure } from "./faults.js";
+import { count, decimal, level, percent } from "./format.js";
 import { plainTable, sortableTable } from "./table.js";
-import { count, decimal, level, percent } from "./words.js";
 
 let state = "new"; // then loading, shown; or failed, which the next visit tries again
 

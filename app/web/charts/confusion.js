@@ -1,7 +1,7 @@
 // The confusion matrix: a grid by the ARIA pattern, drawn. Hovering or moving tells the count, choosing what it means.
 
 import { html, svg } from "../elements.js";
-import { count, percent } from "../words.js";
+import { count, percent } from "../format.js";
 import { fitted } from "./fitted.js";
 
 const LEAN = 14; // pixels: how far the last, slanted head reaches beyond its column

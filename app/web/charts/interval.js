@@ -1,5 +1,5 @@
 import { svg } from "../elements.js";
-import { percent } from "../words.js";
+import { percent } from "../format.js";
 import { fitted } from "./fitted.js";
 
 const HEIGHT = 44;
