@@ -1,4 +1,4 @@
-// The page: what comes in becomes cards; the model's tab is made when it is first seen.
+// Connects the parts of the page. Each image becomes a card; the model's tab is filled when it is first opened.
 
 import { answerCard } from "./answer.js";
 import { getJson, onUnauthorized, useKey } from "./api.js";
@@ -51,7 +51,7 @@ function askForKey(sentence) {
 }
 
 onUnauthorized(({ rejected }) =>
-  askForKey(rejected ? "This key is not known here: try another" : "This service asks for an API key"),
+  askForKey(rejected ? "The service does not know this key. Try another." : "This service needs an API key"),
 );
 
 byId("key").addEventListener("submit", (event) => {
@@ -59,8 +59,8 @@ byId("key").addEventListener("submit", (event) => {
   const key = byId("key-value").value.trim();
   byId("key-value").value = "";
   if (!/^[!-~]+$/.test(key)) {
-    // No header can carry it, as when a text program has put quotation marks of its own around a key.
-    askForKey("This is no key: it may have ASCII letters, digits and signs only");
+    // An HTTP header cannot carry it. Word processors, for example, put typographic quotation marks around a key.
+    askForKey("This cannot be a key. A key has only ASCII letters, digits and punctuation.");
     return;
   }
   byId("key").hidden = true;
@@ -77,5 +77,5 @@ getJson("model").then(
   ({ name, version }) => {
     byId("model-name").textContent = `Answers come from ${name} ${version}`;
   },
-  () => {}, // whoever asks for an answer is told what is wrong
+  () => {}, // the next answer will show what is wrong
 );

@@ -1,4 +1,4 @@
-// The model's tab: the report that the service gives of its model, drawn.
+// The model's tab: charts and tables of the report that the service has about its model.
 
 import { getJson, getPicture } from "./api.js";
 import { confusionChart } from "./charts/confusion.js";
@@ -9,14 +9,14 @@ import { explainFailure } from "./faults.js";
 import { count, decimal, level, percent } from "./format.js";
 import { plainTable, sortableTable } from "./table.js";
 
-let state = "new"; // then loading, shown; or failed, which the next visit tries again
+let state = "new"; // then "loading", then "shown" or "failed"; after a failure the next visit tries again
 
-/** Fill the panel; the report is asked for once. */
+/** Fill the panel. The report is requested once. */
 export async function modelTab(panel, announce) {
   if (state === "loading" || state === "shown") return;
   state = "loading";
   panel.setAttribute("aria-busy", "true");
-  panel.replaceChildren(html("p", { class: "hint" }, "Reading the report…"));
+  panel.replaceChildren(html("p", { class: "hint" }, "Loading the report…"));
   try {
     const report = await getJson("metrics/report");
     panel.replaceChildren(...sections(report, announce));
@@ -45,7 +45,8 @@ function sections(report, announce) {
       html(
         "p",
         { class: "lead" },
-        `Measured on ${count(report.n)} images that the model never saw, and that nothing about it was chosen on.`,
+        `Measured on ${count(report.n)} test images. ` +
+          "They were used neither to train the model nor to choose anything about it.",
       ),
     ),
     html(
@@ -79,7 +80,11 @@ function accuracy({ accuracy: { value, ci95 }, n }) {
     "Accuracy",
     {},
     html("p", { class: "figure" }, percent(value, 2)),
-    html("p", { class: "hint" }, `${count(Math.round(value * n))} of ${count(n)} images named right; ${range}`),
+    html(
+      "p",
+      { class: "hint" },
+      `${count(Math.round(value * n))} of ${count(n)} images classified correctly; ${range}`,
+    ),
     intervalChart({ value, ci95 }, `Accuracy ${percent(value, 2)}, ${range}`),
   );
 }
@@ -89,16 +94,16 @@ function promises({ conformal, calibration, abstention }) {
   if (calibration)
     facts.push([
       percent(calibration.after.ece.value, 2),
-      "is how far probabilities are off, on average (expected calibration error)",
+      "is the average gap between probability and accuracy (expected calibration error)",
     ]);
   for (const { coverage, served_coverage: held } of conformal?.levels ?? []) {
     if (coverage === 0.99)
-      facts.push([percent(held, 2), `of the sets that promise ${level(coverage)} hold the true class`]);
+      facts.push([percent(held, 2), `of the prediction sets at level ${level(coverage)} contain the true class`]);
   }
   if (abstention)
     facts.push([
       percent(1 - abstention.kept, 1),
-      "of these images, though of the kind it knows, it declines to answer",
+      "of these images get no answer, although they belong to the ten classes",
     ]);
   return card(
     "How far to trust it",
@@ -118,7 +123,9 @@ function perClass({ per_class: rows }, announce) {
     "Class by class",
     {
       wide: true,
-      lead: "Precision: how often the model is right when it names the class. Recall: how much of the class it finds. F1 is the harmonic mean of both.",
+      lead:
+        "Precision is the share of right answers among those that name the class. " +
+        "Recall is the share of the class that the model finds. F1 is the harmonic mean of both.",
     },
     sortableTable({
       caption: "Scores by class",
@@ -141,7 +148,7 @@ function perClass({ per_class: rows }, announce) {
   );
 }
 
-/** In words, and as a strip on a scale from `lowest` to 1 that all rows share. */
+/** The interval as text and as a strip. All strips share a scale from `lowest` to 1. */
 function interval([low, high], lowest) {
   const strip = html("i");
   strip.style.insetInlineStart = `${(100 * (low - lowest)) / (1 - lowest)}%`;
@@ -157,8 +164,8 @@ function interval([low, high], lowest) {
 function confusion({ per_class: rows, confusion_matrix: matrix }) {
   const labels = [...rows].sort((a, b) => a.class_id - b.class_id).map((row) => row.label);
   return card(
-    "What it confuses",
-    { wide: true, lead: "Each row holds the images of one class, each column what the model said of them." },
+    "Confusion matrix",
+    { wide: true, lead: "Each row is a true class, each column a predicted class." },
     confusionChart({ labels, matrix }),
   );
 }
@@ -188,14 +195,18 @@ function training(history) {
       },
       y: { label, from: ticks[0], to: ticks.at(-1), ticks, format },
       series,
-      summary: `${label} by epoch: at the end ${format(last[`validation_${quantity}`], 2)} on held-out images, ${format(last[`train_${quantity}`], 2)} on training images as they were augmented`,
+      summary:
+        `${label} by epoch: at the end ${format(last[`validation_${quantity}`], 2)} on held-out images, ` +
+        `${format(last[`train_${quantity}`], 2)} on augmented training images`,
     }).figure;
   };
   return card(
     "How it was trained",
     {
       wide: true,
-      lead: `${epochs.length} passes over the training images. Training images are shown cropped, mirrored and partly covered, so the model does better on held-out ones.`,
+      lead:
+        `${epochs.length} passes over the training images. These were randomly cropped, mirrored and partly covered. ` +
+        "This makes them harder, so the model does better on held-out images.",
     },
     html(
       "div",
@@ -229,8 +240,9 @@ function epochTicks(epochs) {
 
 function reliability({ before, after, temperature }) {
   const lead =
-    `Of the answers given with 90 %, about nine in ten should be right. On average the gap is ${percent(after.ece.value, 2)}; ` +
-    `it was ${percent(before.ece.value, 2)} before calibration (temperature ${decimal(temperature)}).`;
+    "About nine in ten answers with a probability of 90 % should be right. " +
+    `The average gap is ${percent(after.ece.value, 2)}. ` +
+    `Before calibration it was ${percent(before.ece.value, 2)} (temperature ${decimal(temperature)}).`;
   const content = after.bins?.length ? reliabilityChart(before, after) : reliabilityPicture(lead);
   return card("Do probabilities mean what they say?", { lead }, content);
 }
@@ -239,9 +251,13 @@ function reliabilityChart(before, after) {
   const points = ({ bins }) => (bins ?? []).map((bin) => [bin.confidence, bin.accuracy]);
   const ticks = [0, 0.25, 0.5, 0.75, 1];
   const format = (value) => percent(value, 0);
+  const sentences = after.bins.map(
+    ({ confidence, accuracy: right }) =>
+      `answers given with ${format(confidence)} are right ${format(right)} of the time`,
+  );
   return lineChart({
     x: { label: "Probability of the answer", from: 0, to: 1, ticks, format },
-    y: { label: "How often it is right", from: 0, to: 1, ticks, format },
+    y: { label: "Share of right answers", from: 0, to: 1, ticks, format },
     series: [
       {
         name: "ideal",
@@ -254,11 +270,11 @@ function reliabilityChart(before, after) {
       { name: "not calibrated", kind: "second", dots: true, points: points(before) },
       { name: "calibrated", kind: "first", dots: true, points: points(after) },
     ],
-    summary: `Reliability: ${after.bins.map((bin) => `answers given with ${format(bin.confidence)} are right ${format(bin.accuracy)} of the time`).join("; ")}`,
+    summary: `Reliability: ${sentences.join("; ")}`,
   }).figure;
 }
 
-/** Reports that were made before they held the bins come with a picture. */
+/** Older reports lack the bins, but have a picture of the diagram. */
 function reliabilityPicture(summary) {
   const image = html("img", { alt: `Reliability diagram. ${summary}`, class: "report-picture" });
   getPicture("metrics/report/reliability.png").then(
@@ -287,9 +303,11 @@ function riskCoverage({ curve, aurc }) {
   const at = () => curve[Number(slider.value)];
   const { figure, redraw } = lineChart({
     x: { label: "Share of images that are answered", from: 0, to: 1, ticks: [0, 0.25, 0.5, 0.75, 1], format },
-    y: { label: "Wrong among the answers", from: 0, to: ticks.at(-1), ticks, format: (value) => percent(value, 0) },
+    y: { label: "Share of wrong answers", from: 0, to: ticks.at(-1), ticks, format: (value) => percent(value, 0) },
     series: [{ name: "surest answers first", kind: "first", points: risk }],
-    summary: `Wrong answers by the share of images that are answered: ${percent(1 - curve.at(-1).accuracy, 2)} when all are, ${percent(1 - curve[nearest(curve, 0.5)].accuracy, 2)} for the surest half`,
+    summary:
+      `Wrong answers by the share of images that are answered: ${percent(1 - curve.at(-1).accuracy, 2)} for all ` +
+      `images, ${percent(1 - curve[nearest(curve, 0.5)].accuracy, 2)} for the surest half`,
     mark: () => at().coverage,
   });
   function tell() {
@@ -303,7 +321,9 @@ function riskCoverage({ curve, aurc }) {
   return card(
     "What if it answers only when it is sure?",
     {
-      lead: `Leaving out the least sure answers leaves fewer mistakes. Area under the curve: ${decimal(aurc.value, 4)}; 0 is best.`,
+      lead:
+        "Without its least sure answers the model makes fewer mistakes. " +
+        `The area under the curve is ${decimal(aurc.value, 4)}; 0 is best.`,
     },
     figure,
     html("div", { class: "slider" }, html("label", { for: "coverage" }, "Images answered"), slider, said),
@@ -317,11 +337,16 @@ function nearest(curve, coverage) {
 
 function predictionSets({ levels }) {
   return card(
-    "Sets that hold the truth",
-    { wide: true, lead: "Instead of one class the model can name a set that holds the true one as often as you ask." },
+    "Prediction sets",
+    {
+      wide: true,
+      lead:
+        "Instead of one class, the model can name a set of classes. " +
+        "The set contains the true class as often as you ask for.",
+    },
     plainTable({
       caption: "Prediction sets by level",
-      columns: ["Asked for", "Held the true class", "Classes, on average", "With one class"],
+      columns: ["Level", "With the true class", "Mean number of classes", "With one class"],
       rows: levels.map(({ coverage, served_coverage: held, mean_size: size, sizes }) => [
         level(coverage),
         percent(held, 2),

@@ -1,4 +1,4 @@
-// Curves over two axes, and nothing more: what the model's tab needs of charts.
+// Line charts with two linear axes, for the model's tab.
 
 import { html, svg } from "../elements.js";
 import { fitted } from "./fitted.js";
@@ -7,9 +7,9 @@ const HEIGHT = 240;
 const MARGIN = { top: 12, right: 20, bottom: 44, left: 52 };
 
 /**
- * A figure. `x`, `y`: {label, from, to, ticks, format}. `series`: [{name, kind, points: [[x, y], ...], dots}], where
- * `kind` is the class that colours it. `summary` says in words what is to be seen. `mark()` returns an x, or null, that
- * a line is drawn at; the figure's `redraw()` follows it.
+ * {figure, redraw}. `x`, `y`: {label, from, to, ticks, format}. `series`: [{name, kind, points: [[x, y], ...], dots}],
+ * where `kind` is the CSS class that colours the series. `summary` is the chart's text for screen readers. `mark()`
+ * returns the x of a vertical line, or null for none; `redraw()` moves the line there.
  */
 export function lineChart({ x, y, series, summary, mark = () => null }) {
   let line = null;
@@ -72,7 +72,7 @@ export function lineChart({ x, y, series, summary, mark = () => null }) {
   return { figure, redraw };
 }
 
-/** Round numbers, about `wanted` of them, that span the values. */
+/** About `wanted` round numbers that span the values from `low` to `high`. */
 export function niceTicks(low, high, wanted = 4) {
   const raw = (high - low || 1) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));
