@@ -1,16 +1,16 @@
-// Numbers and lists as people read them.
+// Numbers and lists as text.
 
-/** 0.9526 -> "95.26 %"; the space does not break. */
+/** 0.9526 -> "95.3 %". The space is a no-break space. */
 export function percent(fraction, digits = 1) {
   return `${(fraction * 100).toFixed(digits)}\u00a0%`;
 }
 
-/** A round share with no more digits than it has: 0.99 -> "99 %", 0.995 -> "99.5 %" */
+/** A coverage level without trailing zeros: 0.99 -> "99 %", 0.995 -> "99.5 %" */
 export function level(fraction) {
   return `${Number((fraction * 100).toPrecision(6))}\u00a0%`;
 }
 
-/** A probability, without calling anything certain or impossible. */
+/** A probability. It never reads 0 % or 100 %: the model is never certain. */
 export function probability(value) {
   if (value > 0.9995) return ">\u00a099.9\u00a0%";
   if (value < 0.0005) return "<\u00a00.1\u00a0%";
@@ -18,16 +18,15 @@ export function probability(value) {
 }
 
 /** ["cat", "dog", "deer"] -> "cat, dog or deer" */
-export function either(labels) {
-  if (labels.length < 2) return labels.join("");
-  return `${labels.slice(0, -1).join(", ")} or ${labels.at(-1)}`;
+export function alternatives(labels) {
+  return new Intl.ListFormat("en-GB", { type: "disjunction" }).format(labels);
 }
 
 /** 123456 bytes -> "123 kB" */
-export function bytes(count) {
-  if (count < 1000) return `${count} bytes`;
-  if (count < 999_500) return `${Math.round(count / 1000)} kB`;
-  return `${(count / 1e6).toFixed(1)} MB`;
+export function fileSize(size) {
+  if (size < 1000) return `${size} bytes`;
+  if (size < 999_500) return `${Math.round(size / 1000)} kB`;
+  return `${(size / 1e6).toFixed(1)} MB`;
 }
 
 /** 10000 -> "10,000" */
@@ -40,7 +39,7 @@ export function milliseconds(value) {
   return value < 10 ? `${value.toFixed(1)}\u00a0ms` : `${Math.round(value)}\u00a0ms`;
 }
 
-/** 1.0029 -> "1.003" */
+/** 1.0029 -> "1.00" */
 export function decimal(value, digits = 2) {
   return value.toFixed(digits);
 }
