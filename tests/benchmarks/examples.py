@@ -1,4 +1,4 @@
-"""The ten example images, as a running service answers them: the README's table.
+"""The ten example images, as a running service answers them: the table in docs/results.md.
 
 python tests/benchmarks/examples.py --url http://127.0.0.1:8000
 """
