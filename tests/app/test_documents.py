@@ -87,7 +87,5 @@ class TestTheChecks:
         assert broken_links(ROOT / "docs/load.md", text) == ["nothing.md", "#headless", "../README.md#nothing"]
 
     def test_a_command_that_is_gone_is_found(self) -> None:
-        text = (
-            "python -m app serve; python -m tests.benchmarks.peers run; python tests/gone.py; python -m tests.nothing"
-        )
+        text = "python -m app; python -m tests.benchmarks.serving.peers; python tests/gone.py; python -m tests.nothing"
         assert unknown_commands(text) == ["tests/nothing", "tests/gone"]

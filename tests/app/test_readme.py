@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from tests.app.server import serve
-from tests.benchmarks.examples import rows
-from tests.benchmarks.figures import README, RESULTS, Statement, shipped, statements, strays
-from tests.benchmarks.frontier import ours
+from tests.benchmarks.docs.examples import rows
+from tests.benchmarks.docs.figures import README, RESULTS, Statement, shipped, statements, strays
+from tests.benchmarks.docs.frontier import ours
 from tests.conftest import BUNDLE, ROOT
 
 TEXT = (ROOT / "README.md").read_text()
@@ -83,7 +83,7 @@ SHIPPED, SMALL = shipped()
 
 @pytest.mark.parametrize("statement", list(statements(SHIPPED, SMALL)), ids=lambda one: f"{one.file}: {one.text[:40]}")
 def test_figures_are_those_of_the_bundle(statement: Statement) -> None:
-    """`python -m tests.benchmarks.figures --write` mends it."""
+    """`python -m tests.benchmarks.docs.figures --write` mends it."""
     assert statement.wrong((ROOT / statement.file).read_text()) == []
 
 
