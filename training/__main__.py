@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from app.cores import available_cores
 from training.config import Config
 from training.data.cifar10 import load, split
 from training.errors import TrainingError
@@ -35,7 +36,7 @@ from training.fit.progress_bar import ProgressBar
 from training.fit.run import Run
 from training.fit.run_folder import Outcome
 from training.fit.teachers import read_teacher
-from training.provenance import cores, split_seed
+from training.provenance import split_seed
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -57,7 +58,6 @@ BundleDir = Annotated[
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
 PROGRAM = "python -m training"
-THREADS = max(1, cores() // processes_here())
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
 TEST_READS = Path("docs/test_reads.csv")
 BUNDLE = "bundle"  # in a run's folder: what is served changes only when it is named
@@ -89,6 +89,11 @@ HELP = {
     "seed": "Of new layers, order and augmentation.",
     "split_seed": "Of the three-way split.",
 }
+
+
+def default_threads() -> int:
+    """This process's share of the cores that are available to all processes of the run on this machine, at least 1."""
+    return max(1, available_cores() // processes_here())
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:
@@ -135,7 +140,7 @@ def fit(
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
     teacher: Teacher = None,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     device: ComputeOn = "auto",
 ) -> None:
     """Train, or go on training: a run that was stopped continues where it was."""
@@ -162,7 +167,7 @@ def evaluate(
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     test_reads: TestReads = TEST_READS,
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
@@ -184,7 +189,7 @@ def export(
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     bundle: BundleDir = None,
     force: Force = False,
 ) -> None:
@@ -207,7 +212,7 @@ def everything(
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
     teacher: Teacher = None,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     device: ComputeOn = "auto",
     test_reads: TestReads = TEST_READS,
     bundle: BundleDir = None,
@@ -249,7 +254,7 @@ def compare(
     new: Annotated[Path, typer.Argument(help="Another.")],
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
 ) -> None:
     """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
     torch.set_num_threads(threads)
@@ -271,7 +276,7 @@ def leave_two_out(
     download: Download = True,
     run_dir: RunDir = NEAR_RUNS,
     init: Init = "imagenet",
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     near: Near = NEAR,
 ) -> None:
     """Train five networks without two classes each, and compare the scores that should notice those."""

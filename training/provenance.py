@@ -1,7 +1,6 @@
 """Where weights come from: the code, the versions and the machine."""
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from app.cores import available_cores
 from training.errors import TrainingError
 
 PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
@@ -20,7 +20,12 @@ CODE = ("app", "training", "pyproject.toml")  # what decides the weights, below 
 
 def environment(processes: int = 1, device: torch.device | None = None) -> dict[str, Any]:
     """Commit, versions and hardware of this process, one of so many like it, as JSON."""
-    hardware = {"cpu": cpu_model(), "cores": cores(), "threads": torch.get_num_threads(), "processes": processes}
+    hardware = {
+        "cpu": cpu_model(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }
     if device is not None and device.type == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name(device)
     return {
@@ -106,8 +111,3 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -196,3 +196,13 @@ def test_every_field_of_the_configuration_is_an_option(name: str) -> None:
     assert {field.name: field.default for field in fields(Config)}.items() <= {
         option: parameter.default for option, parameter in options.items()
     }.items()
+
+
+@pytest.mark.parametrize(("processes", "threads"), [("1", 3), ("2", 1), ("8", 1)])
+def test_threads_default_to_the_cores_that_the_cgroup_grants_to_each_process(
+    monkeypatch: pytest.MonkeyPatch, processes: str, threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("app.cores._cgroup_quota", lambda _: 3.5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert program.default_threads() == threads

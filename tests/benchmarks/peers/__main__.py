@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from app.settings import available_cores
+from app.cores import available_cores
 from tests.benchmarks.peers import report
 from tests.benchmarks.peers.catalogue import PEERS, ROOT, Peer
 from tests.benchmarks.peers.load import EXAMPLES, IMAGES, wrk
