@@ -28,7 +28,7 @@ from app.bundle.reader import (
 )
 from app.bundle.report import Report
 from app.network.mobilenet import Preprocessed, count_macs, count_parameters
-from app.network.novelty import Novelty
+from app.network.served import ServedNetwork
 from training.atomic_files import write_folder_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.data.cifar10 import CLASSES, Split, load
@@ -74,8 +74,9 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
     images, parts = outcome.data(data_dir, download=download)
     select = images.images[parts.select]
     model = outcome.model()
-    graph = build_graph(model, novelty=evaluation.novelty).SerializeToString()
-    check_parity(model, evaluation.novelty, graph, select[:PARITY_IMAGES])
+    served = ServedNetwork(model, evaluation.novelty)
+    graph = build_graph(served).SerializeToString()
+    check_parity(served, graph, select[:PARITY_IMAGES])
     report = report_of(evaluation, outcome)
     files = _files(outcome, evaluation, report, parts, graph)
     files["mistakes.png"] = _mistakes(evaluation.test, report, data_dir)
@@ -118,13 +119,14 @@ def check_target(bundle: Path, *, force: bool) -> None:
         raise _unwritable(bundle, error) from None
 
 
-def check_parity(model: Preprocessed, novelty: Novelty, graph: bytes, images: Tensor) -> dict[str, float]:
+def check_parity(served: ServedNetwork, graph: bytes, images: Tensor) -> dict[str, float]:
     """The largest difference between ONNX Runtime's and PyTorch's outputs, by output.
 
     Raises TrainingError when one is larger than is allowed.
     """
-    seen = predict_features(model, images)
-    scores = novelty.score(torch.from_numpy(seen.features)).numpy()
+    assert served.novelty is not None
+    seen = predict_features(served.model, images)
+    scores = served.novelty.score(torch.from_numpy(seen.features)).numpy()
     pixels = images.numpy()
     pairs = {
         OUTPUT: (run_graph(graph, pixels), seen.logits),

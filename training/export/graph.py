@@ -24,21 +24,18 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
+from torchvision.models.mobilenetv2 import InvertedResidual
 
-from app.network.mobilenet import Preprocessed
 from app.network.novelty import NEIGHBOUR, SHORTEST, Novelty
+from app.network.served import ServedNetwork
 
 OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that the service accepts
 INPUT, OUTPUT, CLASS_MAPS, OOD_SCORE = "images", "logits", "class_maps", "ood_score"
 
 
-def build_graph(
-    model: Preprocessed, height: int = 32, width: int = 32, novelty: Novelty | None = None
-) -> onnx.ModelProto:
-    """The graph of `model` in evaluation mode, checked for being well-formed."""
-    network = model.network
-    assert isinstance(network, MobileNetV2)
+def build_graph(served: ServedNetwork, height: int = 32, width: int = 32) -> onnx.ModelProto:
+    """The graph of `served` in evaluation mode, checked for being well-formed."""
+    model, network, novelty = served.model, served.network, served.novelty
     graph = _Graph()
     # Transposing bytes is cheaper than transposing floats.
     pixels = graph.add("Transpose", INPUT, perm=[0, 3, 1, 2])

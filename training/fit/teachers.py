@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from app.bundle.reader import Bundle, BundleError
+from app.network.served import ServedNetwork
 from training.errors import TrainingError
 from training.export.graph import build_graph
 from training.fit.run import RUN
@@ -17,7 +18,7 @@ def read_teacher(folder: Path, split_seed: int) -> bytes:
     """
     check_split("--teacher", folder, split_seed)
     if (folder / RUN).exists():
-        graph: bytes = build_graph(Outcome.read(folder).model()).SerializeToString(deterministic=True)
+        graph: bytes = build_graph(ServedNetwork(Outcome.read(folder).model())).SerializeToString(deterministic=True)
         return graph
     try:
         return Bundle.load(folder).read("model.onnx")
