@@ -59,9 +59,9 @@ Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
 PROGRAM = "python -m training"
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
-TEST_READS = Path("docs/test_reads.csv")
+TEST_READS = Path("models/test_reads.csv")
 BUNDLE = "bundle"  # in a run's folder: what is served changes only when it is named
-NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("docs/leave_two_out.json")
+NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 
 HELP = {
     "stem_stride": "1 or 2.",

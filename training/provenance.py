@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from app.bundle.names import MANIFEST
 from app.cores import available_cores
 from training.errors import TrainingError
 
@@ -52,7 +53,7 @@ def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: 
 
 def split_seed(folder: Path) -> int | None:
     """Of the split that the weights in `folder`, a bundle or a run, were trained with; None where nothing says so."""
-    for name in ("run.json", "bundle.json"):
+    for name in ("run.json", MANIFEST):
         try:
             record = json.loads((folder / name).read_bytes())
             return int(

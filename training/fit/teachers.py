@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from app.bundle.names import GRAPH
 from app.bundle.reader import Bundle, BundleError
 from app.network.served import ServedNetwork
 from training.errors import TrainingError
@@ -21,6 +22,6 @@ def read_teacher(folder: Path, split_seed: int) -> bytes:
         graph: bytes = build_graph(ServedNetwork(Outcome.read(folder).model())).SerializeToString(deterministic=True)
         return graph
     try:
-        return Bundle.load(folder).read("model.onnx")
+        return Bundle.load(folder).read(GRAPH)
     except BundleError as error:
         raise TrainingError(f"--teacher: {error}") from None

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load, load_file
 
+from app.bundle.names import MANIFEST, OOD_SCORE, PICTURES
 from app.bundle.reader import (
-    MANIFEST,
-    PICTURES,
     Architecture,
     Bundle,
     BundleError,
@@ -32,7 +31,7 @@ from training.evaluate.evaluate import LOGITS, evaluate, saved_evaluation
 from training.evaluate.leave_two_out import write_near
 from training.export import bundle as exporting
 from training.export.bundle import VERSION, bundle_name, check_parity, check_target, export
-from training.export.graph import OOD_SCORE, build_graph, run_graph
+from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import Outcome
 
 FILES = {

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from app.bundle.names import OOD_SCORE
 from app.bundle.reader import Architecture
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from app.network.novelty import Novelty
 from app.network.served import ServedNetwork
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.evaluate.network_outputs import predict_features
-from training.export.graph import OOD_SCORE, build_graph, fold, run_graph
+from training.export.graph import build_graph, fold, run_graph
 
 
 def trained_looking(architecture: Architecture) -> Preprocessed:
