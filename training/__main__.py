@@ -14,17 +14,17 @@ A command that was stopped goes on where it was when it is given again.
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from typer.exceptions import TyperException
 
 from app.cores import available_cores
-from training.config import Config
+from training.config import FIELDS, Config, allowed
 from training.data.cifar10 import load, split
 from training.errors import TrainingError
 from training.evaluate import compare as comparing
@@ -63,33 +63,6 @@ TEST_READS = Path("models/test_reads.csv")
 BUNDLE = "bundle"  # in a run's folder: what is served changes only when it is named
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 
-HELP = {
-    "stem_stride": "1 or 2.",
-    "stage2_stride": "1 or 2.",
-    "enlarge": "Times 32 pixels, inside the network; with strides of 2, 4: 98 M multiply-adds, 2: 24.5 M.",
-    "epochs": "Passes over the training split.",
-    "batch_size": "Images a step.",
-    "lr": "Peak learning rate of AdamW.",
-    "warmup": "Fraction of the steps over which the rate rises.",
-    "weight_decay": "Of filters.",
-    "beta1": "Of AdamW.",
-    "beta2": "Of AdamW.",
-    "label_smoothing": "0: none.",
-    "ema_decay": "Of the averaged weights, per update.",
-    "ema_every": "Steps between updates of the averaged weights.",
-    "flip": "Mirror every image in every second epoch.",
-    "shift": "Pixels, at most, in each direction.",
-    "zoom": "Largest factor by which half of the images are enlarged or shrunk; 1: none.",
-    "colour": "Largest relative change of brightness, contrast and saturation; 0: none.",
-    "cutout": "Side of the hidden square, pixels.",
-    "views": "Augmented views of each image, seen in turn, mirrored by turns; 0: a new one in every epoch.",
-    "teacher_weight": "The teacher's share in the loss, with --teacher.",
-    "teacher_temperature": "Softens the teacher's answers and ours.",
-    "precision": "Of a step. bfloat16 is faster where the hardware computes in it (avx512_bf16, amx_bf16 in lscpu).",
-    "seed": "Of new layers, order and augmentation.",
-    "split_seed": "Of the three-way split.",
-}
-
 
 def default_threads() -> int:
     """This process's share of the cores that are available to all processes of the run on this machine, at least 1."""
@@ -102,12 +75,12 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     kept = [parameter for name, parameter in signature.parameters.items() if name != "config"]
     options = [
         inspect.Parameter(
-            field.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[field.type, typer.Option(help=HELP[field.name])],
+            annotation=Annotated[field.annotation, typer.Option(help=_help(field))],
         )
-        for field in fields(Config)
+        for name, field in FIELDS.items()
     ]
 
     def called(**values: Any) -> None:
@@ -119,6 +92,12 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in kept + options}
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     return called
+
+
+def _help(field: FieldInfo) -> str:
+    # Config refuses values out of range, with exit code 1; Typer's own min and max would do so with 2.
+    bounds = allowed(field)
+    return f"{field.description} {bounds.capitalize()}." if bounds.startswith("from") else str(field.description)
 
 
 # Without the \\b the command lines would be run together.

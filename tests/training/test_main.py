@@ -3,7 +3,6 @@
 import csv
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.conftest import DATA
 from tests.training.conftest import TINY_OPTIONS, Answer
 from tests.training.tiny import TINY
 from training import __main__ as program
-from training.config import Config
+from training.config import FIELDS
 from training.export.bundle import NAME
 from training.fit.run import Run
 
@@ -193,7 +192,7 @@ def test_bare_it_shows_its_help(command: Command) -> None:
 @pytest.mark.parametrize("name", ["fit", "everything"])
 def test_every_field_of_the_configuration_is_an_option(name: str) -> None:
     options = inspect.signature(getattr(program, name)).parameters
-    assert {field.name: field.default for field in fields(Config)}.items() <= {
+    assert {name: field.default for name, field in FIELDS.items()}.items() <= {
         option: parameter.default for option, parameter in options.items()
     }.items()
 
