@@ -4,8 +4,6 @@ A value that makes no sense stops the service at startup, with one line that say
 """
 
 import ipaddress
-import math
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,26 +11,9 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from .cores import available_cores
+
 MEBIBYTE = 1024 * 1024
-
-
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: the smaller of its affinity and its cgroup's quota, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min(affinity, _cgroup_quota(cgroup))))
-
-
-def _cgroup_quota(cgroup: Path) -> float:
-    """Cores granted by cgroup v2 or v1; infinite where neither limits."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return math.inf
-    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 class Settings(BaseSettings):

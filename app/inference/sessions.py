@@ -95,8 +95,9 @@ class TorchSession:
             import torch
             from safetensors.torch import load
 
-            from ..network.mobilenet import Preprocessed, class_maps, mobilenet_v2
+            from ..network.mobilenet import Preprocessed, mobilenet_v2
             from ..network.novelty import Novelty
+            from ..network.served import ServedNetwork
         except ImportError as error:
             raise SessionError(
                 f"ENGINE=torch needs the extra 'torch' ({error}); ENGINE=onnx needs nothing more"
@@ -110,30 +111,24 @@ class TorchSession:
         network.load_state_dict(load(bundle.read("checkpoint.safetensors")))
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = network.to(self._device).eval()
-        self._novelty = None
+        novelty = None
         if abstention:
             tensors = load(bundle.read("novelty.safetensors"))
-            self._novelty = Novelty(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
-        # The network in its two parts: what the scores and the maps are made of lies between them.
-        self._features = Preprocessed(network.features, manifest.input.mean, manifest.input.std).to(self._device)
-        self._head = network.classifier
-        self._class_maps = class_maps
+            novelty = Novelty(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
+        model = Preprocessed(network, manifest.input.mean, manifest.input.std).to(self._device)
+        self._network = ServedNetwork(model, novelty).eval()
 
     def run(self, images: Images, maps: bool = False) -> Outputs:
         torch = self._torch
         if torch.get_num_threads() != 1:  # the number is each calling thread's own
             torch.set_num_threads(1)
         with torch.inference_mode():
-            places = self._features(torch.tensor(images, device=self._device))
-            features = places.mean((2, 3))
-            logits = self._head(features)
-            scores = self._novelty.score(features) if self._novelty else None
-            at_each_place = self._class_maps(self._head, places) if maps else None
+            computed = self._network(torch.tensor(images, device=self._device), maps)
+        scores, class_maps = computed.ood_scores, computed.class_maps
         return Outputs(
-            logits.cpu().numpy(),
+            computed.logits.cpu().numpy(),
             None if scores is None else scores.cpu().numpy(),
-            None if at_each_place is None else at_each_place.cpu().numpy(),
+            None if class_maps is None else class_maps.cpu().numpy(),
         )
 
 

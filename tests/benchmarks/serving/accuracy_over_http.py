@@ -2,7 +2,7 @@
 
     python tests/benchmarks/serving/accuracy_over_http.py --data-dir data --url http://127.0.0.1:8000
 
-Fails when the two differ by more than 0.05 points. It reads the test set, and says so in docs/test_reads.csv.
+Fails when the two differ by more than 0.05 points. It reads the test set, and says so in models/test_reads.csv.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--test-reads", type=Path, default=Path("docs/test_reads.csv"))
+    parser.add_argument("--test-reads", type=Path, default=Path("models/test_reads.csv"))
     parser.add_argument("--concurrency", type=int, default=8)
     options = parser.parse_args()
     test = load(options.data_dir, train=False)

@@ -20,8 +20,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from app.cores import available_cores
 from app.inference.sessions import load_session
-from app.settings import Settings, available_cores
+from app.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 IMAGE = ROOT / "tests/data/cat.png"

@@ -22,6 +22,7 @@ from safetensors.torch import load as load_safetensors
 from app.bundle.reader import Bundle
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from app.network.novelty import Novelty
+from app.network.served import ServedNetwork
 from app.settings import Settings
 from training.data.cifar10 import load
 from training.export.bundle import PARITY_IMAGES, check_parity
@@ -78,12 +79,12 @@ def main() -> None:
     network.load_state_dict(load_safetensors(bundle.read("checkpoint.safetensors")))
     model = Preprocessed(network, manifest.input.mean, manifest.input.std)
     novelty = Novelty(**load_safetensors(bundle.read("novelty.safetensors")))
-    for name, difference in check_parity(model, novelty, graph, images).items():
+    for name, difference in check_parity(ServedNetwork(model, novelty), graph, images).items():
         print(f"largest difference of {name} on {len(images)} images: {difference:.2g}")
     times = time_by_operator(graph, images[:1].numpy())
     share = sum(times[name] for name in PREPROCESSING) / times.total()
     print(f"preprocessing: {share:.2%} of the graph's time")
-    only_logits = build_graph(model)
+    only_logits = build_graph(ServedNetwork(model))
     del only_logits.graph.output[1:], only_logits.graph.node[-2:], only_logits.graph.initializer[-1:]
     shares = cost(graph, only_logits.SerializeToString(), images[:1].numpy())
     print(f"class maps and ood_score: {np.median(shares):+.2%} (median of {ROUNDS} rounds; ", end="")

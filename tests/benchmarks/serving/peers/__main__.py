@@ -20,7 +20,7 @@ from pathlib import Path
 
 import httpx
 
-from app.settings import available_cores
+from app.cores import available_cores
 from tests.benchmarks.serving.peers import report
 from tests.benchmarks.serving.peers.catalogue import PEERS, ROOT, Peer
 from tests.benchmarks.serving.peers.load import EXAMPLES, IMAGES, wrk
