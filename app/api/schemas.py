@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..bundle.reader import Abstention, Architecture, Calibration, Input, Reference
+from ..bundle.manifest import Abstention, Architecture, Calibration, Input, Reference
 from ..inference.answers import Fault, ImageResult
 
 

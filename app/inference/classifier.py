@@ -14,7 +14,7 @@ from typing import Self
 
 import numpy as np
 
-from ..bundle.reader import Manifest
+from ..bundle.manifest import Manifest
 from ..errors import NotFound, Problem
 from ..imaging import activation_map
 from ..imaging.decoder import Decoder, Images, Limits

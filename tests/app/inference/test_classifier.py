@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from app.bundle.reader import Abstention, Bundle
+from app.bundle.manifest import Abstention
+from app.bundle.reader import Bundle
 from app.errors import DeadlineExceeded
 from app.inference.classifier import Classifier
 from app.inference.decisions import prediction_set, probabilities, top_k

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from starlette.testclient import TestClient
 
-from app.bundle.reader import Bundle, Manifest
+from app.bundle.manifest import Manifest
+from app.bundle.reader import Bundle
 from app.bundle.report import AbstentionReport, Report
 from app.main import create_app
 from app.settings import Settings

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from app.bundle.reader import MANIFEST, Bundle
+from app.bundle.names import MANIFEST
+from app.bundle.reader import Bundle
 from training.atomic_files import write_atomically
 from training.export.plots import BLUE, GREY, new_figure, png
 

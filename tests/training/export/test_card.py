@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from app.bundle.reader import Bundle, Calibration, Manifest
+from app.bundle.manifest import Calibration, Manifest
+from app.bundle.reader import Bundle
 from app.bundle.report import Report
 from training.export.card import render_card
 

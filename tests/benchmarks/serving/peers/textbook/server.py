@@ -13,7 +13,7 @@ from tests.benchmarks.serving.peers.work import BUNDLE, MANIFEST, answer, decode
 
 
 def load_model() -> torch.nn.Module:
-    from app.bundle.reader import Architecture
+    from app.bundle.manifest import Architecture
 
     network = mobilenet_v2(Architecture.model_validate(MANIFEST["architecture"]))
     network.load_state_dict(load_file(BUNDLE / "checkpoint.safetensors"))
