@@ -33,7 +33,7 @@ class RequestLog:
             return
         headers = Headers(scope=scope)
         context = context_of(scope)
-        context.client = (scope.get("client") or ("",))[0]
+        context.client = network_of(client_address(scope))
         context.request_id, context.traceparent = _request_id(headers), _traceparent(headers)
         status = 0
 
