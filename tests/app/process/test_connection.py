@@ -18,7 +18,7 @@ import pytest
 from app.api.middleware.lingering_close import LingeringClose
 from tests.app.problems import assert_problem
 from tests.app.server import serve
-from tests.benchmarks.processes import descriptors, resident_mb
+from tests.benchmarks.serving.processes import descriptors, resident_mb
 
 LARGE = 40_000_000  # more than MAX_REQUEST_BYTES, and than all buffers of a connection
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"

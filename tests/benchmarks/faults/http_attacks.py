@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from http.client import HTTPConnection, HTTPException
 
 from tests.app.server import serve
-from tests.benchmarks.http_load import Connections
-from tests.benchmarks.processes import forget_peak, peak_mb, resident_mb
+from tests.benchmarks.serving.http_load import Connections
+from tests.benchmarks.serving.processes import forget_peak, peak_mb, resident_mb
 from tests.conftest import DATA
 
 CAT = (DATA / "cat.png").read_bytes()
