@@ -71,8 +71,8 @@ def create_app(
     problems.install(app)
     for router in routers:
         app.include_router(router)
-    app.mount("/assets/swagger", page.swagger_files)
-    app.mount("/assets/web", page.own_files)
+    for files in (page.swagger_files, page.own_files):
+        app.mount(files.mount, files)
     return app
 
 

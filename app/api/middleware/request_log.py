@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ...errors import MalformedRequest
 from ..metrics import Metrics
 from ..paths import PROBES, route_path
-from ..request_context import RequestContext, client_address, context_of
+from ..request_context import RequestContext, client_address, context_of, network_of
 
 access = logging.getLogger("app.access")
 
