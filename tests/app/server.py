@@ -19,12 +19,16 @@ LISTENING = "0A"  # in /proc/net/tcp
 
 @contextmanager
 def serve(
-    *, stderr: int | IO[bytes] = subprocess.PIPE, **environment: object
+    *, stderr: int | IO[bytes] = subprocess.PIPE, descriptors: int | None = None, **environment: object
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it."""
+    """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it.
+
+    It may hold at most `descriptors` open.
+    """
+    limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
     settings = {"PORT": 0, "INFERENCE_THREADS": 1, "GRACE_SECONDS": 0, **environment}
     process = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve"],
+        [*limited, sys.executable, "-m", "app", "serve"],
         cwd=ROOT,
         env=os.environ | {name: str(value) for name, value in settings.items()},
         stderr=stderr,
