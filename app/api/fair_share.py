@@ -37,6 +37,7 @@ class Claim:
         self.network = network
         self.task = task
         self.held: dict[Kind, int] = {"bytes": 0, "places": 0}
+        self.answered = False
         self.pushed_out = False
         self.changed = asyncio.Event()  # once it holds less
 

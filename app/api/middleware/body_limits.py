@@ -44,6 +44,7 @@ class BodyLimits:
         claim = context.claim = Claim(self.share, context.client, task)
 
         async def send_without_claim(message: Message) -> None:
+            claim.answered = True
             self.share.release(claim)  # a request that is being answered is not pushed out
             await send(message)
 
@@ -63,17 +64,20 @@ class BodyLimits:
 
         async def limited() -> Message:
             nonlocal received, whole, due
-            if whole:
+            if whole or claim.answered:  # who reads on while answering wants to see the client leave
                 return await receive()
-            now = time.monotonic()
             try:
-                async with asyncio.timeout(min(due, context.deadline) - now):
+                async with asyncio.timeout(min(due, context.deadline) - time.monotonic()):
                     message = await receive()
             except TimeoutError:
+                if claim.answered:
+                    return await receive()
                 raise RequestTimeout(
                     f"the request did not arrive within {self.deadline_seconds:g} s, "
                     f"or more slowly than {self.min_rate} bytes a second"
                 ) from None
+            if claim.answered:
+                return message
             if context.fault:
                 raise context.fault
             if message["type"] == "http.request":

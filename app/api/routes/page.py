@@ -45,6 +45,8 @@ class Files(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         context_of(scope).route = f"{self.mount}/{{path}}"
+        # Without this, Starlette reads the request while it answers, and meets what is wrong with its body too late.
+        scope["asgi"] = {**scope.get("asgi", {}), "spec_version": "2.4"}
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "no-cache"
         return response

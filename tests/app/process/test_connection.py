@@ -384,6 +384,18 @@ def test_a_body_that_is_no_http_is_a_problem_of_its_request() -> None:
     assert {line["level"] for line in lines} == {"info"}
 
 
+def test_a_file_whose_request_has_a_body_is_sent_whatever_the_body_is() -> None:
+    with serve(DEADLINE_SECONDS=1) as (process, client):
+        for broken in (*BROKEN.values(), b"", b"1\r\nx\r\n"):
+            for path in ("/assets/web/main.js", "/assets/swagger/swagger-ui-bundle.js"):
+                head = chunked(path, end=b"").replace(b"POST", b"GET")
+                assert statuses(talk(client, head, broken)[:15]) in ([200], [400], [408])
+        assert "internal" not in client.get("/metrics").text
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert {json.loads(line)["level"] for line in process.stderr} == {"info"}
+
+
 NO_REQUEST = {
     "no Host": b"GET / HTTP/1.1\r\n\r\n",
     "two of them": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",

@@ -12,7 +12,8 @@ import pytest
 
 from app.api.fair_share import FairShare
 from app.api.middleware.body_limits import BodyLimits
-from app.errors import RequestTimeout
+from app.api.request_context import KEY, RequestContext
+from app.errors import MalformedRequest, RequestTimeout
 from tests.app.server import serve
 
 BYSTANDER = "127.0.0.2"
@@ -127,6 +128,32 @@ async def test_a_body_that_keeps_to_the_rate_goes_on_to_the_deadline() -> None:
     with pytest.raises(RequestTimeout):
         await limits({"type": "http", "headers": []}, client.receive, None)
     assert time.monotonic() - begun >= 0.5
+
+
+async def test_who_reads_on_while_answering_meets_no_problem() -> None:
+    """As Starlette's FileResponse does, to see whether its client leaves: it could not answer with the problem."""
+    context = RequestContext(fault=MalformedRequest("no chunk"))
+    messages = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def answering(scope: dict, receive: Callable[[], Awaitable[dict]], send: Callable[..., Awaitable]) -> None:
+        waiting = asyncio.ensure_future(receive())  # begun before the answer, and late after it
+        await asyncio.sleep(0)
+        await send({"type": "http.response.start"})
+        await asyncio.sleep(0.02)
+        assert [await waiting, await receive()] == messages
+
+    served: list[None] = []
+    limits = BodyLimits(answering, max_bytes=0, deadline_seconds=0.02, min_rate=1, share=FairShare(0))
+
+    async def receive() -> dict:
+        await asyncio.sleep(0.05)
+        served.append(None)
+        return messages[len(served) - 1]
+
+    async def send(message: dict) -> None:
+        pass
+
+    await limits({"type": "http", "headers": [], KEY: context}, receive, send)
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/explain", "/v2/models/cifar10/infer"])
