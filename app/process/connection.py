@@ -29,7 +29,8 @@ HEADER_COST = 32  # bytes that an empty header counts for, as in HTTP/2 (RFC 911
 
 BODY_READ_BYTES = 64 * 1024  # at once
 READ_BYTES = 16 * 1024  # at once, of heads; and as much is kept unread behind a request under way
-TINY_READ_BYTES = 4 * 1024  # at once, of bodies in tiny chunks: a millisecond of the event loop
+TINY_READ_BYTES = 1024  # at once, of bodies in tiny chunks: a fraction of a millisecond of the event loop
+TINY_PIECE_BYTES = 256  # a shorter piece of a body does not tell how large its chunks are
 
 END = b"\r\n\r\n"
 CHECKED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
@@ -51,7 +52,28 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
+class Reader(asyncio.BufferedProtocol):
+    """Between a transport and its connection: it lets the connection say how much it takes at once.
+
+    A class of its own, since uvloop gives buffers to nothing that is an asyncio.Protocol, and 256 KiB to that.
+    """
+
+    def __init__(self, connection: "Connection", buffer: memoryview) -> None:
+        self._connection = connection
+        self._buffer = buffer
+        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
+        self.eof_received = connection.eof_received  # type: ignore[method-assign]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._buffer[: self._connection.bytes_wanted]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._connection.data_received(bytes(self._buffer[:nbytes]))
+
+
+class Connection(HttpToolsProtocol):
     """One client's connection. Requests that come before the answer is out wait unparsed.
 
     It breaks off when a whole `patience_seconds` pass without a new request, or with one that does not end: uvicorn
@@ -107,6 +129,7 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow = self._flow = Flow(transport)
+        transport.set_protocol(Reader(self, self._buffer))
         self._check_later()
         self._limit.add(self)
 
@@ -117,13 +140,12 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._check:
             self._check.cancel()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+    @property
+    def bytes_wanted(self) -> int:
+        """How much may come at once, at least 1."""
         if self._body is not None:
-            return self._buffer[:TINY_READ_BYTES] if self._tiny else self._buffer
-        return self._buffer[: max(1, READ_BYTES - len(self._rest))]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(bytes(self._buffer[:nbytes]))
+            return TINY_READ_BYTES if self._tiny else BODY_READ_BYTES
+        return max(1, READ_BYTES - len(self._rest))
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -219,7 +241,8 @@ class Connection(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._body = None
             super().on_message_complete()
             return rest
-        self._tiny = len(data) >= TINY_READ_BYTES and len(content) < len(data) // 2
+        if len(data) >= TINY_PIECE_BYTES:
+            self._tiny = len(content) < len(data) // 2
         if self._tiny and not self.cycle.response_complete:
             self.flow.pause_reading()  # until the application has taken it: others have their turn
         return rest
