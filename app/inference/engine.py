@@ -111,6 +111,10 @@ class Engine:
         """Images that requests under way hold a place for."""
         return self._reserved
 
+    def fits(self, images: int) -> bool:
+        """Whether there are places for so many images."""
+        return self._reserved + images <= self._queue_images
+
     @contextmanager
     def reserve(self, images: int) -> Iterator[Callable[[int], None]]:
         """Hold places for `images` images from the headers to the answer. For the event loop's thread only.
@@ -118,7 +122,7 @@ class Engine:
         Yields a function that gives back all places but so many, for when the request turns out to be smaller.
         Raises Overloaded when too few places are left.
         """
-        if self._reserved + images > self._queue_images:
+        if not self.fits(images):
             raise Overloaded(f"{self._reserved} images are being worked on, at most {self._queue_images} may be")
         held = images
         self._reserved += held

@@ -7,7 +7,6 @@ send none, or a wrong one. Answers are never compressed: tritonclient's asyncio 
 import re
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
@@ -19,6 +18,7 @@ from ...imaging.decoder import Images
 from ...inference.answers import Classification
 from ..bodies import read_body
 from ..disconnect import unless_gone
+from ..fair_share import check_places, hold_places
 from ..problems import PROBLEM_RESPONSES
 from ..request_context import RequestContext, context_of
 from ..routes import health
@@ -196,14 +196,12 @@ async def absent() -> Response:
 async def _infer(request: Request, service: Service, model: ServedModel, started: float) -> Response:
     header_length = _header_length(request)
     context = context_of(request.scope)
-    with ExitStack() as places:
-        # There is one image at least; how many more, the body says.
-        places.enter_context(service.engine.reserve(model.views))
-        async with read_body(request, service.settings.max_request_bytes) as body:
-            read = time.monotonic()
-            inference = messages.parse(body, header_length, model)
-            places.enter_context(service.engine.reserve((len(inference.images) - 1) * model.views))
-            parsed = time.monotonic()
+    check_places(request, model.views)  # of one image at least; how many there are, the body says
+    async with read_body(request, service.settings.max_request_bytes) as body:
+        read = time.monotonic()
+        inference = messages.parse(body, header_length, model)
+        parsed = time.monotonic()
+        async with hold_places(request, len(inference.images) * model.views):
             results = await unless_gone(request, _classify(service, inference.images, context))
     computed = time.monotonic()
     content, json_length = messages.render(

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from ...errors import InvalidParameter
 from ..disconnect import unless_gone
+from ..fair_share import hold_places
 from ..problems import PROBLEM_RESPONSES
 from ..request_context import context_of
 from ..schemas import ProblemDocument
@@ -52,8 +53,8 @@ async def explain(
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
     # Not counted as a prediction: a client explains an image that it has classified before.
     context = context_of(request.scope)
-    with service.engine.reserve(1):
-        content = await read_image(request, service.settings.max_file_bytes)
+    content = await read_image(request, service.settings.max_file_bytes)
+    async with hold_places(request, 1):
         explanation = await unless_gone(
             request, service.classifier.explain(content, class_id, context.deadline, context.client)
         )
