@@ -189,7 +189,7 @@ def test_bare_it_shows_its_help(command: Command) -> None:
     assert command("fit", "--help").code == 0
 
 
-@pytest.mark.parametrize("name", ["fit", "everything"])
+@pytest.mark.parametrize("name", ["fit_command", "all_command"])
 def test_every_field_of_the_configuration_is_an_option(name: str) -> None:
     options = inspect.signature(getattr(program, name)).parameters
     assert {name: field.default for name, field in FIELDS.items()}.items() <= {

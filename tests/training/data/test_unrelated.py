@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.training.tiny import FASHION_HEADER
-from training.data.unrelated import FASHION_MNIST, far_images, fashion_mnist, noise, textures
+from training.data.unrelated import FASHION_MNIST, fashion_mnist, noise, textures, unrelated_images
 from training.errors import TrainingError
 
 
@@ -25,7 +25,7 @@ def test_fashion_mnist_is_padded_with_its_black(fashion: Path) -> None:
     assert images.shape == (10000, 32, 32, 3)
     assert np.array_equal(images[:, 2:30, 2:30, 1], pixels)
     assert images.sum() == 3 * pixels.sum(dtype=np.int64)
-    assert {kind: len(made) for kind, made in far_images(5, 0, fashion).items()} == {
+    assert {kind: len(made) for kind, made in unrelated_images(5, 0, fashion).items()} == {
         "noise": 5,
         "textures": 5,
         "fashion_mnist": 5,
