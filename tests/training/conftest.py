@@ -1,4 +1,4 @@
-"""What the training tests share: a tiny data set in CIFAR-10's shape, and a run on it that has finished."""
+"""Fixtures of the training tests: a tiny data set in CIFAR-10's shape, and a finished run on it."""
 
 import gzip
 import os
@@ -47,7 +47,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every program under test reads the tiny data set, whatever folder it is told."""
+    """Every program under test reads the tiny data set, whatever its --data-dir."""
     _use_tiny_data(monkeypatch)
 
 
@@ -82,7 +82,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         monkeypatch.setattr(initial_weights, "mobilenet_v2", mobilenet_v2)  # a test module may have replaced it
         init = folder / "init.safetensors"
         init.write_bytes(lively_weights())
-        # Not the repository's: what it found with other networks is none of this run's.
+        # Not the repository's result, which is of other networks.
         places = ("--test-reads", str(folder / "test_reads.csv"), "--near", str(folder / "none.json"))
         for arguments in (("fit", *TINY_OPTIONS, "--init", str(init)), ("evaluate", *places)):
             monkeypatch.setattr(
@@ -96,7 +96,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def finished_bundle(finished_run: Path) -> Path:
-    """Its bundle, in a folder "models"; to be read only."""
+    """The bundle of the finished run, in a folder "models". Tests must not change it."""
     bundle = finished_run.parent / "models" / bundle_name(TINY.architecture)
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
@@ -122,6 +122,6 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_dir(finished_run: Path, tmp_path: Path, tiny_data: None) -> Path:
-    """A finished and evaluated run of one's own. Its files are links, and the program replaces files as a whole."""
+    """A copy of the finished run for one test. Its files are links, which the program replaces as a whole."""
     shutil.copytree(finished_run, tmp_path / "run", copy_function=os.link)
     return tmp_path / "run"

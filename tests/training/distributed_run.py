@@ -1,4 +1,4 @@
-"""What each process of tests/training/test_distributed.py does: a tiny run, in which one rank may come to grief."""
+"""The program of the processes in tests/training/fit/test_distributed.py: a tiny run, in which one rank may fail."""
 
 import argparse
 import os
@@ -28,7 +28,7 @@ TROUBLED_STEP = 3
 
 
 class Noting(Run):
-    """A run with norms frozen, that notes the images this process has trained on, and the first step's gradients."""
+    """A run with frozen norms that records this process's training images and the first step's gradients."""
 
     def __init__(self, folder: Path, world: distributed.World) -> None:
         super().__init__(folder, FROZEN, "random", TRAIN, SELECT, None, world)
@@ -69,7 +69,7 @@ def command(folder: Path) -> None:
 
 
 def make_trouble(kind: str) -> None:
-    """The last rank comes to grief in a step of the first epoch."""
+    """Let the last rank be killed, or hang, in a step of the first epoch."""
     step, steps = Run._step, 0
 
     def troubled(self: Run, *rest: object) -> tuple[float, int]:

@@ -16,7 +16,7 @@ from torchvision.datasets import CIFAR10
 from training.errors import TrainingError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-HELD_OUT = 250  # images a class in each of the selection and the calibration split
+HELD_OUT = 250  # images per class in each of the selection and the calibration split
 
 
 class LabelledImages(NamedTuple):

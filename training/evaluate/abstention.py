@@ -1,7 +1,7 @@
 """Out-of-distribution scores, compared; larger always means less like the training images.
 
     detector = METHODS["knn"](bank, labels)          # features and logits of training images
-    scores = detector(outputs)                         # float32 [N]
+    scores = detector(outputs)                    # float32 [N]
 
 Features are the inputs of the last layer: the last map, averaged over its places.
 """

@@ -65,7 +65,7 @@ def test_cutout_hides_one_square_around_a_random_centre(side: int) -> None:
 
 
 @pytest.mark.parametrize("change", [augment.shift, augment.cutout])
-def test_the_seed_decides(change: object) -> None:
+def test_the_seed_decides_an_augmentation(change: object) -> None:
     assert callable(change)
     before = IMAGES.clone()
     first, again, other = (change(IMAGES, 8, random(seed)) for seed in (1, 1, 2))

@@ -83,7 +83,7 @@ def test_no_network_is_one_line_and_nothing_is_printed(
 
 
 @pytest.mark.data
-def test_the_real_data(cifar10_dir: Path) -> None:
+def test_the_real_data_have_their_split(cifar10_dir: Path) -> None:
     images = load(cifar10_dir, train=True, download=False)
     assert images.images.shape == (50_000, 32, 32, 3) and images.images.dtype == torch.uint8
     assert images.labels.bincount().tolist() == [5000] * 10

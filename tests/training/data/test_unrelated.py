@@ -10,7 +10,7 @@ from training.errors import TrainingError
 
 
 @pytest.mark.parametrize("make", [noise, textures])
-def test_images_are_seeded_and_various(make: object) -> None:
+def test_generated_images_follow_from_the_seed_and_differ_from_each_other(make: object) -> None:
     first, again, other = (make(24, seed) for seed in (1, 1, 2))  # type: ignore[operator]
     assert first.shape == (24, 32, 32, 3) and first.dtype == np.uint8
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -42,7 +42,7 @@ def test_fashion_mnist_is_padded_with_its_black(fashion: Path) -> None:
     ],
     ids=["unpacked", "empty", "short", "corrupt"],
 )
-def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_fashion_mnist_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(TrainingError, match="cannot read"):
         fashion_mnist(tmp_path)
     (tmp_path / FASHION_MNIST).write_bytes(content)

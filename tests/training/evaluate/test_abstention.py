@@ -32,7 +32,7 @@ def scores(name: str) -> np.ndarray:
     return METHODS[name](BANK, LABELS)(OTHER)
 
 
-def test_scores_of_logits() -> None:
+def test_scores_from_logits_follow_their_formulas() -> None:
     assert scores("maximum_softmax") == pytest.approx(1 - softmax(OTHER.logits, axis=1).max(1), abs=1e-6)
     assert scores("maximum_logit") == pytest.approx(-OTHER.logits.max(1))
     assert scores("energy") == pytest.approx(-np.log(np.exp(OTHER.logits.astype(float)).sum(1)), rel=1e-5)

@@ -17,7 +17,7 @@ from training.evaluate.network_outputs import Predictions
 
 
 def drawn(n: int, temperature: float, seed: int = 0) -> Predictions:
-    """Images whose labels are drawn from softmax(logits / temperature): that temperature is the right one."""
+    """n images with labels drawn from softmax(logits / temperature), so the right temperature is known."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(n, 10)) * 4
     scaled = np.exp(logits / temperature)
@@ -105,7 +105,7 @@ def test_calibration_error_agrees_with_a_loop_over_bins(confidences: list[float]
     assert expected_calibration_error(np.array(confidences), correct, bins) == pytest.approx(error, abs=1e-12)
 
 
-def test_brier_bounds() -> None:
+def test_the_brier_score_is_from_zero_to_two() -> None:
     sure = np.eye(10)[[3, 4]]
     assert brier_score(sure, np.array([3, 5])).tolist() == [0, 2]
 

@@ -42,7 +42,7 @@ def test_the_threshold_is_the_quantile_of_the_nonconformity_scores(n: int, level
 @pytest.mark.parametrize(
     ("n", "level", "rank"), [(19, 0.95, 19), (18, 0.95, 19), (2500, 0.99, 2476), (199, 0.995, 199)]
 )
-def test_how_many_must_be_covered(n: int, level: float, rank: int) -> None:
+def test_the_number_of_covered_images_is_the_rank_of_the_level(n: int, level: float, rank: int) -> None:
     assert covered(n, level) == rank
 
 

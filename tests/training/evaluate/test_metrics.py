@@ -66,7 +66,7 @@ def test_a_class_that_never_occurs_has_zeros_and_no_warning() -> None:
     }
 
 
-def test_the_text_has_two_digits() -> None:
+def test_the_report_s_text_has_two_digits() -> None:
     text = report_text(scored())
     assert text == reference.classification_report(
         scored().labels.numpy(), scored().predicted(), target_names=list(CLASSES), digits=2
@@ -104,7 +104,7 @@ def test_the_bootstrap_is_that_of_resampled_images() -> None:
     assert ours == pytest.approx(expected, abs=0.04)
 
 
-def test_the_bootstrap_is_the_seed_s() -> None:
+def test_the_seed_decides_the_bootstrap() -> None:
     counts = np.array(build_report(scored(), HISTORY).confusion_matrix)
     assert np.array_equal(f1_intervals(counts, 100, seed=1), f1_intervals(counts, 100, seed=1))
     assert not np.array_equal(f1_intervals(counts, 100, seed=1), f1_intervals(counts, 100, seed=2))

@@ -18,7 +18,7 @@ def test_equal_confidences_have_no_order() -> None:
     assert selective_risks(np.ones(5), shuffled) == pytest.approx(np.full(5, 0.4))
 
 
-def test_they_agree_with_a_loop() -> None:
+def test_risks_agree_with_a_loop() -> None:
     random = np.random.default_rng(1)
     confidence, wrong = random.random(200), (random.random(200) < 0.3).astype(float)
     by_hand = []
@@ -29,7 +29,7 @@ def test_they_agree_with_a_loop() -> None:
 
 
 @pytest.mark.parametrize("right", [0, 300, 190])
-def test_the_report(right: int) -> None:
+def test_the_selective_report_agrees_with_a_perfect_ranking(right: int) -> None:
     logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0))
     labels = logits.argmax(1)
     labels[right:] = (labels[right:] + 1) % 10

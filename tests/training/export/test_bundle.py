@@ -32,7 +32,7 @@ from training.evaluate.evaluate import evaluate, saved_evaluation
 from training.evaluate.leave_two_out import write_near
 from training.export.bundle import VERSION, bundle_name, check_parity, check_target, export
 from training.export.graph import build_graph, run_graph
-from training.fit.run_folder import LOGITS, FinishedRun
+from training.fit.run_folder import LOGITS, REPORT, FinishedRun
 
 FILES = {
     *(
@@ -67,7 +67,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_pictures(quick_pictures: None) -> None:
-    """Real ones are in `finished_bundle`."""
+    """Only `finished_bundle` has real pictures."""
 
 
 @pytest.fixture
@@ -297,6 +297,13 @@ def test_a_run_must_be_evaluated_first(run_dir: Path, bundle: Path) -> None:
     other = replace(run, weights=run.weights + b" ")
     with pytest.raises(TrainingError, match=r"was not evaluated: `python -m training evaluate --run-dir"):
         export(other, dataset(bundle.parent), bundle, force=False)
+    report = json.loads((run_dir / REPORT).read_bytes())
+    report["robustness"]["mean_accuracy"] /= 2  # as in a report of earlier weights
+    for content in (json.dumps(report), "{}"):
+        (run_dir / REPORT).unlink()
+        (run_dir / REPORT).write_text(content)
+        with pytest.raises(TrainingError, match="was not evaluated"):
+            write(run_dir, bundle)
     (run_dir / LOGITS).unlink()
     with pytest.raises(TrainingError, match="was not evaluated"):
         write(run_dir, bundle)

@@ -1,10 +1,15 @@
+import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from app.bundle.reader import Bundle, Calibration, Manifest
+from app.bundle.names import CARD, MANIFEST
+from app.bundle.reader import Bundle, Calibration, Manifest, manifest_digest, render_manifest, sha256
 from app.bundle.report import Report
+from tests.training.conftest import Answer
 from training.export.card import render_card
 
 ROOT = Path(__file__).parents[3]
@@ -206,3 +211,24 @@ def test_a_score_that_tells_less_than_the_largest_probability_is_warned_of(manif
         return "better than `abstain`: use both" in render_card(manifest, known)
 
     assert told(0.7) and not told(0.9)
+
+
+def test_the_card_command_changes_nothing_but_the_card(
+    finished_bundle: Path, tmp_path: Path, command: Callable[..., Answer]
+) -> None:
+    bundle = tmp_path / finished_bundle.name
+    shutil.copytree(finished_bundle, bundle)
+    before = Bundle.load(bundle).manifest
+    assert command("card", bundle).code == 0
+    assert Bundle.load(bundle).manifest == before  # the template is the one that it was rendered from
+    fields = json.loads((bundle / MANIFEST).read_bytes())
+    (bundle / CARD).write_text("an older card")
+    fields["files"][CARD] = sha256(b"an older card")
+    fields["digest"] = manifest_digest(fields)
+    (bundle / MANIFEST).write_bytes(render_manifest(fields))
+    assert command("card", bundle).code == 0
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == {
+        path.name: path.read_bytes() for path in finished_bundle.iterdir()
+    }
+    (bundle / CARD).write_text("damaged")
+    assert "README.md is damaged" in command("card", bundle).err

@@ -1,4 +1,4 @@
-"""Several processes for real, over gloo: what they compute together is what one process computes."""
+"""Real processes over gloo: together they compute what one process computes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def start(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """tests/training/distributed_run.py in so many processes."""
+    """Run tests/training/distributed_run.py in that number of processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "tests.training.distributed_run", *map(str, arguments)]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -43,7 +43,7 @@ def shallow_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two processes that nothing has happened to."""
+    """The folder of an uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("whole")
     done = start(2, "command", folder)
     assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def worlds(size: int) -> Iterator[World]:
-    """What the ranks of a world of `size` hold, without their processes."""
+    """The worlds of all ranks of a run in `size` processes, without the processes."""
     for rank in range(size):
         world = World()
         world.rank, world.size = rank, size

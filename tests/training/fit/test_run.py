@@ -1,4 +1,4 @@
-"""The loop. Runs are compared by their weights' bytes: the same thread count must give the same bits."""
+"""The training loop. Runs are compared by their weights' bytes: the same thread count must give the same bits."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def start(folder: Path, config: Config = TINY, init: str = "random", train: Labe
 
 
 def killer(after: int) -> Callable[..., None]:
-    """A watcher that ends the process, as it were, when it has seen `after` steps."""
+    """A watcher that raises Killed after `after` steps."""
     seen = 0
 
     def watch(*_: Any) -> None:
@@ -107,7 +107,7 @@ def test_a_pinned_run_of_two_steps_still_has_its_losses(tmp_path: Path, monkeypa
     assert row["lr"] == pytest.approx(5e-6)
 
 
-def test_another_seed_gives_others(tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]]) -> None:
+def test_another_seed_gives_other_bits(tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]]) -> None:
     assert start(tmp_path, replace(TINY, seed=1)).fit().read_bytes() != uninterrupted[0]
 
 
@@ -179,7 +179,7 @@ def test_history_has_a_row_an_epoch(tmp_path: Path) -> None:
     assert run.progress.cpu_seconds > 0
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_the_training_loss_falls(tmp_path: Path) -> None:
     run = start(tmp_path, replace(TINY, epochs=6, cutout=0, shift=0))
     run.fit()
     losses = [row["train_loss"] for row in run.progress.history]
@@ -311,7 +311,7 @@ def test_every_step_has_random_numbers_of_its_own() -> None:
 
 
 def test_optimizer_state_keeps_its_memory_layout(tmp_path: Path, save_every_step: None) -> None:
-    """channels_last filters want channels_last moments: the fused step walks both in storage order."""
+    """channels_last filters need channels_last moments: the fused step walks both in storage order."""
     with pytest.raises(Killed):
         start(tmp_path).fit(killer(3))
     run = start(tmp_path)

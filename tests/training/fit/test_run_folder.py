@@ -12,7 +12,7 @@ from training.fit.run_folder import RUN, STATE, WEIGHTS, FinishedRun
 
 
 def change(path: Path, content: bytes) -> None:
-    """Replace, for the file is a link to one that other tests use."""
+    """Replace the file: it is a link to one that other tests use."""
     path.unlink()
     path.write_bytes(content)
 
@@ -28,12 +28,14 @@ def test_a_finished_run_is_read_back(run_dir: Path) -> None:
     assert not run.model().training
 
 
-def test_its_data_are_found_again(run_dir: Path, tmp_path: Path) -> None:
+def test_a_finished_run_finds_its_data_again(run_dir: Path, tmp_path: Path) -> None:
     images, parts = FinishedRun.read(run_dir).data(cifar10.Dataset(tmp_path, download=False))
     assert images.take(parts.select).digest() == FinishedRun.read(run_dir).selection_data
 
 
-def test_other_data_are_refused(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_are_not_the_run_s_are_refused(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Other:
         def __init__(self, root: str, train: bool, download: bool) -> None:
             images = make_images(70, seed=99)
