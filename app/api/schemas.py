@@ -1,10 +1,8 @@
 """What goes over the wire."""
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..bundle.reader import Abstention, Architecture, Calibration, Input, Reference
+from ..bundle.reader import ModelDescription
 from ..inference.answers import Fault, ImageResult
 
 
@@ -43,7 +41,7 @@ class _OfModel(BaseModel):
 class PredictResponse(ImageResult, _OfModel):
     """The top_k most probable classes, most probable first, and how far to trust them.
 
-    Null is what a model's bundle has no measure of.
+    A field is null if the bundle does not provide it.
     """
 
     timing_ms: Timing
@@ -66,30 +64,20 @@ class BatchFault(Fault):
     """An image for which a batch was refused."""
 
     index: int = Field(ge=0, description="Its place in the request, from 0.")
-    filename: str | None = Field(None, description="As sent; missing where none was.", examples=["cat.png"])
+    filename: str | None = Field(
+        None, description="As sent, its first 255 characters; missing if none was sent.", examples=["cat.png"]
+    )
 
 
 class BatchProblemDocument(ProblemDocument):
     errors: list[BatchFault] = Field([], description="With the code `invalid_batch`: every image that cannot be used.")
 
 
-class Model(BaseModel):
+class Model(ModelDescription):
     """The bundle's manifest, without its self-check."""
 
-    schema_version: int
-    name: str
-    version: str
-    classes: list[str] = Field(description="In index order.")
-    architecture: Architecture
-    input: Input
-    macs: int = Field(description="Multiply-adds for one image.")
-    parameters: int
-    calibration: Calibration | None
-    abstention: Abstention | None
-    reference: Reference | None
-    files: dict[str, str] = Field(description="sha256 by name.")
-    provenance: dict[str, Any]
-    digest: str
+    # A client accepts what a later service adds. The service sends every field, those with a default too.
+    model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
 
 class Health(BaseModel):

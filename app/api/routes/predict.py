@@ -68,6 +68,7 @@ BATCH_PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/BatchProblemDocument"}}},
 }
 
+MAX_FILENAME_CHARACTERS = 255  # of an answer, which would otherwise grow with the names that a client sends
 
 TopK = Annotated[int, Query(ge=1, description="How many classes to name, at most all.")]
 Coverage = Annotated[
@@ -156,7 +157,12 @@ async def predict_batch(
 
 def _refusal(uploads: Iterable[Upload], results: list[Classification | Problem]) -> InvalidBatch:
     errors = [
-        BatchFault(code=result.code, detail=result.detail, index=index, filename=upload.filename)
+        BatchFault(
+            code=result.code,
+            detail=result.detail,
+            index=index,
+            filename=upload.filename and upload.filename[:MAX_FILENAME_CHARACTERS],
+        )
         for index, (upload, result) in enumerate(zip(uploads, results, strict=True))
         if isinstance(result, Problem)
     ]
