@@ -4,9 +4,11 @@ It shares the engine, queue, limits and errors with /predict. Query parameters a
 send none, or a wrong one. Answers are never compressed: tritonclient's asyncio client cannot read compressed ones.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Annotated, Any, TypeVar
 
@@ -14,7 +16,7 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import MalformedRequest, NotFound, Problem
+from ...errors import DeadlineExceeded, MalformedRequest, NotFound, Problem
 from ...imaging.decoder import Images
 from ...inference.answers import Classification
 from ..bodies import read_body
@@ -26,34 +28,18 @@ from ..schemas import ProblemDocument
 from ..service import RunningService, Service
 from . import messages
 from .models import VERSION, ServedModel
+from .schema import MESSAGE
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-INPUT = {
-    "type": "object",
-    "description": "A tensor: its elements are `data`, or follow the JSON as many bytes as `binary_data_size` says.",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string", "examples": ["images"]},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "examples": [[1, 32, 32, 3]]},
-        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
-        "data": {"type": "array"},
-        "parameters": {"type": "object"},
-    },
-}
-MESSAGE = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "inputs": {"type": "array", "items": INPUT, "minItems": 1, "maxItems": 1},
-        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}, "maxItems": 1},
-        "parameters": {"type": "object"},
-    },
-}
+# Larger JSON takes more than a millisecond to parse. It is parsed on this thread, one message at a time: the event loop
+# never waits for more than one call into the parser, and one message's objects at most are in memory.
+LARGE_JSON_BYTES = 16 * 1024
+parser_thread = ThreadPoolExecutor(1, "message-parser")
+
 BODY = {
     "requestBody": {
         "required": True,
@@ -201,7 +187,7 @@ async def _infer(request: Request, service: Service, model: ServedModel, started
         places.enter_context(service.engine.reserve(model.views))
         async with read_body(request, service.settings.max_request_bytes) as body:
             read = time.monotonic()
-            inference = messages.parse(body, header_length, model)
+            inference = await _parse(body, header_length, model, context.deadline)
             places.enter_context(service.engine.reserve((len(inference.images) - 1) * model.views))
             parsed = time.monotonic()
             results = await unless_gone(request, _classify(service, inference.images, context.deadline))
@@ -236,6 +222,20 @@ def _header_length(request: Request) -> int | None:
     if not re.fullmatch("[0-9]{1,18}", value):
         raise MalformedRequest(f"{HEADER_LENGTH} is a number of bytes, not {value[:40]!r}")
     return int(value)
+
+
+async def _parse(
+    body: bytearray, header_length: int | None, model: ServedModel, deadline: float
+) -> messages.InferenceRequest:
+    """messages.parse, off the event loop if the JSON is large. Raises MalformedRequest or DeadlineExceeded."""
+    if (len(body) if header_length is None else header_length) <= LARGE_JSON_BYTES:
+        return messages.parse(body, header_length, model)
+    parsing = asyncio.get_running_loop().run_in_executor(parser_thread, messages.parse, body, header_length, model)
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await parsing
+    except TimeoutError:
+        raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
 
 
 async def _classify(service: Service, images: Images | list[bytes], deadline: float) -> list[Classification]:
