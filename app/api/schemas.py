@@ -1,4 +1,4 @@
-"""What goes over the wire."""
+"""The JSON documents that the service answers with."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +24,7 @@ class ModelName(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds; total also holds reading the request."""
+    """Milliseconds; `total` includes reading the request."""
 
     decode: float = Field(examples=[0.4])
     queue: float = Field(examples=[0.1])
@@ -57,13 +57,13 @@ class BatchResponse(_OfModel):
     """One result an image, in the order of the images."""
 
     results: list[ImageResult | ImageFailure] = Field(description="Failures only with `partial=true`.")
-    timing_ms: Timing = Field(description="Each stage of the image that spent most time in it; total of the request.")
+    timing_ms: Timing = Field(description="For each stage, the time of the slowest image; `total` is the request's.")
 
 
 class BatchFault(Fault):
     """An image for which a batch was refused."""
 
-    index: int = Field(ge=0, description="Its place in the request, from 0.")
+    index: int = Field(ge=0, description="The image's position in the request, from 0.")
     filename: str | None = Field(
         None, description="As sent, its first 255 characters; missing if none was sent.", examples=["cat.png"]
     )

@@ -18,8 +18,9 @@ DIGITS_PER_VALUE = 8  # the parser makes numbers of any length, in a time that g
 # each slash, on average one character of 64.
 BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/="
 BASE64_BYTES_PER_OTHER = 32
-# One character beyond ASCII makes a string four times as large: only texts shorter than this may have any.
-MAX_UNICODE_BYTES = 8 << 20
+# A string with an escape takes three times as long, one with a character beyond ASCII is up to four times as large:
+# only texts up to this length may hold either. It leaves room for a file of 10 MiB.
+MAX_ESCAPED_BYTES = 16 << 20
 STEP_BYTES = 1 << 20  # looked at in one call, about 1 ms
 
 
@@ -28,13 +29,12 @@ def check(text: bytes | bytearray, tensor: Tensor, max_images: int) -> None:
 
     Bounded are its bytes, its values, members, lists and escapes, and the digits of all numbers together.
     """
+    structure: bytes | bytearray
     values = max_images * math.prod(tensor.shape[1:]) + OTHER_VALUES
     if tensor.datatype == "BYTES":
         structure = _not_base64(text, BYTES_PER_VALUE * values + len(text) // BASE64_BYTES_PER_OTHER)
-        if len(text) > MAX_UNICODE_BYTES and (not structure.isascii() or b"\\u" in text):
-            raise MalformedRequest(
-                f"JSON of more than {MAX_UNICODE_BYTES} bytes must be ASCII, without Unicode escapes"
-            )
+        if len(text) > MAX_ESCAPED_BYTES and (b"\\" in structure or not structure.isascii()):
+            raise MalformedRequest(f"JSON of more than {MAX_ESCAPED_BYTES} bytes must be ASCII without escapes")
     else:
         structure = text
         _at_most(BYTES_PER_VALUE * values, len(text), "bytes (a binary tensor takes fewer)")
@@ -45,13 +45,13 @@ def check(text: bytes | bytearray, tensor: Tensor, max_images: int) -> None:
     _at_most(OTHER_VALUES + max_images * _lists(tensor), structure.count(b"["), "lists")
 
 
-def _not_base64(text: bytes | bytearray, most: int) -> bytes:
+def _not_base64(text: bytes | bytearray, most: int) -> bytearray:
     """The bytes of `text` outside the alphabet of base64."""
     found = bytearray()
     for start in range(0, len(text), STEP_BYTES):
         found += text[start : start + STEP_BYTES].translate(None, BASE64)
         _at_most(most, len(found), "bytes that are not base64")
-    return bytes(found)
+    return found
 
 
 def _at_most(most: int, found: int, what: str) -> None:

@@ -39,7 +39,8 @@ DECODED_AT_ONCE = 1 << 20  # characters of base64: about 4 ms, in which no other
 class InferenceRequest:
     """images: uint8 [N, height, width, 3] or N encoded files, N from 1 to the model's max_batch_size.
 
-    classes: how many of the best to name, or 0 for the probabilities of all. binary: whether the answer is to be.
+    classes: how many of the most probable classes to name; 0 asks for the probabilities of all.
+    binary: whether the answer's tensor is binary.
     """
 
     id: str | None
@@ -69,7 +70,7 @@ def render(
 ) -> tuple[bytes, int | None]:
     """The response's body, and the length of its JSON if something binary follows that.
 
-    `probabilities` are float64 [classes] of each image; `request_id` stands in for the id of a request without one.
+    `probabilities` are float64 [classes] of each image; `request_id` is used if the request has no id.
     """
     output: dict[str, Any] = {"name": model.output.name, "datatype": model.output.datatype}
     data: list[Any]
@@ -117,7 +118,7 @@ def _images(inputs: list[InputTensor], rest: memoryview, model: ServedModel) -> 
     parameters = given.parameters or NONE
     size = parameters.binary_data_size
     if parameters.shared_memory_region is not None:
-        raise MalformedRequest(f"input {given.name!r}: there is no shared memory here, send the tensor")
+        raise MalformedRequest(f"input {given.name!r}: shared memory is not supported: send the tensor")
     if (size is None) == (given.data is None):
         raise MalformedRequest(f"input {given.name!r}: give either `data` or the parameter `binary_data_size`")
     if size is not None and size > len(rest):
@@ -134,7 +135,7 @@ def _images(inputs: list[InputTensor], rest: memoryview, model: ServedModel) -> 
 
 
 def _count(given: InputTensor, model: ServedModel) -> int:
-    """How many images the input's shape says there are."""
+    """The number of images, by the input's shape."""
     shape = model.input.shape
     if not given.shape or tuple(given.shape[1:]) != shape[1:]:
         raise MalformedRequest(f"input {given.name!r}: its shape is {list(shape)}, not {str(given.shape)[:80]}")
@@ -152,7 +153,7 @@ def _wanted(message: InferenceMessage, output: Tensor) -> tuple[int, bool]:
         raise MalformedRequest(f"outputs: this model has one, {output.name!r}, not {_say(names)}")
     parameters = message.outputs[0].parameters or NONE if message.outputs else NONE
     if parameters.shared_memory_region is not None:
-        raise MalformedRequest(f"output {output.name!r}: there is no shared memory here")
+        raise MalformedRequest(f"output {output.name!r}: shared memory is not supported")
     binary = parameters.binary_data
     if binary is None:
         binary = (message.parameters or NONE).binary_data_output
@@ -190,7 +191,7 @@ def _binary_files(data: memoryview, count: int) -> list[bytes]:
 
 
 def _flat(data: list[Any], tensor: Tensor) -> list[Any]:
-    """The elements of `data`, row by row, whether it is nested (as deep as the tensor at most) or flat."""
+    """The elements of `data`, row by row, whether `data` is flat or nested (at most as deep as the tensor)."""
     for _ in tensor.shape[1:]:
         if not all(isinstance(item, list) for item in data):
             break
@@ -231,7 +232,7 @@ def _base64(text: str) -> bytes:
 
 
 def _elements(tensor: Tensor) -> int:
-    """How many an image has."""
+    """Elements of one image."""
     return int(np.prod(tensor.shape[1:]))
 
 

@@ -73,7 +73,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """A route that a model has, with its version and without."""
+    """A route of a model, with and without its version in the path."""
     options["responses"] = NO_MODEL | options.get("responses", {})
 
     def add(endpoint: Endpoint) -> Endpoint:
@@ -91,9 +91,9 @@ def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], En
 
 
 @router.get("")
-@router.get("/", include_in_schema=False)  # spelt so in the protocol's OpenAPI document, and clients follow no redirect
+@router.get("/", include_in_schema=False)  # so in the protocol's OpenAPI document; clients follow no redirect
 async def server() -> dict[str, Any]:
-    """The server's name and version, and the extensions of the protocol that it knows."""
+    """The server's name and version, and the protocol's extensions that it supports."""
     return {"name": "cifar10-classifier", "version": __version__, "extensions": EXTENSIONS}
 
 
@@ -124,20 +124,20 @@ async def all_statistics(service: RunningService) -> dict[str, Any]:
 
 @router.post("/repository/index")
 async def repository(service: RunningService) -> list[dict[str, str]]:
-    """The models and whether they are ready. Whatever the body says, all of them are listed."""
+    """The models and whether they are ready. The request's body is ignored."""
     state = {"state": "READY", "reason": ""} if service.engine.alive else {"state": "UNAVAILABLE", "reason": "died"}
     return [{"name": name, "version": VERSION, **state} for name in service.models]
 
 
 @_of_model("GET", "")
 async def metadata(model: Model) -> dict[str, Any]:
-    """What goes in and what comes out."""
+    """The model's input and output tensors."""
     return model.metadata()
 
 
 @_of_model("GET", "/ready", responses={503: {"model": ProblemDocument}})
 async def model_ready(service: RunningService, model: Model) -> dict[str, Any]:
-    """The server is ready, and so are its models."""
+    """Whether the model is ready: it is whenever the server is."""
     await health.readyz(service)
     return {"name": model.name, "ready": True}
 
@@ -172,10 +172,10 @@ async def infer(request: Request, service: RunningService, model: Model) -> Resp
 @router.api_route("/systemsharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
 @router.api_route("/cudasharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
 async def absent() -> Response:
-    """What Triton offers to its operators; here it is the environment's business."""
+    """Triton's controls for operators; the settings take their place here."""
     raise NotFound(
         "loading, tracing, logging and shared memory cannot be controlled over HTTP here;"
-        f" the extensions that there are: {', '.join(EXTENSIONS)}"
+        f" supported extensions: {', '.join(EXTENSIONS)}"
     )
 
 
@@ -183,7 +183,7 @@ async def _infer(request: Request, service: Service, model: ServedModel, started
     header_length = _header_length(request)
     context = context_of(request.scope)
     with ExitStack() as places:
-        # There is one image at least; how many more, the body says.
+        # A request holds at least one image; its body tells how many more.
         places.enter_context(service.engine.reserve(model.views))
         async with read_body(request, service.settings.max_request_bytes) as body:
             read = time.monotonic()

@@ -73,7 +73,7 @@ MAX_FILENAME_CHARACTERS = 255  # of an answer, which would otherwise grow with t
 TopK = Annotated[int, Query(ge=1, description="How many classes to name, at most all.")]
 Coverage = Annotated[
     float | None,
-    Query(description="Of the prediction sets; `GET /model` lists the model's levels and its default."),
+    Query(description="Coverage of the prediction sets; `GET /model` lists the model's levels and its default."),
 ]
 
 
@@ -110,7 +110,7 @@ async def predict(request: Request, top_k: TopK = 5, coverage: Coverage = None) 
 )
 async def predict_batch(
     request: Request,
-    partial: Annotated[bool, Query(description="Answer for the good images although others are bad.")] = False,
+    partial: Annotated[bool, Query(description="Classify the usable images even if others cannot be used.")] = False,
     top_k: TopK = 5,
     coverage: Coverage = None,
 ) -> BatchResponse:
