@@ -18,12 +18,14 @@ from pydantic import ValidationError
 from . import local_files as files
 from .bundle.reader import Bundle, BundleError
 from .errors import Problem
+from .inference.engine import ThreadsError
 from .inference.sessions import Session, SessionError, load_session
 from .main import create_app
+from .process.listener import BindError, bind
 from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
 from .process.server import Server
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 cli = typer.Typer(
     add_completion=False,
@@ -59,14 +61,24 @@ def serve() -> None:
     except SeveralProcesses as error:
         raise StartupError(str(error)) from None
     give_memory_back()
-    settings, loaded = _load()
+    settings = _settings()
+    try:
+        sockets = bind(settings.host, settings.port)
+    except BindError as error:
+        raise StartupError(str(error)) from None
+    loaded = _load_session(settings)
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)
     server = Server(app, settings)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    server.run()
+    try:
+        server.run(sockets)
+    except ThreadsError as error:
+        raise StartupError(f"INFERENCE_THREADS: {error}") from None
+    except BindError as error:
+        raise StartupError(str(error)) from None
     service = getattr(app.state, "service", None)
     if service is None or service.engine.died:
         sys.exit(1)
@@ -168,11 +180,22 @@ async def _print_results(
 
 
 def _load() -> tuple[Settings, tuple[Bundle, Session]]:
+    settings = _settings()
+    return settings, _load_session(settings)
+
+
+def _settings() -> Settings:
     try:
-        settings = Settings()
-        return settings, load_session(settings)
+        return Settings()
     except ValidationError as error:
         raise StartupError(_say(error)) from None
+    except SettingsError as error:
+        raise StartupError(str(error)) from None
+
+
+def _load_session(settings: Settings) -> tuple[Bundle, Session]:
+    try:
+        return load_session(settings)
     except (BundleError, SessionError) as error:
         raise StartupError(str(error)) from None
 
@@ -186,7 +209,7 @@ def main() -> None:
     try:
         cli()
     except StartupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a file's name holds
         sys.exit(error.exit_code)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .bundle.reader import Bundle
 from .errors import Problem
-from .imaging.decode import check_size
+from .imaging.formats import check_size
 from .inference.answers import Fault, ImageResult
 from .inference.classifier import Classifier
 from .inference.sessions import Session

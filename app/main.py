@@ -4,7 +4,6 @@ python -m app serve
 uvicorn app.main:app
 """
 
-import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -25,8 +24,6 @@ from .inference.classifier import Classifier
 from .inference.sessions import Session, load_session
 from .process.runtime import refuse_several_processes
 from .settings import Settings
-
-logger = logging.getLogger("app")
 
 
 def _end_process() -> None:
@@ -83,9 +80,13 @@ def _start(
     bundle, session = loaded
     metrics.describe(bundle.manifest)
     classifier = Classifier.start(
-        bundle.manifest, session, settings, on_batch=metrics.batch_images.observe, on_death=on_death
+        bundle.manifest,
+        session,
+        settings,
+        on_batch=metrics.batch_images.observe,
+        on_death=on_death,
+        on_kill=metrics.killed,
     )
-    logger.info("ready", extra={"fields": {"model": bundle.manifest.version, "threads": settings.inference_threads}})
     return Service(settings, bundle, classifier, metrics)
 
 

@@ -14,16 +14,17 @@ A command that was stopped goes on where it was when it is given again.
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from pydantic.fields import FieldInfo
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from training.config import Config
+from app.cores import available_cores
+from training.config import FIELDS, Config, allowed
 from training.data.cifar10 import load, split
 from training.errors import TrainingError
 from training.evaluate import compare as comparing
@@ -35,7 +36,7 @@ from training.fit.progress_bar import ProgressBar
 from training.fit.run import Run
 from training.fit.run_folder import Outcome
 from training.fit.teachers import read_teacher
-from training.provenance import cores, split_seed
+from training.provenance import split_seed
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -57,38 +58,15 @@ BundleDir = Annotated[
 Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
 
 PROGRAM = "python -m training"
-THREADS = max(1, cores() // processes_here())
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
-TEST_READS = Path("docs/test_reads.csv")
+TEST_READS = Path("models/test_reads.csv")
 BUNDLE = "bundle"  # in a run's folder: what is served changes only when it is named
-NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("docs/leave_two_out.json")
+NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 
-HELP = {
-    "stem_stride": "1 or 2.",
-    "stage2_stride": "1 or 2.",
-    "enlarge": "Times 32 pixels, inside the network; with strides of 2, 4: 98 M multiply-adds, 2: 24.5 M.",
-    "epochs": "Passes over the training split.",
-    "batch_size": "Images a step.",
-    "lr": "Peak learning rate of AdamW.",
-    "warmup": "Fraction of the steps over which the rate rises.",
-    "weight_decay": "Of filters.",
-    "beta1": "Of AdamW.",
-    "beta2": "Of AdamW.",
-    "label_smoothing": "0: none.",
-    "ema_decay": "Of the averaged weights, per update.",
-    "ema_every": "Steps between updates of the averaged weights.",
-    "flip": "Mirror every image in every second epoch.",
-    "shift": "Pixels, at most, in each direction.",
-    "zoom": "Largest factor by which half of the images are enlarged or shrunk; 1: none.",
-    "colour": "Largest relative change of brightness, contrast and saturation; 0: none.",
-    "cutout": "Side of the hidden square, pixels.",
-    "views": "Augmented views of each image, seen in turn, mirrored by turns; 0: a new one in every epoch.",
-    "teacher_weight": "The teacher's share in the loss, with --teacher.",
-    "teacher_temperature": "Softens the teacher's answers and ours.",
-    "precision": "Of a step. bfloat16 is faster where the hardware computes in it (avx512_bf16, amx_bf16 in lscpu).",
-    "seed": "Of new layers, order and augmentation.",
-    "split_seed": "Of the three-way split.",
-}
+
+def default_threads() -> int:
+    """This process's share of the cores that are available to all processes of the run on this machine, at least 1."""
+    return max(1, available_cores() // processes_here())
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:
@@ -97,12 +75,12 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     kept = [parameter for name, parameter in signature.parameters.items() if name != "config"]
     options = [
         inspect.Parameter(
-            field.name,
+            name,
             inspect.Parameter.KEYWORD_ONLY,
             default=field.default,
-            annotation=Annotated[field.type, typer.Option(help=HELP[field.name])],
+            annotation=Annotated[field.annotation, typer.Option(help=_help(field))],
         )
-        for field in fields(Config)
+        for name, field in FIELDS.items()
     ]
 
     def called(**values: Any) -> None:
@@ -114,6 +92,12 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in kept + options}
     called.__name__, called.__doc__ = command.__name__, command.__doc__
     return called
+
+
+def _help(field: FieldInfo) -> str:
+    # Config refuses values out of range, with exit code 1; Typer's own min and max would do so with 2.
+    bounds = allowed(field)
+    return f"{field.description} {bounds.capitalize()}." if bounds.startswith("from") else str(field.description)
 
 
 # Without the \\b the command lines would be run together.
@@ -135,7 +119,7 @@ def fit(
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
     teacher: Teacher = None,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     device: ComputeOn = "auto",
 ) -> None:
     """Train, or go on training: a run that was stopped continues where it was."""
@@ -162,7 +146,7 @@ def evaluate(
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     test_reads: TestReads = TEST_READS,
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
@@ -184,7 +168,7 @@ def export(
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     bundle: BundleDir = None,
     force: Force = False,
 ) -> None:
@@ -207,7 +191,7 @@ def everything(
     run_dir: RunDir = RUN_DIR,
     init: Init = "imagenet",
     teacher: Teacher = None,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     device: ComputeOn = "auto",
     test_reads: TestReads = TEST_READS,
     bundle: BundleDir = None,
@@ -249,7 +233,7 @@ def compare(
     new: Annotated[Path, typer.Argument(help="Another.")],
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
 ) -> None:
     """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
     torch.set_num_threads(threads)
@@ -271,7 +255,7 @@ def leave_two_out(
     download: Download = True,
     run_dir: RunDir = NEAR_RUNS,
     init: Init = "imagenet",
-    threads: Threads = THREADS,
+    threads: Threads = default_threads(),
     near: Near = NEAR,
 ) -> None:
     """Train five networks without two classes each, and compare the scores that should notice those."""

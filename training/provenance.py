@@ -1,7 +1,6 @@
 """Where weights come from: the code, the versions and the machine."""
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 
+from app.bundle.names import MANIFEST
+from app.cores import available_cores
 from training.errors import TrainingError
 
 PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
@@ -20,7 +21,12 @@ CODE = ("app", "training", "pyproject.toml")  # what decides the weights, below 
 
 def environment(processes: int = 1, device: torch.device | None = None) -> dict[str, Any]:
     """Commit, versions and hardware of this process, one of so many like it, as JSON."""
-    hardware = {"cpu": cpu_model(), "cores": cores(), "threads": torch.get_num_threads(), "processes": processes}
+    hardware = {
+        "cpu": cpu_model(),
+        "cores": available_cores(),
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+    }
     if device is not None and device.type == "cuda":
         hardware["gpu"] = torch.cuda.get_device_name(device)
     return {
@@ -47,7 +53,7 @@ def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: 
 
 def split_seed(folder: Path) -> int | None:
     """Of the split that the weights in `folder`, a bundle or a run, were trained with; None where nothing says so."""
-    for name in ("run.json", "bundle.json"):
+    for name in ("run.json", MANIFEST):
         try:
             record = json.loads((folder / name).read_bytes())
             return int(
@@ -106,8 +112,3 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from ..bundle.reader import Manifest
+from ..bundle.manifest import Manifest
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 STAGES = ("read", "decode", "queue", "inference", "total")
@@ -46,6 +46,11 @@ class Metrics:
             ["of"],
             **own,
         )
+        self.decoders_killed = Counter(
+            "predict_decoders_killed", "Decoding processes that were ended, by reason.", ["reason"], **own
+        )
+        for reason in ("cpu", "memory", "time", "crash"):
+            self.decoders_killed.labels(reason)
         self.model = Gauge("model_info", "The model that answers.", ["name", "version"], **own)
 
     def describe(self, manifest: Manifest) -> None:
@@ -53,6 +58,10 @@ class Metrics:
         self.model.labels(manifest.name, manifest.version).set(1)
         for label in manifest.classes:
             self.predictions.labels(label)
+
+    def killed(self, reason: str) -> None:
+        """Count a decoding process that was ended."""
+        self.decoders_killed.labels(reason).inc()
 
     def render(self) -> bytes:
         """The Prometheus text format."""

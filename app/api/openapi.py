@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from ..bundle.reader import PICTURES
+from ..bundle.names import PICTURES
 from .open_inference.models import VERSION
 from .service import Service
 

@@ -21,6 +21,7 @@ class RequestContext:
     """One request. RequestLog creates it; the fields are set by the middleware that each comment names."""
 
     request_id: str = ""  # RequestLog
+    client: str = ""  # RequestLog; the address that shares are counted by
     traceparent: str = ""  # RequestLog; W3C Trace Context
     route: str | None = None  # Admission, for requests that it refuses before they are routed
     deadline: float = math.inf  # BodyLimits; seconds of time.monotonic()

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..bundle.reader import ModelDescription
+from ..bundle.manifest import ModelDescription
 from ..inference.answers import Fault, ImageResult
 
 

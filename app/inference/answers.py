@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, Field
 
-from ..bundle.reader import Manifest
+from ..bundle.manifest import Manifest
 from ..errors import InvalidParameter
 from .decisions import prediction_set, probabilities, top_k
 

@@ -14,11 +14,11 @@ from typing import Self
 
 import numpy as np
 
-from ..bundle.reader import Manifest
+from ..bundle.manifest import Manifest
 from ..errors import NotFound, Problem
 from ..imaging import activation_map
-from ..imaging.decode import check_size
-from ..imaging.decoder import Decoder, Images
+from ..imaging.decoder import Decoder, Images, Limits
+from ..imaging.formats import check_size
 from ..settings import Settings
 from .answers import Classification, Rules
 from .engine import Answer, Engine, answer_to
@@ -37,19 +37,21 @@ class Explanation:
 class Classifier:
     """For one event loop; `close` it when done."""
 
-    def __init__(self, manifest: Manifest, engine: Engine, settings: Settings) -> None:
+    def __init__(
+        self, manifest: Manifest, engine: Engine, settings: Settings, on_kill: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.rules = Rules.of(manifest)
         self.engine = engine
         self._views = settings.views
         self._threads = settings.inference_threads
         self._max_batch_images = settings.max_batch_images
         self._max_file_bytes = settings.max_file_bytes
-        self._decoder = Decoder(
-            threads=settings.inference_threads,
-            max_pixels=settings.max_pixels,
-            max_inflight_pixels=settings.max_inflight_pixels,
+        self.decoder = Decoder(
+            processes=settings.inference_threads,
+            limits=Limits(settings.max_pixels, settings.max_inflight_pixels, settings.max_decode_seconds),
             height=manifest.input.height,
             width=manifest.input.width,
+            on_kill=on_kill,
         )
 
     @classmethod
@@ -61,8 +63,9 @@ class Classifier:
         *,
         on_batch: Callable[[int], None] = lambda _: None,
         on_death: Callable[[], None] = lambda: None,
+        on_kill: Callable[[str], None] = lambda _: None,
     ) -> Self:
-        """A classifier with an engine of its own; see Engine for `on_batch` and `on_death`."""
+        """A classifier with an engine of its own; see Engine for `on_batch` and `on_death`, Decoder for `on_kill`."""
         engine = Engine(
             session.run,
             threads=settings.inference_threads,
@@ -71,27 +74,30 @@ class Classifier:
             on_batch=on_batch,
             on_death=on_death,
         )
-        return cls(manifest, engine, settings)
+        return cls(manifest, engine, settings, on_kill)
 
-    async def classify(self, content: bytes, deadline: float) -> Classification:
-        """What an encoded image shows. `deadline` is in seconds of time.monotonic().
+    async def classify(self, content: bytes, deadline: float, client: str = "") -> Classification:
+        """What an encoded image shows. `deadline` is in seconds of time.monotonic(); clients share decoders fairly.
 
-        Raises UndecodableImage, UnsupportedMediaType, PayloadTooLarge, ImageTooLarge, DeadlineExceeded or Unavailable.
+        Raises UndecodableImage, UnsupportedMediaType, PayloadTooLarge, ImageTooLarge, TooExpensive, DeadlineExceeded
+        or Unavailable.
         """
         check_size(content, self._max_file_bytes)
-        decoded = await self._decoder.decode(
-            content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline)
+        decoded = await self.decoder.decode(
+            content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline), client
         )
         return self._classification(await answer_to(decoded.handed_on, deadline), decoded.seconds)
 
-    async def classify_batch(self, contents: Iterable[bytes], deadline: float) -> list[Classification | Problem]:
+    async def classify_batch(
+        self, contents: Iterable[bytes], deadline: float, client: str = ""
+    ) -> list[Classification | Problem]:
         """What each encoded image shows, in order; a Problem for an image that cannot be used.
 
         Raises the first error that is not an image's own: DeadlineExceeded, Unavailable or a bug.
         """
         # All are waited for: nothing goes on after this returns, and which error is raised does not depend on timing.
         outcomes = await asyncio.gather(
-            *(self.classify(content, deadline) for content in contents), return_exceptions=True
+            *(self.classify(content, deadline, client) for content in contents), return_exceptions=True
         )
         results: list[Classification | Problem] = []
         for outcome in outcomes:
@@ -100,15 +106,15 @@ class Classifier:
             results.append(outcome)
         return results
 
-    async def explain(self, content: bytes, class_id: int | None, deadline: float) -> Explanation:
+    async def explain(self, content: bytes, class_id: int | None, deadline: float, client: str = "") -> Explanation:
         """What in an encoded image speaks for a class, by default for the most probable one.
 
         Only one view, the whole image, is explained, since maps of different views do not add up.
         Raises what `classify` does, and NotFound for a model without class maps.
         """
         check_size(content, self._max_file_bytes)
-        decoded = await self._decoder.decode(
-            content, 1, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline, maps=True)
+        decoded = await self.decoder.decode(
+            content, 1, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline, maps=True), client
         )
         answer = await answer_to(decoded.handed_on, deadline)
         maps = answer.outputs.class_maps
@@ -134,7 +140,7 @@ class Classifier:
     def close(self) -> None:
         """Finish the work that was accepted, and stop all threads."""
         self.engine.close()
-        self._decoder.close()
+        self.decoder.close()
 
     def _classification(self, answer: Answer, decode_seconds: float = 0.0) -> Classification:
         return self.rules.classify(

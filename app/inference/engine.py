@@ -51,6 +51,10 @@ class _Work:
     submitted: float = field(default_factory=time.monotonic)
 
 
+class ThreadsError(RuntimeError):
+    """The system refuses to start so many threads; the message is one line for the operator."""
+
+
 class Engine:
     """`compute` is a session's `run`, and is called from `threads` threads at once.
 
@@ -82,8 +86,16 @@ class Engine:
         self._workers = [
             threading.Thread(target=self._work, name=f"inference-{n}", daemon=True) for n in range(threads)
         ]
-        for worker in self._workers:
-            worker.start()
+        self._start()
+
+    def _start(self) -> None:
+        for number, worker in enumerate(self._workers):
+            try:
+                worker.start()
+            except RuntimeError as error:  # the interpreter's, for a limit of the system
+                wanted, self._workers = len(self._workers), self._workers[:number]
+                self.close()
+                raise ThreadsError(f"only {number} of {wanted} threads could be started ({error})") from None
 
     @property
     def alive(self) -> bool:

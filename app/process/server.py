@@ -6,8 +6,10 @@ way is answered for at most DRAIN_SECONDS, and the process ends with exit code 0
 """
 
 import asyncio
+import logging
 import signal
 import socket
+from contextlib import AsyncExitStack
 from functools import partial
 from types import FrameType
 from typing import Any, cast
@@ -17,8 +19,11 @@ from fastapi import FastAPI
 
 from ..settings import Settings
 from .connection import Connection
+from .listener import BindError
 from .logging import log_stray_error
 from .runtime import spare_the_collector
+
+logger = logging.getLogger("app")
 
 PATIENCE = 2  # deadlines; a request may take one
 
@@ -26,6 +31,8 @@ PATIENCE = 2  # deadlines; a request may take one
 class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._app = app
+        self._settings = settings
+        self._lifespan = AsyncExitStack()
         self._grace_seconds = settings.grace_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         patience = PATIENCE * settings.deadline_seconds
@@ -36,6 +43,7 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 http=cast(Any, partial(Connection, patience_seconds=patience, prefix=settings.root_path)),
                 ws="none",
+                lifespan="off",  # `startup` and `shutdown` run it: so its errors reach the caller of `run`
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -48,8 +56,29 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_stray_error)
-        await super().startup(sockets)
+        await self._lifespan.enter_async_context(self._app.router.lifespan_context(self._app))
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another process began to listen on the port since it was bound
+            await self._lifespan.aclose()
+            raise BindError(self._settings.host, self._settings.port, error) from None
         spare_the_collector()
+        self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
+        logger.info("ready", extra={"fields": self._described(sockets or [])})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self._lifespan.aclose()
+
+    def _described(self, sockets: list[socket.socket]) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "model": self._app.state.service.bundle.manifest.version,
+            "threads": settings.inference_threads,
+            "authentication": "API keys" if settings.api_keys else "open",
+            "addresses": [_address(bound) for bound in sockets],
+        }
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         service = getattr(self._app.state, "service", None)
@@ -61,3 +90,8 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._loop.call_later, self._grace_seconds, super().handle_exit, sig, frame)
         else:
             super().handle_exit(sig, frame)
+
+
+def _address(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 ALLOWED = {
     "app": set(),  # the package itself
     "app.errors": set(),
-    "app.settings": set(),
+    "app.cores": set(),
+    "app.settings": {"app.cores"},
     "app.validation": set(),
     "app.bundle": {"app.validation"},
     "app.network": {"app.bundle"},
@@ -32,14 +33,14 @@ ALLOWED = {
     "app.process": {"app.api", "app.errors", "app.settings"},
     "app.main": {"app", "app.process", "app.api", "app.inference", "app.bundle", "app.settings"},
     "app.cluster": {
-        *("app.main", "app.local_files", "app.process", "app.api"),
+        *("app.main", "app.local_files", "app.process", "app.api", "app.cores"),
         *("app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"),
     },
     "app.__main__": {
         *("app", "app.main", "app.cluster", "app.local_files", "app.process"),
         *("app.inference", "app.bundle", "app.errors", "app.settings", "app.validation"),
     },
-    "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors"},
+    "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
 }
 # Packages from outside that only these districts may import, whether at the top of a module or inside a function.
 RESERVED = {

@@ -3,7 +3,6 @@
 import csv
 import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tests.conftest import DATA
 from tests.training.conftest import TINY_OPTIONS, Answer
 from tests.training.tiny import TINY
 from training import __main__ as program
-from training.config import Config
+from training.config import FIELDS
 from training.export.bundle import NAME
 from training.fit.run import Run
 
@@ -193,6 +192,16 @@ def test_bare_it_shows_its_help(command: Command) -> None:
 @pytest.mark.parametrize("name", ["fit", "everything"])
 def test_every_field_of_the_configuration_is_an_option(name: str) -> None:
     options = inspect.signature(getattr(program, name)).parameters
-    assert {field.name: field.default for field in fields(Config)}.items() <= {
+    assert {name: field.default for name, field in FIELDS.items()}.items() <= {
         option: parameter.default for option, parameter in options.items()
     }.items()
+
+
+@pytest.mark.parametrize(("processes", "threads"), [("1", 3), ("2", 1), ("8", 1)])
+def test_threads_default_to_the_cores_that_the_cgroup_grants_to_each_process(
+    monkeypatch: pytest.MonkeyPatch, processes: str, threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr("app.cores._cgroup_quota", lambda _: 3.5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    assert program.default_threads() == threads

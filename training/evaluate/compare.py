@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from app.bundle.reader import MANIFEST, Bundle, BundleError
+from app.bundle.names import GRAPH, MANIFEST
+from app.bundle.reader import Bundle, BundleError
 from training.data.cifar10 import LabelledImages
 from training.errors import TrainingError
 from training.evaluate.network_outputs import predict_logits
@@ -59,7 +60,7 @@ def correct(source: Path, held_out: LabelledImages, seed: int) -> npt.NDArray[np
             bundle = Bundle.load(source)
         except BundleError as error:
             raise TrainingError(str(error)) from None
-        logits = run_graph(bundle.read("model.onnx"), held_out.images.numpy())
+        logits = run_graph(bundle.read(GRAPH), held_out.images.numpy())
     else:
         logits = predict_logits(Outcome.read(source).model(), held_out.images).numpy()
     right: npt.NDArray[np.bool_] = logits.argmax(1) == held_out.labels.numpy()

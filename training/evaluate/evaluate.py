@@ -28,6 +28,7 @@ from torch import Tensor
 from app.bundle.report import Report, RobustnessReport
 from app.network.mobilenet import Preprocessed
 from app.network.novelty import Novelty
+from app.network.served import ServedNetwork
 from training.atomic_files import write_atomically
 from training.data.cifar10 import LabelledImages, Split, load
 from training.data.unrelated import far_images
@@ -203,7 +204,7 @@ def read_damaged_test_set(
 ) -> RobustnessReport:
     """Accuracy on damaged copies of some test images, and a line in `test_reads` that they were read."""
     append_read(test_reads)
-    graph = build_graph(model).SerializeToString()
+    graph = build_graph(ServedNetwork(model)).SerializeToString()
     report = robustness_report(
         lambda images: run_graph(graph, images),
         test.images.numpy(),

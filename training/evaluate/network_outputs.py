@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import MobileNetV2
 
 from app.network.mobilenet import Preprocessed
+from app.network.served import ServedNetwork
 
 
 class Scored(NamedTuple):
@@ -52,10 +52,11 @@ class Seen(NamedTuple):
 
 def predict_features(model: Preprocessed, images: Tensor, batch_size: int = 25) -> Seen:
     """Pooled features and logits of uint8 images [N, H, W, 3], in evaluation mode."""
-    network = model.network
-    assert isinstance(network, MobileNetV2)
-    pooled: list[Tensor] = []
-    hook = network.classifier.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
-    logits = predict_logits(model, images, batch_size)
-    hook.remove()
-    return Seen(torch.cat(pooled).numpy(), logits.numpy())
+    served = ServedNetwork(model)
+    was_training = model.training
+    served.eval()
+    with torch.inference_mode():
+        batches = [served(batch) for batch in torch.split(images, batch_size)]
+    served.train(was_training)
+    features, logits = (torch.cat([getattr(one, name) for one in batches]).numpy() for name in ("features", "logits"))
+    return Seen(features, logits)

@@ -15,20 +15,25 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from app.bundle.reader import (
+from app.bundle.manifest import SCHEMA_VERSION, Architecture, Manifest, manifest_digest, render_manifest, sha256
+from app.bundle.names import (
+    CARD,
+    CHECKPOINT,
+    CLASS_MAPS,
+    GRAPH,
+    HISTORY,
+    LOGITS,
     MANIFEST,
-    SCHEMA_VERSION,
-    Architecture,
-    Bundle,
-    BundleError,
-    Manifest,
-    manifest_digest,
-    render_manifest,
-    sha256,
+    NOVELTY,
+    OOD_SCORE,
+    REPORT,
+    REPORT_TEXT,
+    SPLIT,
 )
+from app.bundle.reader import Bundle, BundleError
 from app.bundle.report import Report
 from app.network.mobilenet import Preprocessed, count_macs, count_parameters
-from app.network.novelty import Novelty
+from app.network.served import ServedNetwork
 from training.atomic_files import write_folder_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.data.cifar10 import CLASSES, Split, load
@@ -41,7 +46,7 @@ from training.evaluate.metrics import report_text
 from training.evaluate.network_outputs import Scored, predict_features
 from training.export import plots
 from training.export.card import render_card
-from training.export.graph import CLASS_MAPS, OOD_SCORE, OUTPUT, build_graph, run_graph
+from training.export.graph import build_graph, run_graph
 from training.fit.run import history_csv
 from training.fit.run_folder import Outcome
 
@@ -51,7 +56,7 @@ SHIPPED = {  # what the names of the networks in models/ end in
     Architecture(stem_stride=1, stage2_stride=2): "_small",
 }
 PARITY_IMAGES = 1000
-PARITY = {OUTPUT: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # outputs of the graph and of PyTorch differ by no more
+PARITY = {LOGITS: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # outputs of the graph and of PyTorch differ by no more
 # Or, logits and maps, by this share of the largest logit: rounding grows with the logits. With logits that reached -176
 # PyTorch's own float32 was 0.99e-4 from float64, and the graph's was refused for 1.4e-4.
 RELATIVE_PARITY = 1e-6
@@ -74,15 +79,16 @@ def export(outcome: Outcome, data_dir: Path, bundle: Path, *, force: bool, downl
     images, parts = outcome.data(data_dir, download=download)
     select = images.images[parts.select]
     model = outcome.model()
-    graph = build_graph(model, novelty=evaluation.novelty).SerializeToString()
-    check_parity(model, evaluation.novelty, graph, select[:PARITY_IMAGES])
+    served = ServedNetwork(model, evaluation.novelty)
+    graph = build_graph(served).SerializeToString()
+    check_parity(served, graph, select[:PARITY_IMAGES])
     report = report_of(evaluation, outcome)
     files = _files(outcome, evaluation, report, parts, graph)
     files["mistakes.png"] = _mistakes(evaluation.test, report, data_dir)
     fields = _fields(outcome, model, parts, evaluation, report, _self_check(graph, select[0].numpy()))
     # The card needs the manifest, and the manifest the card's digest: a manifest without digests is enough for it.
     draft = Manifest.model_validate(fields | {"files": {}, "digest": sha256(b"")})
-    files["README.md"] = render_card(draft, report).encode()
+    files[CARD] = render_card(draft, report).encode()
     fields["files"] = {name: sha256(content) for name, content in sorted(files.items())}
     fields["digest"] = manifest_digest(fields)
     files[MANIFEST] = render_manifest(fields)
@@ -118,22 +124,23 @@ def check_target(bundle: Path, *, force: bool) -> None:
         raise _unwritable(bundle, error) from None
 
 
-def check_parity(model: Preprocessed, novelty: Novelty, graph: bytes, images: Tensor) -> dict[str, float]:
+def check_parity(served: ServedNetwork, graph: bytes, images: Tensor) -> dict[str, float]:
     """The largest difference between ONNX Runtime's and PyTorch's outputs, by output.
 
     Raises TrainingError when one is larger than is allowed.
     """
-    seen = predict_features(model, images)
-    scores = novelty.score(torch.from_numpy(seen.features)).numpy()
+    assert served.novelty is not None
+    seen = predict_features(served.model, images)
+    scores = served.novelty.score(torch.from_numpy(seen.features)).numpy()
     pixels = images.numpy()
     pairs = {
-        OUTPUT: (run_graph(graph, pixels), seen.logits),
+        LOGITS: (run_graph(graph, pixels), seen.logits),
         CLASS_MAPS: (run_graph(graph, pixels, CLASS_MAPS).mean((2, 3)), seen.logits),
         OOD_SCORE: (run_graph(graph, pixels, OOD_SCORE), scores),
     }
     differences = {name: float(np.abs(by_graph - by_torch).max()) for name, (by_graph, by_torch) in pairs.items()}
     relative = RELATIVE_PARITY * float(np.abs(seen.logits).max())
-    allowed = PARITY | {name: max(PARITY[name], relative) for name in (OUTPUT, CLASS_MAPS)}
+    allowed = PARITY | {name: max(PARITY[name], relative) for name in (LOGITS, CLASS_MAPS)}
     for name, difference in differences.items():
         if not difference < allowed[name]:  # not <=: both may be infinite
             raise TrainingError(
@@ -158,13 +165,13 @@ def _files(outcome: Outcome, evaluation: Evaluation, report: Report, parts: Spli
     assert report.calibration and report.selective and report.robustness
     indices = {name: index.tolist() for name, index in vars(parts).items()}
     return {
-        "model.onnx": graph,
-        "checkpoint.safetensors": outcome.weights,
-        "novelty.safetensors": save_safetensors(evaluation.novelty._asdict()),
-        "report.json": render_report(report),
-        "report.txt": report_text(evaluation.test).encode(),
-        "history.csv": history_csv([row.model_dump() for row in outcome.history]).encode(),
-        "split.json": (json.dumps(indices, separators=(",", ":")) + "\n").encode(),
+        GRAPH: graph,
+        CHECKPOINT: outcome.weights,
+        NOVELTY: save_safetensors(evaluation.novelty._asdict()),
+        REPORT: render_report(report),
+        REPORT_TEXT: report_text(evaluation.test).encode(),
+        HISTORY: history_csv([row.model_dump() for row in outcome.history]).encode(),
+        SPLIT: (json.dumps(indices, separators=(",", ":")) + "\n").encode(),
         "accuracy_and_loss.png": plots.accuracy_and_loss(outcome.history),
         "confusion_matrix.png": plots.confusion(np.array(report.confusion_matrix)),
         "reliability.png": plots.reliability(evaluation.test, report.calibration),
@@ -218,7 +225,7 @@ def _fields(
             "initial_weights": outcome.initial_weights,
             "teacher": outcome.teacher,
             "seeds": {"run": config.seed, "split": config.split_seed},
-            "split": {"file": "split.json"} | {name: len(index) for name, index in vars(parts).items()},
+            "split": {"file": SPLIT} | {name: len(index) for name, index in vars(parts).items()},
             "cpu_hours": round(outcome.cpu_seconds / 3600, 3),
         },
     }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.bundle.reader import Manifest
+from app.bundle.manifest import Manifest
 from app.bundle.report import Report
 from training.config import Config
 from training.export.card_trust import render_trust

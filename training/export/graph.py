@@ -24,21 +24,18 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from torchvision.models.mobilenetv2 import InvertedResidual, MobileNetV2
+from torchvision.models.mobilenetv2 import InvertedResidual
 
-from app.network.mobilenet import Preprocessed
+from app.bundle.names import CLASS_MAPS, INPUT, LOGITS, OOD_SCORE
 from app.network.novelty import NEIGHBOUR, SHORTEST, Novelty
+from app.network.served import ServedNetwork
 
 OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that the service accepts
-INPUT, OUTPUT, CLASS_MAPS, OOD_SCORE = "images", "logits", "class_maps", "ood_score"
 
 
-def build_graph(
-    model: Preprocessed, height: int = 32, width: int = 32, novelty: Novelty | None = None
-) -> onnx.ModelProto:
-    """The graph of `model` in evaluation mode, checked for being well-formed."""
-    network = model.network
-    assert isinstance(network, MobileNetV2)
+def build_graph(served: ServedNetwork, height: int = 32, width: int = 32) -> onnx.ModelProto:
+    """The graph of `served` in evaluation mode, checked for being well-formed."""
+    model, network, novelty = served.model, served.network, served.novelty
     graph = _Graph()
     # Transposing bytes is cheaper than transposing floats.
     pixels = graph.add("Transpose", INPUT, perm=[0, 3, 1, 2])
@@ -57,12 +54,12 @@ def build_graph(
     weight = graph.constant("classifier.1.weight", head.weight)
     bias = graph.constant("classifier.1.bias", head.bias)
     features = graph.add("Flatten", graph.add("GlobalAveragePool", hidden))
-    graph.add("Gemm", features, weight, bias, name=OUTPUT, transB=1)
+    graph.add("Gemm", features, weight, bias, name=LOGITS, transB=1)
     at_each_place = graph.add("Unsqueeze", weight, graph.constant("axes", torch.tensor([2, 3])))
     graph.add("Conv", hidden, at_each_place, bias, name=CLASS_MAPS, kernel_shape=[1, 1])
     classes = head.out_features
     outputs = [
-        helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["N", classes]),
+        helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", classes]),
         helper.make_tensor_value_info(CLASS_MAPS, TensorProto.FLOAT, ["N", classes, "H", "W"]),
     ]
     if novelty is not None:
@@ -189,7 +186,7 @@ def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 def run_graph(
-    graph: bytes, images: npt.NDArray[np.uint8], output: str = OUTPUT, batch_size: int = 50
+    graph: bytes, images: npt.NDArray[np.uint8], output: str = LOGITS, batch_size: int = 50
 ) -> npt.NDArray[np.float32]:
     """One output for images [N, H, W, 3], by ONNX Runtime on all cores."""
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])

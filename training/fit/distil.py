@@ -16,7 +16,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
-from app.bundle.reader import sha256
+from app.bundle.manifest import sha256
 from training.atomic_files import write_atomically
 from training.export.graph import run_graph
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from app.bundle.names import GRAPH
 from app.bundle.reader import Bundle, BundleError
+from app.network.served import ServedNetwork
 from training.errors import TrainingError
 from training.export.graph import build_graph
 from training.fit.run import RUN
@@ -17,9 +19,9 @@ def read_teacher(folder: Path, split_seed: int) -> bytes:
     """
     check_split("--teacher", folder, split_seed)
     if (folder / RUN).exists():
-        graph: bytes = build_graph(Outcome.read(folder).model()).SerializeToString(deterministic=True)
+        graph: bytes = build_graph(ServedNetwork(Outcome.read(folder).model())).SerializeToString(deterministic=True)
         return graph
     try:
-        return Bundle.load(folder).read("model.onnx")
+        return Bundle.load(folder).read(GRAPH)
     except BundleError as error:
         raise TrainingError(f"--teacher: {error}") from None

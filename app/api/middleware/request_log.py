@@ -33,6 +33,7 @@ class RequestLog:
             return
         headers = Headers(scope=scope)
         context = context_of(scope)
+        context.client = (scope.get("client") or ("",))[0]
         context.request_id, context.traceparent = _request_id(headers), _traceparent(headers)
         status = 0
 
@@ -67,7 +68,7 @@ class RequestLog:
         fields = {
             "request_id": context.request_id,
             "trace_id": context.traceparent.split("-")[1],
-            "client": (scope.get("client") or ("",))[0],
+            "client": context.client,
             "method": scope["method"],
             "route": route,
             "status": status,

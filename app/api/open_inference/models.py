@@ -9,7 +9,7 @@ Both answer `probabilities`, FP32 [-1, 10], calibrated. Either takes at most `ma
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ...bundle.reader import Manifest
+from ...bundle.manifest import Manifest
 from ...settings import Settings
 from ..uploads import most_images
 from .statistics import Statistics

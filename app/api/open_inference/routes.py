@@ -22,7 +22,7 @@ from ...inference.answers import Classification
 from ..bodies import read_body
 from ..disconnect import unless_gone
 from ..problems import PROBLEM_RESPONSES
-from ..request_context import context_of
+from ..request_context import RequestContext, context_of
 from ..routes import health
 from ..schemas import ProblemDocument
 from ..service import RunningService, Service
@@ -190,7 +190,7 @@ async def _infer(request: Request, service: Service, model: ServedModel, started
             inference = await _parse(body, header_length, model, context.deadline)
             places.enter_context(service.engine.reserve((len(inference.images) - 1) * model.views))
             parsed = time.monotonic()
-            results = await unless_gone(request, _classify(service, inference.images, context.deadline))
+            results = await unless_gone(request, _classify(service, inference.images, context))
     computed = time.monotonic()
     content, json_length = messages.render(
         inference, [result.probabilities for result in results], model, context.request_id
@@ -238,12 +238,12 @@ async def _parse(
         raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
 
 
-async def _classify(service: Service, images: Images | list[bytes], deadline: float) -> list[Classification]:
+async def _classify(service: Service, images: Images | list[bytes], context: RequestContext) -> list[Classification]:
     """In order. Raises the Problem of the first image that cannot be used."""
     if not isinstance(images, list):
-        return await service.classifier.classify_pixels(images, deadline)
+        return await service.classifier.classify_pixels(images, context.deadline)
     results = []
-    for index, result in enumerate(await service.classifier.classify_batch(images, deadline)):
+    for index, result in enumerate(await service.classifier.classify_batch(images, context.deadline, context.client)):
         if isinstance(result, Problem):
             result.detail = f"image {index}: {result.detail}"
             raise result

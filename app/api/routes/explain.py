@@ -54,7 +54,9 @@ async def explain(
     context = context_of(request.scope)
     with service.engine.reserve(1):
         content = await read_image(request, service.settings.max_file_bytes)
-        explanation = await unless_gone(request, service.classifier.explain(content, class_id, context.deadline))
+        explanation = await unless_gone(
+            request, service.classifier.explain(content, class_id, context.deadline, context.client)
+        )
     label = service.classifier.rules.labels[explanation.class_id]
     context.log = {"label": label, "abstain": explanation.result.abstain}
     values = (

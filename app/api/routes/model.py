@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from ...bundle.reader import Manifest
+from ...bundle.manifest import Manifest
 from ..schemas import Model
 from ..service import RunningService
 

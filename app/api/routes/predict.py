@@ -88,7 +88,7 @@ async def predict(request: Request, top_k: TopK = 5, coverage: Coverage = None) 
     with service.engine.reserve(service.settings.views):
         content = await read_image(request, service.settings.max_file_bytes)
         read_seconds = time.monotonic() - started
-        result = await unless_gone(request, service.classifier.classify(content, context.deadline))
+        result = await unless_gone(request, service.classifier.classify(content, context.deadline, context.client))
     total_seconds = time.monotonic() - started
     service.observe([result], read_seconds=read_seconds, total_seconds=total_seconds)
     context.log = {
@@ -130,9 +130,9 @@ async def predict_batch(
         uploads = await read_images(request, most)
         keep(len(uploads) * views)
         read_seconds = time.monotonic() - started
-        results = await unless_gone(
-            request, service.classifier.classify_batch([upload.content for upload in uploads], context.deadline)
-        )
+        contents = [upload.content for upload in uploads]
+        classifying = service.classifier.classify_batch(contents, context.deadline, context.client)
+        results = await unless_gone(request, classifying)
     good = [result for result in results if not isinstance(result, Problem)]
     if len(good) < len(results) and not partial:
         raise _refusal(uploads, results)

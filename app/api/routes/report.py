@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
-from ...bundle.reader import PICTURES
+from ...bundle.names import PICTURES
 from ...bundle.report import Report
 from ...errors import NotFound
 from ..etags import revalidated

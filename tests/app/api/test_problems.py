@@ -19,6 +19,7 @@ DESIGN = {
     "image_too_large": 413,
     "unsupported_media_type": 415,
     "undecodable_image": 422,
+    "too_expensive": 422,
     "invalid_parameter": 422,
     "invalid_batch": 422,
     "overloaded": 429,

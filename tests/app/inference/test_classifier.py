@@ -1,6 +1,5 @@
 import asyncio
 import io
-import threading
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from app.bundle.reader import Abstention, Bundle
+from app.bundle.manifest import Abstention
+from app.bundle.reader import Bundle
 from app.errors import DeadlineExceeded
-from app.imaging.decode import EncodedImage
 from app.inference.classifier import Classifier
 from app.inference.decisions import prediction_set, probabilities, top_k
 from app.inference.engine import Answer, Engine
@@ -156,46 +155,6 @@ async def test_without_measures_of_trust_there_are_none(loaded: tuple[Bundle, Se
     classifier.close()
 
 
-async def test_a_decode_holds_its_pixels_until_its_thread_is_done(
-    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, end = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> np.ndarray:
-        begun.set()
-        assert end.wait(30)
-        return np.zeros((1, 32, 32, 3), np.uint8)
-
-    monkeypatch.setattr(EncodedImage, "thumbnails", slow)
-    submitted: Future[Answer] = Future()
-    engine = SimpleNamespace(submit=lambda *_, **__: submitted, close=lambda: None)
-    classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=1))
-    call = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
-    await asyncio.to_thread(begun.wait, 30)
-    call.cancel()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert classifier._decoder._budget.used > 0
-    end.set()
-    await asyncio.wait({call})
-    assert call.cancelled()
-    assert classifier._decoder._budget.used == 0
-    assert submitted.cancelled()  # nobody waits for the answer
-    classifier.close()
-
-
-async def test_an_image_waits_for_its_pixels_and_is_answered_then(loaded: tuple[Bundle, Session], cat: bytes) -> None:
-    classifier = classifier_of(loaded, Outputs(np.zeros((1, 10), np.float32)))
-    async with classifier._decoder._budget.hold(classifier._decoder._budget.limit, time.monotonic() + 30):
-        call = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
-        while not classifier._decoder._budget._waiting:
-            await asyncio.sleep(0)
-        assert not call.done()
-    assert (await call).views == 1
-    assert classifier._decoder._budget.used == 0
-    classifier.close()
-
-
 async def test_an_answer_that_does_not_come_ends_with_the_deadline(loaded: tuple[Bundle, Session], cat: bytes) -> None:
     submitted: Future[Answer] = Future()
     engine = SimpleNamespace(submit=lambda *_, **__: submitted, close=lambda: None)
@@ -204,34 +163,6 @@ async def test_an_answer_that_does_not_come_ends_with_the_deadline(loaded: tuple
         await classifier.classify(cat, time.monotonic() + 0.05)
     assert submitted.cancelled()
     classifier.close()
-
-
-async def test_a_decode_that_has_not_begun_is_withdrawn(
-    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, end, decoded = threading.Event(), threading.Event(), []
-
-    def slow(image: EncodedImage, *_: object) -> np.ndarray:
-        decoded.append(len(image.content))
-        begun.set()
-        assert end.wait(30)
-        return np.zeros((1, 32, 32, 3), np.uint8)
-
-    monkeypatch.setattr(EncodedImage, "thumbnails", slow)
-    classifier = Classifier(loaded[0].manifest, SimpleNamespace(close=lambda: None), Settings(inference_threads=1))
-    busy = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
-    await asyncio.to_thread(begun.wait, 30)
-    left = asyncio.create_task(classifier.classify(cat + b"left", time.monotonic() + 30))
-    with pytest.raises(DeadlineExceeded):
-        await classifier.classify(cat + b"late", time.monotonic() + 0.01)
-    left.cancel()
-    await asyncio.wait({left})
-    busy.cancel()
-    end.set()
-    await asyncio.wait({busy})
-    classifier.close()
-    assert left.cancelled() and busy.cancelled()
-    assert decoded == [len(cat)]
 
 
 async def test_many_at_once_are_answered_like_one_after_the_other(loaded: tuple[Bundle, Session]) -> None:

@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 from tests.app.server import serve
-from tests.benchmarks.hostile import probing
-from tests.benchmarks.http_load import Connections, post
-from tests.benchmarks.processes import forget_peak, peak_mb
+from tests.benchmarks.faults.hostile import probing
+from tests.benchmarks.serving.http_load import Connections, post
+from tests.benchmarks.serving.processes import forget_peak, peak_mb
 from tests.conftest import DATA
 
 SEED = 0

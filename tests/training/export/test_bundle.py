@@ -12,16 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load, load_file
 
-from app.bundle.reader import (
-    MANIFEST,
-    PICTURES,
-    Architecture,
-    Bundle,
-    BundleError,
-    Manifest,
-    sha256,
-)
+from app.bundle.manifest import Architecture, Manifest, sha256
+from app.bundle.names import MANIFEST, OOD_SCORE, PICTURES
+from app.bundle.reader import Bundle, BundleError
 from app.network.mobilenet import mobilenet_v2
+from app.network.served import ServedNetwork
 from tests.training.tiny import TINY, lively_weights
 from training import atomic_files as storage
 from training.config import Config
@@ -31,7 +26,7 @@ from training.evaluate.evaluate import LOGITS, evaluate, saved_evaluation
 from training.evaluate.leave_two_out import write_near
 from training.export import bundle as exporting
 from training.export.bundle import VERSION, bundle_name, check_parity, check_target, export
-from training.export.graph import OOD_SCORE, build_graph, run_graph
+from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import Outcome
 
 FILES = {
@@ -173,15 +168,18 @@ def test_parity_is_of_logits_and_scores(run_dir: Path, tmp_path: Path) -> None:
     images, _ = outcome.data(tmp_path, download=False)
     model, saved = outcome.model(), saved_evaluation(outcome)
     assert saved is not None
-    graph = build_graph(model, novelty=saved.novelty).SerializeToString()
-    differences = check_parity(model, saved.novelty, graph, images.images)
+    served = ServedNetwork(model, saved.novelty)
+    graph = build_graph(served).SerializeToString()
+    differences = check_parity(served, graph, images.images)
     assert set(differences) == {"logits", "class_maps", "ood_score"} and max(differences.values()) < 1e-2
     with pytest.raises(TrainingError, match=r"ood_score of the ONNX graph differ"):
-        check_parity(model, saved.novelty._replace(centre=saved.novelty.centre.flip(0)), graph, images.images)
+        check_parity(
+            ServedNetwork(model, saved.novelty._replace(centre=saved.novelty.centre.flip(0))), graph, images.images
+        )
     with torch.no_grad():
         model.network.get_parameter("classifier.1.bias")[4] += 2e-4
     with pytest.raises(TrainingError, match=r"logits of the ONNX graph differ from PyTorch's by 0.0002"):
-        check_parity(model, saved.novelty, graph, images.images)
+        check_parity(served, graph, images.images)
 
 
 def test_logits_that_are_large_may_differ_by_more(run_dir: Path, tmp_path: Path) -> None:
@@ -192,24 +190,25 @@ def test_logits_that_are_large_may_differ_by_more(run_dir: Path, tmp_path: Path)
     bias = model.network.get_parameter("classifier.1.bias")
     with torch.no_grad():
         bias[0] = 1000
-    graph = build_graph(model, novelty=saved.novelty).SerializeToString()
+    served = ServedNetwork(model, saved.novelty)
+    graph = build_graph(served).SerializeToString()
     with torch.no_grad():
         bias[4] += 5e-4
-    assert check_parity(model, saved.novelty, graph, images.images)["logits"] > 4e-4
+    assert check_parity(served, graph, images.images)["logits"] > 4e-4
     with torch.no_grad():
         bias[4] += 1e-3
     with pytest.raises(TrainingError, match=r"0.0015 on 70 images, 0.001 is allowed"):
-        check_parity(model, saved.novelty, graph, images.images)
+        check_parity(served, graph, images.images)
     with torch.no_grad():
         bias[4] = torch.inf
     with pytest.raises(TrainingError, match=r"logits of the ONNX graph differ"):
-        check_parity(model, saved.novelty, graph, images.images)
+        check_parity(served, graph, images.images)
 
 
 def test_batches_do_not_change_what_the_graph_says(run_dir: Path, tmp_path: Path) -> None:
     outcome = Outcome.read(run_dir)
     images, _ = outcome.data(tmp_path, download=False)
-    graph = build_graph(outcome.model()).SerializeToString()
+    graph = build_graph(ServedNetwork(outcome.model())).SerializeToString()
     whole, parts = (run_graph(graph, images.images[:7].numpy(), batch_size=size) for size in (7, 3))
     assert whole == pytest.approx(parts, abs=1e-5)
 

@@ -9,6 +9,7 @@ import torch
 from scipy.special import log_softmax, rel_entr
 
 from app.network.mobilenet import Preprocessed
+from app.network.served import ServedNetwork
 from tests.training.tiny import TINY, make_images, shallow
 from training.config import Config
 from training.errors import TrainingError
@@ -36,7 +37,9 @@ def teacher() -> bytes:
     network = shallow(TINY.architecture)
     with torch.no_grad():
         network.get_parameter("classifier.1.weight").mul_(50)
-    return build_graph(Preprocessed(network, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).eval()).SerializeToString()
+    return build_graph(
+        ServedNetwork(Preprocessed(network, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).eval())
+    ).SerializeToString()
 
 
 def start(folder: Path, *teachers: bytes, config: Config = TAUGHT) -> Run:
@@ -175,7 +178,9 @@ def test_another_teacher_is_another_run(tmp_path: Path, teacher: bytes) -> None:
 
 def test_of_several_teachers_the_mean_logits_are_taught(tmp_path: Path, teacher: bytes) -> None:
     torch.manual_seed(8)
-    other = build_graph(Preprocessed(shallow(TINY.architecture), (0.5,) * 3, (0.2,) * 3).eval()).SerializeToString()
+    other = build_graph(
+        ServedNetwork(Preprocessed(shallow(TINY.architecture), (0.5,) * 3, (0.2,) * 3).eval())
+    ).SerializeToString()
     views = [[TRAIN.images[:10], TRAIN.images[10:16]]]
     answers = teacher_answers(tmp_path, [teacher, other], views)
     expected = (run_graph(teacher, TRAIN.images[:16].numpy()) + run_graph(other, TRAIN.images[:16].numpy())) / 2

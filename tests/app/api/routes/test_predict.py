@@ -15,7 +15,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from app.api.schemas import BatchProblemDocument, BatchResponse, PredictResponse
-from app.bundle.reader import Bundle, manifest_digest, render_manifest, sha256
+from app.bundle.manifest import manifest_digest, render_manifest, sha256
+from app.bundle.reader import Bundle
 from app.inference.sessions import Outputs, Session
 from app.main import create_app
 from app.settings import Settings
