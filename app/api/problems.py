@@ -5,7 +5,6 @@
 
 import http
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,6 +24,7 @@ from ..errors import (
     NotFound,
     Problem,
 )
+from ..validation import one_line
 from .paths import prefix_of
 from .request_context import context_of
 from .schemas import ProblemDocument
@@ -97,16 +97,8 @@ def install(app: FastAPI) -> None:
 
 
 def _say(error: RequestValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part not in ("query", "body", "path", "header"))
-        parts.append(f"{where or 'request'}: {item['msg']}{_given(item)}")
-    return "; ".join(parts)
-
-
-def _given(item: Mapping[str, Any]) -> str:
-    value = item.get("input")
-    return f" (given: {value[:40]!r})" if isinstance(value, str) else ""
+    """FastAPI's places begin with where a parameter is: in the query, the path or a header."""
+    return one_line(({**item, "loc": item["loc"][1:]} for item in error.errors()), "request")
 
 
 def _from_http(error: HTTPException) -> Problem:
