@@ -6,9 +6,13 @@ python -m app classify --ray --output answers s3://bucket/photos    # on all cor
 """
 
 import asyncio
+import errno
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
@@ -16,13 +20,16 @@ import typer
 from pydantic import ValidationError
 
 from . import local_files as files
-from .api.middleware.telemetry import configure_logging
 from .bundle.reader import Bundle, BundleError
 from .errors import Problem
+from .inference.engine import ThreadsError
 from .inference.sessions import Session, SessionError, load_session
 from .main import create_app
-from .process.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
-from .settings import Settings
+from .process.listener import BindError, bind
+from .process.logging import configure_logging
+from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
+from .process.server import Server
+from .settings import Settings, SettingsError
 
 cli = typer.Typer(
     add_completion=False,
@@ -44,6 +51,15 @@ class UsageError(StartupError):
     exit_code = 2
 
 
+class OutputError(Exception):
+    """Standard output takes no more; `broken_pipe` if whoever read it has gone."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(f"standard output: {reason.strerror}")
+        self.broken_pipe = isinstance(reason, BrokenPipeError)
+        self.exit_code = 128 + signal.SIGPIPE if self.broken_pipe else 1  # what a shell says of a program like `cat`
+
+
 @cli.callback(invoke_without_command=True)
 def bare(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
@@ -58,14 +74,24 @@ def serve() -> None:
     except SeveralProcesses as error:
         raise StartupError(str(error)) from None
     give_memory_back()
-    settings, loaded = _load()
+    settings = _settings()
+    try:
+        sockets = bind(settings.host, settings.port)
+    except BindError as error:
+        raise StartupError(str(error)) from None
+    loaded = _load_session(settings)
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)
     server = Server(app, settings)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    server.run()
+    try:
+        server.run(sockets)
+    except ThreadsError as error:
+        raise StartupError(f"INFERENCE_THREADS: {error}") from None
+    except BindError as error:
+        raise StartupError(str(error)) from None
     service = getattr(app.state, "service", None)
     if service is None or service.engine.died:
         sys.exit(1)
@@ -84,8 +110,12 @@ def classify(
     In the table a `?` before the classes says that the image is unlike those that the model knows.
     With --ray, answers go to Parquet files, and the same command goes on where one before it was ended.
 
-    Exit status: 0, 1 when a file failed, 2 when there is nothing to do or an option makes no sense.
+    Exit status: 0, 1 when a file failed or the answers cannot be written, 2 when there is nothing to do or an option
+    makes no sense, 141 when the program that reads the answers has ended.
     """
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        raise OutputError(OSError(0, "it is closed"))
+    sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack characters of a path
     if ray != (output is not None) or (ray and json):
         raise UsageError("--ray and --output go together, and without --json")
     if output is not None:
@@ -93,7 +123,7 @@ def classify(
     else:
         failed, total = _classify_here(paths, top_k, json)
     if failed:
-        print(f"{failed} of {total} files failed", file=sys.stderr)
+        _complain(f"{failed} of {total} files failed\n")
         sys.exit(1)
 
 
@@ -124,21 +154,22 @@ def _classify_on_ray(patterns: Sequence[str], output: str, top_k: int) -> tuple[
         found = bulk.find(patterns)
         parts = bulk.Output(output, bulk.Asked(manifest.version, manifest.digest, top_k, settings.views))
         before = parts.done(found)
+        parts.make()
     except files.FilesError as error:
         raise UsageError(str(error)) from None
     done, failed = len(before), list(before.values()).count(False)
-    progress = sys.stderr.isatty()
+    progress = _on_terminal()
     try:
         for part in bulk.classify([path for path in found if path not in before], parts, settings):
             done, failed = done + part.files, failed + part.failed
             if progress:
-                print(f"\r\x1b[K{done} of {len(found)} files", end="", file=sys.stderr, flush=True)
+                _complain(f"\r\x1b[K{done} of {len(found)} files")
     except bulk.ClusterError as error:
         raise StartupError(str(error)) from None
     finally:
         if progress:
-            print(end="\r\x1b[K", file=sys.stderr, flush=True)
-    print(f"{done - len(before)} files answered, {len(before)} were before; in {output}")
+            _complain("\r\x1b[K")
+    _answer(f"{done - len(before)} files answered, {len(before)} were before; in {output}", flush=True)
     return failed, len(found)
 
 
@@ -153,25 +184,66 @@ async def _print_results(
 ) -> int:
     """Print each result as it comes, and to a terminal how many there are to come. Returns how many files failed."""
     width = max(len(files.shown(path)) for path in paths)
-    progress = sys.stderr.isatty()
+    progress = _on_terminal()
     done = failed = 0
-    async for result in files.classify(paths, settings, loaded, top_k):
-        done += 1
-        failed += result.fault is not None
-        if progress:
-            print(end="\r\x1b[K", file=sys.stderr, flush=True)
-        print(files.as_json(result) if json else files.as_row(result, width), flush=progress)
-        if progress and done < len(paths):
-            print(f"{done} of {len(paths)} files", end="", file=sys.stderr, flush=True)
+    async with aclosing(files.classify(paths, settings, loaded, top_k)) as results:
+        async for result in results:
+            done += 1
+            failed += result.fault is not None
+            if progress:
+                _complain("\r\x1b[K")
+            last = done == len(paths)
+            _answer(files.as_json(result) if json else files.as_row(result, width), flush=progress or last)
+            if progress and not last:
+                _complain(f"{done} of {len(paths)} files")
     return failed
 
 
-def _load() -> tuple[Settings, tuple[Bundle, Session]]:
+def _answer(line: str, *, flush: bool) -> None:
+    """Print it. Raises OutputError."""
     try:
-        settings = Settings()
-        return settings, load_session(settings)
+        print(line, flush=flush)
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+def _complain(text: str) -> None:
+    """Write it to standard error, if there is one that takes it: nothing else could be told about its failure."""
+    try:
+        if sys.stderr is not None:
+            print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        _discard(2)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _discard(descriptor: int) -> None:
+    """Lead a stream nowhere: Python writes what is left of it at its end, and would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _load() -> tuple[Settings, tuple[Bundle, Session]]:
+    settings = _settings()
+    return settings, _load_session(settings)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
     except ValidationError as error:
         raise StartupError(_say(error)) from None
+    except SettingsError as error:
+        raise StartupError(str(error)) from None
+
+
+def _load_session(settings: Settings) -> tuple[Bundle, Session]:
+    try:
+        return load_session(settings)
     except (BundleError, SessionError) as error:
         raise StartupError(str(error)) from None
 
@@ -185,7 +257,16 @@ def main() -> None:
     try:
         cli()
     except StartupError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _complain(f"error: {' '.join(str(error).split())}\n")  # one line, whatever a file's name holds
+        sys.exit(error.exit_code)
+    except (OutputError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno != errno.ENOSPC:
+                raise
+            error = OutputError(error)  # of --help, which typer prints
+        _discard(1)
+        if not error.broken_pipe:
+            _complain(f"error: {error}\n")
         sys.exit(error.exit_code)
 
 

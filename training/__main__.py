@@ -24,7 +24,7 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from app.bundle.reader import Manifest
+from app.bundle.manifest import Manifest
 from app.cores import available_cores
 from training.config import FIELDS, Config, allowed
 from training.data.cifar10 import Dataset

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationErr
 from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
-from app.bundle.reader import Architecture
+from app.bundle.manifest import Architecture
 from training.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16"]

@@ -10,9 +10,9 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from ..bundle.reader import PICTURES
+from ..bundle.names import PICTURES
 from .open_inference.models import VERSION
-from .service import ServiceState
+from .service import Service
 
 PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
 OF_FASTAPI = ("HTTPValidationError", "ValidationError")
@@ -24,7 +24,7 @@ class Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
             document = super().openapi()
-            service: ServiceState | None = getattr(self.state, "service", None)
+            service: Service | None = getattr(self.state, "service", None)
             values = {} if service is None else _values(service)
             for operation in (operation for path in document["paths"].values() for operation in path.values()):
                 _correct(operation)
@@ -48,9 +48,9 @@ def _correct(operation: dict[str, Any]) -> None:
             response["content"] = {"application/problem+json": {"schema": schema}}
 
 
-def _values(service: ServiceState) -> dict[str, dict[str, Any]]:
+def _values(service: Service) -> dict[str, dict[str, Any]]:
     """What a parameter's schema has beside its type, by the parameter's name."""
-    classes, levels = len(service.bundle.manifest.classes), list(service.classifier.levels)
+    classes, levels = len(service.bundle.manifest.classes), list(service.classifier.rules.levels)
     return {
         "top_k": {"maximum": classes},
         "class_id": {"maximum": classes - 1},

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..bundle.reader import Abstention, Architecture, Calibration, Input, Reference
-from ..inference.answers import ImageResult
+from ..bundle.manifest import Abstention, Architecture, Calibration, Input, Reference
+from ..inference.answers import Fault, ImageResult
 
 
 class ProblemDocument(BaseModel):
@@ -60,11 +60,6 @@ class BatchResponse(_OfModel):
 
     results: list[ImageResult | ImageFailure] = Field(description="Failures only with `partial=true`.")
     timing_ms: Timing = Field(description="Each stage of the image that spent most time in it; total of the request.")
-
-
-class Fault(BaseModel):
-    code: str = Field(examples=["undecodable_image"])
-    detail: str = Field(examples=["the PNG is cut short or corrupt"])
 
 
 class BatchFault(Fault):

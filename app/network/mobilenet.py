@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from ..bundle.reader import Architecture
+from ..bundle.manifest import Architecture
 
 
 def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:

@@ -3,7 +3,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from app.bundle.reader import Architecture
+from app.bundle.manifest import Architecture
 from training.config import FIELDS, Config
 from training.errors import TrainingError
 

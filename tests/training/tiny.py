@@ -6,7 +6,7 @@ from safetensors.torch import save
 from torch import nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from app.bundle.reader import Architecture
+from app.bundle.manifest import Architecture
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data.cifar10 import LabelledImages

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from app.bundle.reader import Conformal, ConformalLevel
+from app.bundle.manifest import Conformal, ConformalLevel
 from app.bundle.report import ConformalReport, ConformalScores
 from app.inference.decisions import probabilities
 from training.evaluate.network_outputs import Predictions

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from app.bundle.reader import Reference
+from app.bundle.manifest import Reference
 from training.evaluate.conformal import calibrated
 from training.evaluate.network_outputs import Predictions
 

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
+from app.bundle.manifest import SCHEMA_VERSION, Architecture, Manifest, manifest_digest, render_manifest, sha256
 from app.bundle.names import (
     CARD,
     CHECKPOINT,
@@ -29,16 +30,7 @@ from app.bundle.names import (
     REPORT_TEXT,
     SPLIT,
 )
-from app.bundle.reader import (
-    SCHEMA_VERSION,
-    Architecture,
-    Bundle,
-    BundleError,
-    Manifest,
-    manifest_digest,
-    render_manifest,
-    sha256,
-)
+from app.bundle.reader import Bundle, BundleError
 from app.bundle.report import Report
 from app.network.mobilenet import Preprocessed, count_macs, count_parameters
 from app.network.served import ServedNetwork

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from app.bundle.reader import Manifest
+from app.bundle.manifest import Manifest
 from app.bundle.report import Report
 from training.config import Config
 from training.export.card_trust import render_card_trust

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.bundle.reader import Manifest
+from app.bundle.manifest import Manifest
 from app.bundle.report import (
     AbstentionReport,
     CalibrationReport,

@@ -9,7 +9,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torchvision.models.mobilenetv2 import MobileNet_V2_Weights, MobileNetV2
 
-from app.bundle.reader import sha256
+from app.bundle.manifest import sha256
 from app.network.mobilenet import mobilenet_v2
 from training.config import Config
 from training.errors import TrainingError

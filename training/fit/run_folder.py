@@ -23,8 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load as load_safetensors
 from torchvision.models.mobilenetv2 import MobileNetV2
 
+from app.bundle.manifest import sha256
 from app.bundle.names import HISTORY, MANIFEST, REPORT, REPORT_TEXT
-from app.bundle.reader import sha256
 from app.bundle.report import Epoch
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from training.atomic_files import write_atomically

@@ -16,8 +16,9 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 from torch.nn import functional as F
 
+from app.bundle.manifest import sha256
 from app.bundle.names import GRAPH
-from app.bundle.reader import Bundle, BundleError, sha256
+from app.bundle.reader import Bundle, BundleError
 from app.network.served import ServedNetwork
 from training.atomic_files import write_atomically
 from training.errors import TrainingError

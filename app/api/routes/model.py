@@ -3,12 +3,12 @@
 from fastapi import APIRouter
 
 from ..schemas import Model
-from ..service import Service
+from ..service import RunningService
 
 router = APIRouter(tags=["model"])
 
 
 @router.get("/model")
-async def model(service: Service) -> Model:
+async def model(service: RunningService) -> Model:
     """The bundle's manifest, without its self-check."""
     return Model.model_validate(service.bundle.manifest.model_dump(exclude={"self_check"}))

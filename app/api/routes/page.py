@@ -11,6 +11,7 @@ from starlette.types import Scope
 from ... import __name__ as PACKAGE
 from ...errors import BY_CODE, NotFound
 from ..etags import revalidated
+from ..request_context import context_of
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,17 +34,27 @@ mimetypes.add_type("text/javascript", ".js")
 
 
 class Files(StaticFiles):
-    """Their names stay the same when they change: browsers keep them, and ask each time whether they still hold."""
+    """Their names stay the same when they change: browsers keep them, and ask each time whether they still hold.
+
+    Logs and metrics name them all by `mount`, where they are mounted, and a template.
+    """
+
+    def __init__(self, mount: str, package: tuple[str, str]) -> None:
+        super().__init__(packages=[package])
+        self.mount = mount
 
     async def get_response(self, path: str, scope: Scope) -> Response:
+        context_of(scope).route = f"{self.mount}/{{path}}"
+        # Without this, Starlette reads the request while it answers, and meets what is wrong with its body too late.
+        scope["asgi"] = {**scope.get("asgi", {}), "spec_version": "2.4"}
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "no-cache"
         return response
 
 
 # Swagger UI's files, from the fastapi-offline package, and our own.
-swagger_files = Files(packages=[("fastapi_offline", "static")])
-own_files = Files(packages=[(PACKAGE, "web")])
+swagger_files = Files("/assets/swagger", ("fastapi_offline", "static"))
+own_files = Files("/assets/web", (PACKAGE, "web"))
 
 
 @router.get("/")

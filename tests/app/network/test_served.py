@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from app.bundle.reader import Architecture
+from app.bundle.manifest import Architecture
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from app.network.novelty import Novelty
 from app.network.served import ServedNetwork

@@ -12,14 +12,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load, load_file
 
+from app.bundle.manifest import Architecture, Manifest, sha256
 from app.bundle.names import MANIFEST, OOD_SCORE, PICTURES
-from app.bundle.reader import (
-    Architecture,
-    Bundle,
-    BundleError,
-    Manifest,
-    sha256,
-)
+from app.bundle.reader import Bundle, BundleError
 from app.network.mobilenet import mobilenet_v2
 from app.network.served import ServedNetwork
 from tests.training.tiny import TINY, lively_weights

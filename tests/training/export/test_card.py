@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from app.bundle.manifest import Calibration, Manifest, manifest_digest, render_manifest, sha256
 from app.bundle.names import CARD, MANIFEST
-from app.bundle.reader import Bundle, Calibration, Manifest, manifest_digest, render_manifest, sha256
+from app.bundle.reader import Bundle
 from app.bundle.report import Report
 from tests.training.conftest import Answer
 from training.export.card import render_card

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
+from app.bundle.manifest import Architecture
 from app.bundle.names import OOD_SCORE
-from app.bundle.reader import Architecture
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from app.network.novelty import Novelty
 from app.network.served import ServedNetwork

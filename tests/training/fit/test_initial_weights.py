@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.mobilenetv2 import MobileNet_V2_Weights
 
-from app.bundle.reader import Architecture, sha256
+from app.bundle.manifest import Architecture, sha256
 from app.network.mobilenet import mobilenet_v2
 from tests.training.tiny import TINY
 from training.errors import TrainingError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.bundle.reader import sha256
+from app.bundle.manifest import sha256
 from tests.training.tiny import TINY, lively_weights, make_images
 from training.data import cifar10
 from training.errors import TrainingError

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.open_inference.messages import InferenceRequest, parse, render
-from app.api.open_inference.models import MAX_IMAGES, ServedModel, served_models
+from app.api.open_inference.models import ServedModel, served_models
+from app.api.uploads import MAX_IMAGES
 from app.bundle.reader import Bundle
 from app.errors import MalformedRequest
 from app.inference.sessions import Session

@@ -15,7 +15,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from app.api.schemas import BatchProblemDocument, BatchResponse, PredictResponse
-from app.bundle.reader import Bundle, manifest_digest, render_manifest, sha256
+from app.bundle.manifest import manifest_digest, render_manifest, sha256
+from app.bundle.reader import Bundle
 from app.inference.sessions import Outputs, Session
 from app.main import create_app
 from app.settings import Settings
@@ -365,15 +366,14 @@ def test_a_partial_batch_answers_for_the_good_images(client: TestClient, cat: by
     assert nothing.json()["timing_ms"]["inference"] == 0
 
 
-def test_a_batch_takes_its_places_before_its_body_and_gives_them_back(make_client: MakeClient, cat: bytes) -> None:
+def test_a_batch_takes_as_many_places_as_it_has_images_and_gives_them_back(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(queue_images=40)
     engine = client.app.state.service.engine
     with engine.reserve(9):
-        # This body cannot be parsed: it would be another problem had it been read.
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        refused = client.post("/predict/batch", content=b"garbage", headers=headers)
+        refused = client.post("/predict/batch", files=files(*[cat] * 32))
         assert_problem(refused, 429, "overloaded")
         assert refused.headers["retry-after"] == "1"
+        assert client.post("/predict/batch", files=files(*[cat] * 31)).status_code == 200
     assert client.post("/predict/batch", files=files(*[cat] * 32)).status_code == 200
     assert_problem(client.post("/predict/batch", files=files(b"hello")), 422, "invalid_batch")
     assert engine.reserved_images == 0
