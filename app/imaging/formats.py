@@ -171,9 +171,9 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
 def _check_png_chunks(content: bytes) -> None:
     position = 8
     for _ in range(MAX_PNG_CHUNKS):
-        length = int.from_bytes(content[position : position + 4])
+        length, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
         position += 12 + length
-        if position >= len(content):
+        if position >= len(content) or kind == b"IEND":
             return
     raise UndecodableImage(f"the PNG has more than {MAX_PNG_CHUNKS:,} chunks")
 
