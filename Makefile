@@ -10,9 +10,10 @@ ARGS ?=
 
 DEV := .venv-dev/bin
 SOURCES := app training tests
+NODE_MODULES := tests/page/node_modules
 TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
 
-.PHONY: help serve test lint train docker-test docker-scale-test monitoring-test lock clean
+.PHONY: help serve test lint train docker-test docker-scale-test monitoring-test lock clean node
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -26,7 +27,8 @@ test: lint  ## everything: lint, types, tests, coverage
 	$(DEV)/coverage report --precision=1 --include='app/*' --fail-under=95
 	$(DEV)/coverage report --precision=1 --include='training/*' --fail-under=85
 
-lint: .venv-dev/.dev  ## ruff, its formatter and mypy --strict
+lint: $(NODE_MODULES)/.installed .venv-dev/.dev  ## ruff, its formatter, mypy --strict; Biome for the page
+	npm --prefix tests/page run --silent lint
 	$(DEV)/ruff check $(SOURCES)
 	$(DEV)/ruff format --check $(SOURCES)
 	$(DEV)/mypy
@@ -51,7 +53,7 @@ lock:  ## renew deploy/requirements.lock from pyproject.toml (ARGS=--upgrade for
 		--custom-compile-command "make lock" $(ARGS) --output-file deploy/requirements.lock pyproject.toml
 
 clean:  ## remove what these commands made, but no data and no training run
-	rm -rf .venv .venv-dev build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-dev build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache $(NODE_MODULES)
 
 # A stamp is written when its whole recipe has passed, so that a second `make serve` starts at once.
 
@@ -73,3 +75,11 @@ clean:  ## remove what these commands made, but no data and no training run
 .venv-dev/.dev: .venv-dev/.train
 	$(DEV)/pip install --editable '.[dev]'
 	@touch $@
+
+$(NODE_MODULES)/.installed: tests/page/package.json tests/page/package-lock.json tests/page/.npmrc | node
+	npm --prefix tests/page ci
+	@touch $@
+
+# Asked each time, and first: without it nothing else is installed in vain.
+node:
+	@$(if $(shell command -v node >/dev/null && command -v npm),:,$(error The linter of the page needs Node and npm (Debian: apt-get install nodejs npm)))

@@ -20,13 +20,16 @@ import typer
 from pydantic import ValidationError
 
 from . import local_files as files
-from .api.middleware.telemetry import configure_logging
 from .bundle.reader import Bundle, BundleError
 from .errors import Problem
+from .inference.engine import ThreadsError
 from .inference.sessions import Session, SessionError, load_session
 from .main import create_app
-from .process.server import Server, SeveralProcesses, give_memory_back, refuse_several_processes
-from .settings import Settings
+from .process.listener import BindError, bind
+from .process.logging import configure_logging
+from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
+from .process.server import Server
+from .settings import Settings, SettingsError
 
 cli = typer.Typer(
     add_completion=False,
@@ -71,14 +74,24 @@ def serve() -> None:
     except SeveralProcesses as error:
         raise StartupError(str(error)) from None
     give_memory_back()
-    settings, loaded = _load()
+    settings = _settings()
+    try:
+        sockets = bind(settings.host, settings.port)
+    except BindError as error:
+        raise StartupError(str(error)) from None
+    loaded = _load_session(settings)
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)
     server = Server(app, settings)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
-    server.run()
+    try:
+        server.run(sockets)
+    except ThreadsError as error:
+        raise StartupError(f"INFERENCE_THREADS: {error}") from None
+    except BindError as error:
+        raise StartupError(str(error)) from None
     service = getattr(app.state, "service", None)
     if service is None or service.engine.died:
         sys.exit(1)
@@ -215,11 +228,22 @@ def _discard(descriptor: int) -> None:
 
 
 def _load() -> tuple[Settings, tuple[Bundle, Session]]:
+    settings = _settings()
+    return settings, _load_session(settings)
+
+
+def _settings() -> Settings:
     try:
-        settings = Settings()
-        return settings, load_session(settings)
+        return Settings()
     except ValidationError as error:
         raise StartupError(_say(error)) from None
+    except SettingsError as error:
+        raise StartupError(str(error)) from None
+
+
+def _load_session(settings: Settings) -> tuple[Bundle, Session]:
+    try:
+        return load_session(settings)
     except (BundleError, SessionError) as error:
         raise StartupError(str(error)) from None
 
@@ -233,7 +257,7 @@ def main() -> None:
     try:
         cli()
     except StartupError as error:
-        _complain(f"error: {error}\n")
+        _complain(f"error: {' '.join(str(error).split())}\n")  # one line, whatever a file's name holds
         sys.exit(error.exit_code)
     except (OutputError, OSError) as error:
         if isinstance(error, OSError):

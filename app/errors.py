@@ -10,6 +10,7 @@
     ├── ImageTooLarge            413  too many pixels
     ├── UnsupportedMediaType     415  not an image format, or not a kind of body, that is accepted
     ├── UndecodableImage         422  empty, cut short or corrupt
+    ├── TooExpensive             422  decoding the image takes more time or memory than is allowed
     ├── InvalidParameter         422  missing or out of range
     ├── InvalidBatch             422  some images of a batch cannot be used; the member `errors` names them
     ├── Overloaded               429  queue or memory budget is full: try again after Retry-After seconds
@@ -97,6 +98,12 @@ class UndecodableImage(Problem):
     """The image is empty, cut short or corrupt."""
 
     status, code, title = 422, "undecodable_image", "The image cannot be decoded"
+
+
+class TooExpensive(Problem):
+    """Decoding the image takes more processor time or memory than the service allows for one image."""
+
+    status, code, title = 422, "too_expensive", "The image is too expensive to decode"
 
 
 class InvalidParameter(Problem):

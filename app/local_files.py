@@ -25,13 +25,11 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .api.schemas import Fault
 from .bundle.reader import Bundle
 from .errors import PayloadTooLarge, Problem
-from .imaging.decode import check_size
-from .inference.answers import ImageResult
+from .imaging.formats import check_size
+from .inference.answers import Fault, ImageResult
 from .inference.classifier import Classifier
-from .inference.engine import Engine
 from .inference.sessions import Session
 from .settings import Settings
 
@@ -227,13 +225,7 @@ async def classify(
     Close it (contextlib.aclosing): a process that ends while the engine's threads compute is aborted.
     """
     bundle, session = loaded
-    engine = Engine(
-        session.run,
-        threads=settings.inference_threads,
-        max_batch_images=settings.max_batch_images,
-        queue_images=settings.queue_images,
-    )
-    classifier = Classifier(bundle.manifest, engine, settings)
+    classifier = Classifier.start(bundle.manifest, session, settings)
 
     async def one(path: Path | str) -> FileResult:
         try:
@@ -245,7 +237,7 @@ async def classify(
             return FileResult(path, fault=Fault(code=problem.code, detail=problem.detail))
         except OSError as error:
             return FileResult(path, fault=Fault(code="unreadable_file", detail=error.strerror or "it cannot be read"))
-        return FileResult(path, classifier.result(result, top_k))
+        return FileResult(path, result.answer(top_k))
 
     # So many files are in memory at once: enough for every worker to fill a batch while the next ones decode.
     window = 2 * settings.inference_threads * settings.max_batch_images
@@ -261,7 +253,6 @@ async def classify(
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
-        engine.close()
         classifier.close()
 
 

@@ -4,7 +4,6 @@ python -m app serve
 uvicorn app.main:app
 """
 
-import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -12,34 +11,24 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 
 from . import __version__
 from .api import problems
-from .api.middleware.limits import Admission, BodyLimits, Budget
-from .api.middleware.prefix import Prefix
-from .api.middleware.security import ApiKeys, SecurityHeaders
-from .api.middleware.telemetry import Telemetry, TelemetryMiddleware
+from .api.metrics import Metrics
+from .api.middleware import middleware
 from .api.openapi import Application
-from .api.problems import ProblemMiddleware
 from .api.routes import explain, page, routers
-from .api.service import ServiceState
+from .api.service import Service
 from .bundle.reader import Bundle
 from .inference.classifier import Classifier
-from .inference.engine import Engine
 from .inference.sessions import Session, load_session
-from .process.connection import LingeringClose
-from .process.server import CloseWhenDraining, refuse_several_processes
+from .process.logging import dropped_lines
+from .process.runtime import refuse_several_processes
 from .settings import Settings
-
-logger = logging.getLogger("app")
-
-IMAGE_PATHS = frozenset({"/predict", "/predict/batch", "/explain"})
 
 
 def _end_process() -> None:
-    """A service whose engine died is worth nothing: end it in order, and let whoever watches start another."""
+    """End the process in order after its engine died, so that its supervisor starts another one."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -50,26 +39,26 @@ def create_app(
 ) -> FastAPI:
     """The application; the model is `loaded`, or is loaded when the application starts.
 
-    `on_death` is called when the engine met an error, by the thread that did: it should end the process.
+    After an error of the engine, the thread that met it calls `on_death`, which should end the process.
 
-    Raises SeveralProcesses in one of several workers, pydantic's ValidationError for settings that make no sense,
-    BundleError or SessionError at the start.
+    Raises SeveralProcesses in one of several workers, pydantic's ValidationError for invalid settings, and BundleError
+    or SessionError when the application starts.
     """
     refuse_several_processes()
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = _start(settings, loaded or load_session(settings), telemetry, on_death)
+        service = _start(settings, loaded or load_session(settings), metrics, on_death)
         app.state.service = service
         try:
             yield
         finally:
             service.draining = True
-            service.engine.close()
             service.classifier.close()
 
-    telemetry = Telemetry()
+    metrics = Metrics()
+    metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
     app = Application(
         title="CIFAR-10 classifier",
         summary="Which of the ten CIFAR-10 classes an image shows, and how far to trust the answer.",
@@ -77,69 +66,34 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        middleware=_middleware(settings, telemetry),
+        middleware=middleware(settings, metrics, tuple(explain.HEADERS)),
     )
     problems.install(app)
     for router in routers:
         app.include_router(router)
-    app.mount("/assets/swagger", page.swagger_files)
-    app.mount("/assets/web", page.own_files)
+    for files in (page.swagger_files, page.own_files):
+        app.mount(files.mount, files)
     return app
 
 
 def _start(
-    settings: Settings, loaded: tuple[Bundle, Session], telemetry: Telemetry, on_death: Callable[[], None]
-) -> ServiceState:
+    settings: Settings, loaded: tuple[Bundle, Session], metrics: Metrics, on_death: Callable[[], None]
+) -> Service:
     bundle, session = loaded
-    telemetry.describe(bundle.manifest)
-    engine = Engine(
-        session.run,
-        threads=settings.inference_threads,
-        max_batch_images=settings.max_batch_images,
-        queue_images=settings.queue_images,
-        on_batch=telemetry.batch_images.observe,
+    metrics.describe(bundle.manifest)
+    classifier = Classifier.start(
+        bundle.manifest,
+        session,
+        settings,
+        on_batch=metrics.batch_images.observe,
         on_death=on_death,
+        on_kill=metrics.killed,
     )
-    classifier = Classifier(bundle.manifest, engine, settings)
-    logger.info("ready", extra={"fields": {"model": bundle.manifest.version, "threads": settings.inference_threads}})
-    return ServiceState(settings, bundle, engine, classifier, telemetry)
-
-
-def _middleware(settings: Settings, telemetry: Telemetry) -> list[Middleware]:
-    """From the outside in. What raises a Problem stands inside ProblemMiddleware."""
-    stack = [
-        Middleware(CloseWhenDraining),
-        Middleware(LingeringClose, seconds=settings.deadline_seconds),
-        Middleware(Prefix, prefix=settings.root_path),
-        Middleware(TelemetryMiddleware, telemetry=telemetry),
-        Middleware(SecurityHeaders),
-    ]
-    if settings.cors_origins:
-        stack.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
-                expose_headers=["X-Request-ID", "traceparent", "Retry-After", "ETag", *explain.HEADERS],
-            )
-        )
-    return [
-        *stack,
-        Middleware(ProblemMiddleware),
-        Middleware(ApiKeys, keys=settings.api_keys),
-        Middleware(Admission, paths=IMAGE_PATHS),
-        Middleware(
-            BodyLimits,
-            max_bytes=settings.max_request_bytes,
-            deadline_seconds=settings.deadline_seconds,
-            budget=Budget(settings.max_inflight_body_bytes),
-        ),
-    ]
+    return Service(settings, bundle, classifier, metrics)
 
 
 def __getattr__(name: str) -> Any:
-    # Made when it is asked for: importing create_app must not read the environment.
+    # On demand: an import of create_app must not read the environment.
     if name == "app":
         return create_app()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,64 +1,90 @@
-"""Every knob of the service: environment variables without a prefix, also read from `.env`.
+"""All settings of the service: environment variables without a prefix, also read from `.env`.
 
-A value that makes no sense stops the service at startup, with one line that says what is allowed.
+An invalid value stops the start with one line that says what is allowed. So does a name that looks like a misspelt
+setting, since a misspelt API_KEYS would open the service to everybody.
 """
 
 import ipaddress
-import math
+import logging
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from dotenv.parser import parse_stream
 from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from .cores import available_cores
 
 MEBIBYTE = 1024 * 1024
+ENV_FILE = ".env"
+GIBIBYTE = 1024 * MEBIBYTE
+MAX_THREADS = 1024
+# Programs prefix their variables with their names. HOST and PORT are left out below: Docker and Kubernetes set
+# APP_PORT and the like for a service that is called app.
+PREFIXES = ("APP_", "CIFAR_", "CIFAR10_", "CLASSIFIER_", "CIFAR10_CLASSIFIER_", "SERVICE_")
+ORDINARY = ("ROOTPATH",)  # Gentoo sets it
+SHORT, LONG = 6, 10  # letters: shorter names are one letter from too many other words
 
 
-def available_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use: the smaller of its affinity and its cgroup's quota, at least 1."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.floor(min(affinity, _cgroup_quota(cgroup))))
+# .env's damaged lines are refused here; the library would pass over them with a warning.
+logging.getLogger("dotenv.main").setLevel(logging.ERROR)
 
 
-def _cgroup_quota(cgroup: Path) -> float:
-    """Cores granted by cgroup v2 or v1; infinite where neither limits."""
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-    except (OSError, ValueError):
-        try:
-            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (cgroup / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return math.inf
-    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
+class SettingsError(ValueError):
+    """The settings cannot be read, or one of their names is misspelt; the message is one line for the operator."""
+
+
+def default_threads() -> int:
+    return min(available_cores(), MAX_THREADS)
 
 
 class Settings(BaseSettings):
     """Field names are the variables' names in lower case."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8-sig",  # some editors begin a file with a byte order mark
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
 
     model_dir: Path = Field(Path("models/mobilenet_v2_cifar10"), description="The bundle's folder.")
     engine: Literal["onnx", "torch"] = Field("onnx", description="torch needs the extra of that name.")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
 
-    inference_threads: PositiveInt = Field(default_factory=available_cores, description="Worker threads.")
-    max_batch_images: PositiveInt = Field(8, description="Images a worker takes at once when several wait.")
-    queue_images: int = Field(256, ge=3, description="Images under way at once; more are answered 429.")
+    inference_threads: PositiveInt = Field(
+        default_factory=default_threads, le=MAX_THREADS, description="Worker threads."
+    )
+    max_batch_images: PositiveInt = Field(8, le=1024, description="Images a worker takes at once when several wait.")
+    queue_images: int = Field(256, ge=3, le=1_000_000, description="Images under way at once; more are answered 429.")
     deadline_seconds: PositiveFloat = Field(5, le=3600, description="Reading, waiting and computing together.")
     grace_seconds: float = Field(2, ge=0, le=3600, description="After SIGTERM, for balancers to look elsewhere.")
     drain_seconds: float = Field(10, ge=0, le=3600, description="After SIGTERM, for requests under way.")
 
-    max_file_bytes: PositiveInt = 10 * MEBIBYTE
-    max_request_bytes: PositiveInt = 32 * MEBIBYTE
+    max_file_bytes: PositiveInt = Field(10 * MEBIBYTE, le=GIBIBYTE)
+    max_request_bytes: PositiveInt = Field(32 * MEBIBYTE, le=GIBIBYTE)
     # Up to where Pillow does not warn of bombs.
     max_pixels: int = Field(25_000_000, ge=1, le=89_478_485, description="Width times height of one image.")
-    max_inflight_body_bytes: PositiveInt = Field(64 * MEBIBYTE, description="Of all bodies being read or decoded.")
-    max_inflight_pixels: PositiveInt = Field(25_000_000, description="Of all images being decoded.")
-    drift_window_images: PositiveInt = Field(1000, description="Answers that the drift gauge looks back on.")
+    max_decode_seconds: float = Field(2, ge=0.1, le=60, description="CPU time that decoding one image may take.")
+    max_inflight_body_bytes: PositiveInt = Field(
+        64 * MEBIBYTE, le=1024 * GIBIBYTE, description="Of all bodies being read or decoded."
+    )
+    min_body_bytes_per_second: PositiveInt = Field(1024, le=GIBIBYTE, description="Slower bodies are answered 408.")
+    max_inflight_pixels: PositiveInt = Field(25_000_000, le=10**12, description="Of all images being decoded.")
+    drift_window_images: PositiveInt = Field(
+        1000, le=1_000_000, description="Answers that the drift gauge looks back on."
+    )
     views: Literal[1, 3] = Field(1, description="Views of a photo whose logits are averaged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Comma-separated; none: open to all.")
@@ -72,9 +98,12 @@ class Settings(BaseSettings):
     @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
+        if not isinstance(value, str):
+            return value
+        parts = tuple(part.strip() for part in value.split(",") if part.strip())
+        if value and not parts:
+            raise ValueError("it names nothing: list values with commas in between, or leave the variable out")
+        return parts
 
     @field_validator("api_keys")
     @classmethod
@@ -107,3 +136,88 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    def __init__(self, **values: Any) -> None:
+        """`values` win over the environment. Raises SettingsError, or pydantic's ValidationError for invalid values."""
+        try:
+            super().__init__(**values)
+        except UnicodeError as error:
+            raise SettingsError(f"{ENV_FILE}: not UTF-8 ({error.__class__.__name__})") from None
+        except OSError as error:
+            raise SettingsError(f"cannot read {ENV_FILE}: {error.strerror}") from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Raises SettingsError for a variable that looks like a misspelt setting, and for a damaged line of .env."""
+        known = [name.upper() for name in settings_cls.model_fields]
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)
+        file = dotenv_settings.env_file
+        names = {*os.environ, *(_names_in(Path(file), known) if isinstance(file, str | Path) else ())}
+        for name in sorted(names):
+            if meant := misspelt(name, known):
+                raise SettingsError(f"{name[:80]!a} looks like the setting {meant}: rename it, or unset it")
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+
+def _names_in(path: Path, known: Sequence[str]) -> Iterator[str]:
+    """The names in a file of settings. Raises SettingsError for a line that would be passed over without a word."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8-sig") as file:
+        for binding in parse_stream(file):
+            name = binding.key or ""
+            if binding.error or (binding.value is None and name.upper() in known):
+                text = binding.original.string
+                line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
+                raise SettingsError(f"{path}, line {line}: it must be NAME=value, with quotes that end")
+            yield name
+
+
+def misspelt(name: str, known: Sequence[str]) -> str | None:
+    """The setting that the name of a variable was probably meant for; None for a setting's own name and for others.
+
+    That is one letter more, less, other or exchanged with the next (two such edits in names of LONG letters and
+    more); any separators; one of PREFIXES before it; _FILE after it, the custom for secrets that are mounted as files.
+    Of names shorter than SHORT, only the plural, the singular and exchanged letters count.
+    """
+    given = name.upper()
+    if given in known or given in ORDINARY:
+        return None
+    bare = given.removesuffix("_FILE")
+    for setting in known:
+        if setting not in ("HOST", "PORT") and bare in (setting, *(prefix + setting for prefix in PREFIXES)):
+            return setting
+        ours, theirs = _letters(setting), _letters(given)
+        edits = edit_distance(ours, theirs)
+        if len(ours) < SHORT:
+            near = edits == 1 and (sorted(ours) == sorted(theirs) or ours.removesuffix("S") == theirs.removesuffix("S"))
+        else:
+            near = edits <= (2 if len(ours) >= LONG else 1) or theirs == ours.removesuffix("IES") + "Y"
+        if near:
+            return setting
+    return None
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Insertions, deletions, substitutions and exchanges of neighbours (optimal string alignment)."""
+    rows = [list(range(len(other) + 1))]
+    for i, letter in enumerate(one, 1):
+        row = [i]
+        for j, opposite in enumerate(other, 1):
+            least = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != opposite))
+            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == opposite:
+                least = min(least, rows[-2][j - 2] + 1)
+            row.append(least)
+        rows.append(row)
+    return rows[-1][-1]
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "", name)

@@ -4,81 +4,114 @@ The defaults are a recipe that was measured: docs/runs.md has its results.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from typing import Any, Literal, Self, cast, get_args
 
-from app.bundle.reader import Architecture
+from pydantic import ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from app.bundle.manifest import Architecture
 from training.errors import TrainingError
 
 Precision = Literal["float32", "bfloat16"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB / 255, as torchvision's pretrained weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# What every run did that was recorded before the field was there, where that is not the default.
+# Values for fields that older records lack, where they differ from today's default.
 BEFORE: dict[str, Any] = {"enlarge": 1, "zoom": 1.0, "colour": 0.0}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
 class Config:
-    """Raises TrainingError when a value is outside its range."""
+    """Each field's default, range and description; the command line's options are made from them.
 
-    stem_stride: int = 2  # 1 or 2
-    stage2_stride: int = 2  # 1 or 2
-    enlarge: int = 4  # times 32 pixels, inside the network; 4: 98 M multiply-adds, 2: 24.5 M
-    epochs: int = 10  # passes over the training split
-    batch_size: int = 64  # images a step
-    lr: float = 1e-3  # peak learning rate of AdamW
-    warmup: float = 0.08  # fraction of all steps over which the rate rises from zero
-    weight_decay: float = 0.05  # on convolution and linear filters only
-    beta1: float = 0.9
-    beta2: float = 0.99  # 0.999 remembers longer than a run of a few thousand steps
-    label_smoothing: float = 0.0  # more would cost the ranking of confidences (arXiv:2403.14715)
-    ema_decay: float = 0.992  # of the averaged weights, per update
-    ema_every: int = 4  # steps between updates: cheaper, and 0.992 per 4 is 0.998 per step
-    flip: bool = True  # mirror every image in every second epoch
-    shift: int = 4  # pixels, at most, in each direction
-    zoom: float = 1.2  # largest factor by which half of the images are enlarged or shrunk; 1: none
-    colour: float = 0.1  # largest relative change of brightness, contrast, saturation; 0: none
-    cutout: int = 10  # side of the square hidden from the network, pixels
-    views: int = 0  # augmented views of each image, seen in turn; 0: a new one in every epoch
-    teacher_weight: float = 0.9  # of the teacher's share in the loss, where there is a teacher
-    teacher_temperature: float = 2.0  # that softens the teacher's answers and ours
-    precision: Precision = "float32"  # of a step; bfloat16 is 1.3 times faster on CPUs that compute in it
-    seed: int = 0  # of the new layers, the order of images, augmentation
-    split_seed: int = 0  # of the three-way split; results of runs compare only under one split
+    Raises TrainingError when a value is outside its range, or a field is unknown.
+    """
 
-    def __post_init__(self) -> None:
-        bounds: dict[str, tuple[float, float]] = {
-            "stem_stride": (1, 2),
-            "stage2_stride": (1, 2),
-            "enlarge": (1, 4),
-            "epochs": (1, 1000),
-            "batch_size": (2, 4096),
-            "lr": (0, 10),
-            "warmup": (0, 1),
-            "weight_decay": (0, 10),
-            "beta1": (0, 0.9999),
-            "beta2": (0, 0.99999),
-            "label_smoothing": (0, 0.9),
-            "ema_decay": (0, 0.99999),
-            "ema_every": (1, 1000),
-            "shift": (0, 31),
-            "zoom": (1, 4),
-            "colour": (0, 1),
-            "cutout": (0, 32),
-            "views": (0, 1000),
-            "teacher_weight": (0, 1),
-            "teacher_temperature": (0.1, 100),
-            "seed": (0, 2**31 - 1),
-            "split_seed": (0, 2**31 - 1),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:  # false for NaN too
-                raise TrainingError(f"{name} is {value}: it must be from {low:g} to {high:g}")
+    stem_stride: int = Field(default=2, ge=1, le=2, description="Stride of the first convolution.")
+    stage2_stride: int = Field(default=2, ge=1, le=2, description="Stride of the second stage.")
+    enlarge: int = Field(
+        default=4,
+        ge=1,
+        le=4,
+        description="The network enlarges its 32x32 input by this factor: 4 costs 98 M multiply-adds, 2 costs 24.5 M.",
+    )
+    epochs: int = Field(default=10, ge=1, le=1000, description="Passes over the training split.")
+    batch_size: int = Field(default=64, ge=2, le=4096, description="Images per step.")
+    lr: float = Field(default=1e-3, ge=0, le=10, description="Peak learning rate of AdamW.")
+    warmup: float = Field(
+        default=0.08, ge=0, le=1, description="Fraction of all steps over which the learning rate rises from zero."
+    )
+    weight_decay: float = Field(
+        default=0.05, ge=0, le=10, description="Weight decay of convolution and linear filters."
+    )
+    beta1: float = Field(default=0.9, ge=0, le=0.9999, description="AdamW's decay rate of the gradients' mean.")
+    # 0.999 would remember longer than a run of a few thousand steps.
+    beta2: float = Field(default=0.99, ge=0, le=0.99999, description="AdamW's decay rate of the gradients' squares.")
+    # More would cost the ranking of confidences (arXiv:2403.14715).
+    label_smoothing: float = Field(default=0.0, ge=0, le=0.9, description="Label smoothing; 0 turns it off.")
+    ema_decay: float = Field(default=0.992, ge=0, le=0.99999, description="Decay of the averaged weights per update.")
+    # Every fourth step is cheaper, and 0.992 per 4 steps is 0.998 per step.
+    ema_every: int = Field(default=4, ge=1, le=1000, description="Steps between updates of the averaged weights.")
+    flip: bool = Field(default=True, description="Mirror every image in every second epoch.")
+    shift: int = Field(default=4, ge=0, le=31, description="Largest shift in each direction, pixels.")
+    zoom: float = Field(
+        default=1.2,
+        ge=1,
+        le=4,
+        description="Largest factor by which half of the images are zoomed in or out; 1 turns it off.",
+    )
+    colour: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Largest relative change of brightness, contrast and saturation; 0 turns it off.",
+    )
+    cutout: int = Field(
+        default=10, ge=0, le=32, description="Side of the square that is hidden, pixels; 0 turns it off."
+    )
+    views: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="Augmented views of each image, which epochs use in turn; 0 makes a new view in every epoch.",
+    )
+    teacher_weight: float = Field(
+        default=0.9, ge=0, le=1, description="The teacher's share in the loss, with --teacher."
+    )
+    teacher_temperature: float = Field(
+        default=2.0,
+        ge=0.1,
+        le=100,
+        description="Temperature that softens the teacher's and the student's probabilities.",
+    )
+    precision: Precision = Field(
+        default="float32",
+        description="Precision of a step. bfloat16 is faster where the hardware computes in it (avx512_bf16 or "
+        "amx_bf16 in lscpu).",
+    )
+    seed: int = Field(
+        default=0, ge=0, le=2**31 - 1, description="Seed of new layers, of the order of images and of augmentation."
+    )
+    split_seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of the three-way split; only runs of one split can be compared.",
+    )
 
-        if self.precision not in get_args(Precision):
-            raise TrainingError(f"precision is {self.precision}: it must be one of {', '.join(get_args(Precision))}")
+    @model_validator(mode="wrap")
+    @classmethod
+    def _one_line(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name, value = first["loc"][0], first["input"]
+            if name not in FIELDS:
+                raise TrainingError(f"{name} is not a field of the configuration") from None
+            raise TrainingError(f"{name} is {value}: it must be {allowed(FIELDS[str(name)])}") from None
 
     @property
     def architecture(self) -> Architecture:
@@ -92,7 +125,7 @@ class Config:
     def recorded(cls, values: Mapping[str, Any]) -> Self:
         """The configuration of a run from its record (an `as_dict`), which may be older than some fields.
 
-        Raises TypeError for a field that is not known here.
+        Raises TrainingError for an unknown field.
         """
         return cls(**(BEFORE | dict(values)))
 
@@ -100,11 +133,22 @@ class Config:
         return asdict(self)
 
     def differences(self, other: dict[str, Any]) -> list[str]:
-        """One phrase a field in which `other` (an `as_dict`, perhaps of an older record) is not this configuration."""
+        """One phrase for each field that differs in `other` (an `as_dict`, perhaps of an older record)."""
         mine = self.as_dict()
-        theirs = {field.name: field.default for field in fields(self)} | BEFORE | other
+        theirs = {name: field.default for name, field in FIELDS.items()} | BEFORE | other
         return [
             f"{name} is {mine.get(name, 'absent')} here and {value} there"
             for name, value in theirs.items()
             if mine.get(name) != value
         ]
+
+
+FIELDS: Mapping[str, FieldInfo] = Config.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def allowed(field: FieldInfo) -> str:
+    """The values that a field may have, in words."""
+    if choices := get_args(field.annotation):
+        return f"one of {', '.join(choices)}"
+    bounds = {name: getattr(one, name) for one in field.metadata for name in ("ge", "le") if hasattr(one, name)}
+    return f"from {bounds['ge']} to {bounds['le']}" if bounds else "true or false"

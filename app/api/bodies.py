@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from starlette.requests import Request
 
 from ..errors import MalformedRequest, PayloadTooLarge, UnsupportedMediaType
-from .middleware.limits import Budget
+from .request_context import context_of
 
 # zlib's windowBits; HTTP's deflate is a zlib stream (RFC 9110, 8.4.1.2)
 FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -33,18 +33,19 @@ async def read_body(request: Request, max_bytes: int) -> AsyncIterator[bytearray
             content += chunk
         yield content
         return
-    budget: Budget = request.state.budget
+    claim = context_of(request.scope).claim
+    assert claim is not None
     taken = 0
     try:
         async for piece in _unpacked(request.stream(), FORMATS[encoding]):
             if len(content) + len(piece) > max_bytes:
                 raise PayloadTooLarge(f"the body unpacks to more than the {max_bytes} bytes that are accepted")
-            budget.take(len(piece))
+            await claim.take_bytes(len(piece))
             taken += len(piece)
             content += piece
         yield content
     finally:
-        budget.give_back(taken)
+        claim.give_back_bytes(taken)
 
 
 async def _unpacked(chunks: AsyncIterator[bytes], window_bits: int) -> AsyncIterator[bytes]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ..bundle.reader import sha256
+from ..bundle.manifest import sha256
 
 
 def revalidated(

@@ -5,7 +5,6 @@
 
 import http
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,9 +12,10 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from ..errors import (
+    BY_CODE,
     ClientGone,
     Internal,
     InvalidParameter,
@@ -24,10 +24,22 @@ from ..errors import (
     NotFound,
     Problem,
 )
-from .middleware.prefix import prefix_of
+from ..validation import one_line
+from .paths import prefix_of
+from .request_context import context_of
 from .schemas import ProblemDocument
 
 logger = logging.getLogger("app")
+
+
+PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": f"{'; '.join(kind.title for kind in BY_CODE.values() if kind.status == status)}.",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}},
+    }
+    for status in (400, 401, 408, 413, 415, 422, 429, 503, 504)
+}
+"""For OpenAPI: what every route that takes images may answer beside its result."""
 
 
 def problem_document(problem: Problem, request_id: str, prefix: str) -> ProblemDocument:
@@ -67,11 +79,11 @@ def as_problem(error: Exception) -> Problem:
 def answer(error: Exception, scope: Scope) -> Response:
     """The response to an error; a bug is logged, and the outcome noted for telemetry."""
     problem = as_problem(error)
-    state = scope.setdefault("state", {})
+    context = context_of(scope)
     if isinstance(problem, Internal):
-        logger.error("unhandled error", exc_info=error, extra={"fields": {"request_id": state.get("request_id")}})
-    state["outcome"] = problem.code
-    return problem_response(problem, state.get("request_id", ""), prefix_of(scope))
+        logger.error("unhandled error", exc_info=error, extra={"fields": {"request_id": context.request_id}})
+    context.outcome = problem.code
+    return problem_response(problem, context.request_id, prefix_of(scope))
 
 
 def install(app: FastAPI) -> None:
@@ -84,43 +96,9 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, handle)
 
 
-class ProblemMiddleware:
-    """Answers with problem documents what other middleware raises, and whatever nobody foresaw."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watched)
-        except Exception as error:
-            response = answer(error, scope)
-            if started:
-                raise  # half an answer is out: all that is left is to break the connection
-            await response(scope, receive, send)
-
-
 def _say(error: RequestValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part not in ("query", "body", "path", "header"))
-        parts.append(f"{where or 'request'}: {item['msg']}{_given(item)}")
-    return "; ".join(parts)
-
-
-def _given(item: Mapping[str, Any]) -> str:
-    value = item.get("input")
-    return f" (given: {value[:40]!r})" if isinstance(value, str) else ""
+    """FastAPI's places begin with where a parameter is: in the query, the path or a header."""
+    return one_line(({**item, "loc": item["loc"][1:]} for item in error.errors()), "request")
 
 
 def _from_http(error: HTTPException) -> Problem:

@@ -1,4 +1,4 @@
-"""What a running service holds; routes take it from the application."""
+"""The running service: what the routes take from the application."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,31 +9,35 @@ from prometheus_client import Metric
 
 from ..bundle.reader import Bundle
 from ..errors import Unavailable
-from ..inference.classifier import Classification, Classifier
+from ..inference.answers import Classification
+from ..inference.classifier import Classifier
 from ..inference.drift import Drift
 from ..inference.engine import Engine
 from ..settings import Settings
-from .middleware.telemetry import Telemetry
+from .metrics import Metrics
 from .open_inference.models import ServedModel, served_models
 
 
 @dataclass
-class ServiceState:
+class Service:
     settings: Settings
     bundle: Bundle
-    engine: Engine
     classifier: Classifier
-    telemetry: Telemetry
+    metrics: Metrics
     draining: bool = False
-    models: dict[str, ServedModel] = field(init=False)  # as Open Inference Protocol clients know them
-    drift: Drift | None = field(init=False, default=None)  # where the bundle says what is usual
+    models: dict[str, ServedModel] = field(init=False)  # by the names that Open Inference Protocol clients use
+    drift: Drift | None = field(init=False, default=None)  # None if the bundle has no reference
 
     def __post_init__(self) -> None:
         self.models = served_models(self.settings, self.bundle.manifest)
         if reference := self.bundle.manifest.reference:
             self.drift = Drift(reference, self.settings.drift_window_images)
             for of, index in (("labels", self.drift.labels), ("confidences", self.drift.confidences)):
-                self.telemetry.drift.labels(of).set_function(index)
+                self.metrics.drift.labels(of).set_function(index)
+
+    @property
+    def engine(self) -> Engine:
+        return self.classifier.engine
 
     def check_ready(self) -> None:
         """Raises Unavailable when no request should be sent here."""
@@ -42,32 +46,38 @@ class ServiceState:
         if not self.engine.alive:
             raise Unavailable("the engine has died")
 
-    def metrics(self) -> list[Metric]:
-        self.telemetry.queue_images.set(self.engine.reserved_images)
-        return list(self.telemetry.registry.collect())
+    def collect(self) -> list[Metric]:
+        """All metrics, with the gauges that are read when they are asked for."""
+        self.metrics.queue_images.set(self.engine.reserved_images)
+        return list(self.metrics.registry.collect())
+
+    def render_metrics(self) -> bytes:
+        """The same, in the Prometheus text format."""
+        self.metrics.queue_images.set(self.engine.reserved_images)
+        return self.metrics.render()
 
     def observe(self, results: Sequence[Classification], *, read_seconds: float, total_seconds: float) -> None:
         """Add a request's times, and its images' times and answers, to the metrics."""
-        telemetry, stages = self.telemetry, self.telemetry.stages
+        metrics, stages = self.metrics, self.metrics.stages
         stages["read"].observe(read_seconds)
         stages["total"].observe(total_seconds)
         for result in results:
             stages["decode"].observe(result.decode_seconds)
             stages["queue"].observe(result.queue_seconds)
             stages["inference"].observe(result.inference_seconds)
-            telemetry.predictions.labels(self.classifier.classes[result.class_id]).inc()
-            telemetry.confidence.observe(result.confidence)
+            metrics.predictions.labels(result.label).inc()
+            metrics.confidence.observe(result.confidence)
             if result.ood_score is not None:
-                telemetry.ood_score.observe(result.ood_score)
+                metrics.ood_score.observe(result.ood_score)
             if result.abstain:
-                telemetry.abstentions.inc()
+                metrics.abstentions.inc()
             if self.drift:
                 self.drift.add(result.class_id, result.confidence)
 
 
-# Plain functions are called on a thread of FastAPI's pool; this one would spend more on the way there than at work.
-async def _service(request: Request) -> ServiceState:
+# FastAPI would run a plain function on a thread of its pool, which costs more than the function does.
+async def _running(request: Request) -> Service:
     return request.app.state.service  # type: ignore[no-any-return]
 
 
-Service = Annotated[ServiceState, Depends(_service)]
+RunningService = Annotated[Service, Depends(_running)]

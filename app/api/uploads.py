@@ -18,8 +18,15 @@ from ..errors import (
     PayloadTooLarge,
     UnsupportedMediaType,
 )
-from ..imaging.decode import check_size
-from .middleware.limits import declared_length
+from .middleware.body_limits import declared_length
+
+# Past the engine's batch limit more images save nothing but headers, and one request must not fill the queue.
+MAX_IMAGES = 32  # of one request
+
+
+def most_images(queue_images: int, views: int) -> int:
+    """How many images one request may hold, each with `views` places in a queue of `queue_images`."""
+    return min(MAX_IMAGES, queue_images // views)
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,6 @@ async def read_image(request: Request, max_bytes: int) -> bytes:
         content = upload.content
     else:
         content = await _raw_body(request, max_bytes)
-    check_size(content, max_bytes)
     return content
 
 

@@ -1,8 +1,11 @@
-"""The bundle: a folder of plain files that says everything about one model.
+"""The bundle: a folder of plain files that describes one model completely.
 
-`training` writes bundles, `app` reads them.
+    bundle = Bundle.load(Path("models/mobilenet_v2_cifar10"))
+
+`training` writes bundles and `app` reads them; this package is what they share.
 """
 
-from .reader import Architecture, Bundle, BundleError
+from .manifest import Architecture
+from .reader import Bundle, BundleError
 
 __all__ = ["Architecture", "Bundle", "BundleError"]

@@ -1,156 +1,35 @@
-"""The bundle: a folder of plain files that says everything about one model, and nothing runs from it unverified.
+"""Reads a bundle and verifies every byte of it before anything is used.
 
-    bundle = Bundle.load(Path("models/mobilenet_v2_cifar10"))
-    bundle.manifest.classes            # the ten labels, in index order
-    bundle.read("model.onnx")          # bytes whose sha256 is the manifest's
-
-`training` writes bundles, `app` reads them, and this schema is all that they share.
+bundle = Bundle.load(Path("models/mobilenet_v2_cifar10"))
+bundle.manifest.classes            # the ten labels, in index order
+bundle.read(GRAPH)                 # bytes whose sha256 is the manifest's
 """
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self, TypeVar
 
-from pydantic import Base64Bytes, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
-from .report import Fraction, Frozen, Report
+from .graph import GraphError, check_graph
+from .manifest import SCHEMA_VERSION, Manifest, manifest_digest, render_manifest, sha256
+from .names import CHECKPOINT, GRAPH, MANIFEST, REPORT, REPORT_TEXT
+from .report import Report
 
-SCHEMA_VERSION = 1
-MANIFEST = "bundle.json"
-PICTURES = (
-    *("accuracy_and_loss.png", "confusion_matrix.png", "reliability.png"),
-    *("risk_coverage.png", "robustness.png", "mistakes.png"),
-)
-
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Channels = tuple[float, float, float]
+LONGEST_NAME = 255  # of a file, in characters
 
 
 class BundleError(Exception):
     """The bundle is missing, damaged or of an unknown kind; the message is one line for the operator."""
 
 
-class Architecture(Frozen):
-    """What the weights alone do not say of the network; app.network builds it from this."""
-
-    name: Literal["mobilenet_v2"] = "mobilenet_v2"
-    stem_stride: Literal[1, 2] = 1
-    stage2_stride: Literal[1, 2] = 1
-    enlarge: Literal[1, 2, 3, 4] = Field(1, description="How many times its side the network enlarges an image first.")
-
-
-class Input(Frozen):
-    """Size in pixels, and the normalisation that the graph does inside (per channel, of 0..1)."""
-
-    height: PositiveInt = 32
-    width: PositiveInt = 32
-    mean: Channels
-    std: Channels
-
-
-class SelfCheck(Frozen):
-    """One image and what this model must give for it, tried before the service is ready."""
-
-    image: Base64Bytes
-    logits: list[float]
-    ood_score: float | None = None
-
-
-class ConformalLevel(Frozen):
-    """A label belongs to the prediction set if its calibrated probability is at least `threshold`."""
-
-    coverage: Fraction
-    threshold: Fraction
-
-
-class Conformal(Frozen):
-    """Prediction sets that hold the true class with a stated probability (split conformal, arXiv:1609.00451)."""
-
-    default_coverage: Fraction
-    levels: list[ConformalLevel] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _default_is_a_level(self) -> Self:
-        if self.default_coverage not in [level.coverage for level in self.levels]:
-            raise ValueError(f"default_coverage {self.default_coverage} is none of the levels")
-        return self
-
-
-class Calibration(Frozen):
-    """How logits become probabilities: softmax(logits / temperature), Guo et al. 2017 (arXiv:1706.04599)."""
-
-    temperature: PositiveFloat
-    conformal: Conformal | None = None
-
-
-class Abstention(Frozen):
-    """The model gives `ood_score` beside its logits, larger for images less like the training images.
-
-    Above `threshold`, which keeps the share `kept` of calibration images, the service abstains.
-    """
-
-    method: str
-    threshold: float
-    kept: Fraction
-
-
-class Reference(Frozen):
-    """What the answers to the calibration images looked like; traffic is compared with it."""
-
-    predicted: list[int] = Field(description="Counts by predicted class, in index order.")
-    confidence_edges: list[Fraction] = Field(description="Of the bins of the top probability, both ends included.")
-    confidence: list[int] = Field(description="Counts by bin.")
-
-    @model_validator(mode="after")
-    def _bins_have_edges(self) -> Self:
-        if len(self.confidence_edges) != len(self.confidence) + 1:
-            raise ValueError("there must be one confidence edge more than bins")
-        return self
-
-
-class Manifest(Frozen):
-    """The content of bundle.json."""
-
-    schema_version: Literal[1]
-    name: str = Field(pattern="^[a-z0-9_]+$")
-    version: str
-    classes: list[str] = Field(min_length=2)
-    architecture: Architecture
-    input: Input
-    macs: PositiveInt
-    parameters: PositiveInt
-    calibration: Calibration | None
-    abstention: Abstention | None
-    reference: Reference | None = None
-    self_check: SelfCheck
-    files: dict[str, Sha256]
-    provenance: dict[str, Any]
-    digest: Sha256
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def manifest_digest(fields: dict[str, Any]) -> str:
-    """sha256 of the canonical JSON (sorted keys, no white space, UTF-8) of all fields but `digest`."""
-    rest = {name: value for name, value in fields.items() if name != "digest"}
-    return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
-
-
-def render_manifest(fields: dict[str, Any]) -> bytes:
-    """The exact bytes of bundle.json; a file with any other bytes is refused, white space included."""
-    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 class Bundle:
-    """A verified bundle, its served files in memory: what was checked is what is used."""
+    """A verified bundle. The files' bytes are kept in memory, so what was verified is what is used."""
 
-    def __init__(self, manifest: Manifest, files: dict[str, bytes]) -> None:
+    def __init__(self, manifest: Manifest, report: Report, files: dict[str, bytes]) -> None:
         self.manifest = manifest
+        self.report = report
         self._files = files
-        self.report = Report.model_validate_json(files["report.json"])
 
     def read(self, name: str) -> bytes:
         """The verified content of a file. Raises KeyError for a name that the manifest does not list."""
@@ -160,40 +39,71 @@ class Bundle:
         return name in self._files
 
     def forget(self, name: str) -> None:
-        """Let go of a file's bytes once whoever needed them has read them (weights are large)."""
+        """Free a file's bytes. Weights are large and are read once."""
         self._files.pop(name, None)
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read and verify every file. Raises BundleError with one clear line."""
-        fields = _read_manifest(directory / MANIFEST)
-        try:
-            manifest = Manifest.model_validate(fields)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BundleError(f"{directory / MANIFEST}: {where}: {first['msg']}") from None
+        """Read and verify every file. Raises BundleError with one line that names the file and its fault.
+
+        Digests must match, the manifest and the report must fit their schemas and each other, and the graph must be
+        complete in itself (see `check_graph`).
+        """
+        path = directory / MANIFEST
+        manifest = _validate(Manifest, _read_manifest(path), path)
         files = {}
         for name, expected in manifest.files.items():
-            if Path(name).name != name:
-                raise BundleError(f"{directory / MANIFEST}: files: {name!r} is not a plain file name")
+            if not 0 < len(name) <= LONGEST_NAME or Path(name).name != name:
+                raise BundleError(f"{path}: files: {name[:80]!r} is not a plain file name")
             files[name] = content = _read(directory / name)
             if sha256(content) != expected:
                 raise BundleError(f"{directory / name} is damaged: its sha256 is not the one in {MANIFEST}")
-        for name in ("model.onnx", "checkpoint.safetensors", "report.json", "report.txt"):
+        for name in (GRAPH, CHECKPOINT, REPORT, REPORT_TEXT):
             if name not in files:
-                raise BundleError(f"{directory / MANIFEST}: files: {name} is missing")
+                raise BundleError(f"{path}: files: {name} is missing")
         try:
-            return cls(manifest, files)
-        except ValidationError as error:
-            raise BundleError(f"{directory / 'report.json'}: {error.errors()[0]['msg']}") from None
+            check_graph(files[GRAPH])
+        except GraphError as error:
+            raise BundleError(f"{directory / GRAPH}: {error}") from None
+        report = _validate(Report, files[REPORT], directory / REPORT)
+        if [scores.label for scores in report.per_class] != manifest.classes:
+            raise BundleError(f"{directory / REPORT}: per_class: its labels are not the classes in {MANIFEST}")
+        if [len(row) for row in report.confusion_matrix] != [len(manifest.classes)] * len(manifest.classes):
+            raise BundleError(f"{directory / REPORT}: confusion_matrix: it must have a row and a column for each class")
+        return cls(manifest, report, files)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _validate(schema: type[Model], content: dict[str, Any] | bytes, path: Path) -> Model:
+    """The content of a JSON file as a model that can be written as JSON again.
+
+    `GET /model` and `GET /metrics/report` answer with it, so nesting and characters that JSON cannot carry are refused
+    here.
+    """
+    try:
+        model = schema.model_validate(content) if isinstance(content, dict) else schema.model_validate_json(content)
+        model.model_dump_json()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where[:80]}{': ' if where else ''}{first['msg']}") from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: it cannot be written as JSON again ({_first_line(error)})") from None
+    return model
 
 
 def _read(path: Path) -> bytes:
     try:
+        if not path.is_file():
+            path.stat()  # raises an error that says what is missing
+            raise BundleError(f"cannot read {path}: it is not a file")
         return path.read_bytes()
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:  # a name with a NUL
+        raise BundleError(f"cannot read {str(path)!r}: {error}") from None
 
 
 def _refuse_constant(name: str) -> None:
@@ -204,13 +114,19 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     raw = _read(path)
     try:
         fields = json.loads(raw, parse_constant=_refuse_constant)
+        if not isinstance(fields, dict):
+            raise BundleError(f"{path} is damaged: not a JSON object")
+        if fields.get("schema_version") != SCHEMA_VERSION:
+            found = repr(fields.get("schema_version"))[:40]
+            raise BundleError(f"{path}: schema_version is {found}, this program reads {SCHEMA_VERSION}")
+        if render_manifest(fields) != raw or manifest_digest(fields) != fields.get("digest"):
+            raise BundleError(f"{path} is damaged: its content does not match its own digest")
     except ValueError as error:
-        raise BundleError(f"{path} is damaged: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise BundleError(f"{path} is damaged: not a JSON object")
-    if fields.get("schema_version") != SCHEMA_VERSION:
-        found = fields.get("schema_version")
-        raise BundleError(f"{path}: schema_version is {found!r}, this program reads {SCHEMA_VERSION}")
-    if render_manifest(fields) != raw or manifest_digest(fields) != fields.get("digest"):
-        raise BundleError(f"{path} is damaged: its content does not match its own digest")
+        raise BundleError(f"{path} is damaged: not JSON ({_first_line(error)})") from None
+    except RecursionError:
+        raise BundleError(f"{path} is damaged: its values are nested too deeply") from None
     return fields
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

@@ -1,6 +1,6 @@
-"""The report of a bundle, report.json: how the model does on images held out from its making.
+"""The report of a bundle, report.json: the model's results on images that its training did not use.
 
-Fractions are 0 to 1. `training` writes it, `GET /metrics/report` serves it.
+Fractions are 0 to 1. `training` writes the report, and `GET /metrics/report` answers with it.
 """
 
 from typing import Annotated, Literal
@@ -11,7 +11,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):
-    """Neither a bundle nor a report holds a number that is none: JSON could not answer with it."""
+    """Immutable, without unknown fields, and without NaN or infinity, which JSON cannot carry."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -37,33 +37,31 @@ class ClassScores(Scores):
 
 
 class Estimate(Frozen):
-    """A number from 0 up and its 95 % percentile bootstrap interval over the images."""
+    """A number of at least 0, and its 95 % percentile bootstrap interval over the images."""
 
     value: float = Field(ge=0)
     ci95: tuple[float, float]
 
 
 class ConfidenceBin(Frozen):
-    """Images whose confidence, the probability of the top answer, is in one of 15 bins of equal width."""
+    """The images whose confidence (the probability of the top class) lies in one of 15 bins of equal width."""
 
     images: PositiveInt
-    confidence: Fraction = Field(description="Mean, of those images.")
+    confidence: Fraction = Field(description="Mean over those images.")
     accuracy: Fraction
 
 
 class CalibrationScores(Frozen):
-    """How far probabilities can be trusted, on the report's images."""
+    """How well the probabilities agree with the results, on the report's images."""
 
     ece: Estimate = Field(description="Expected calibration error, 15 bins of equally many images; a fraction.")
     nll: Estimate = Field(description="Negative log-likelihood, nats.")
     brier: Estimate = Field(description="Brier score, 0 to 2.")
-    bins: list[ConfidenceBin] = Field(
-        [], description="From little confidence to much; bins without images are left out."
-    )
+    bins: list[ConfidenceBin] = Field([], description="By increasing confidence; bins without images are left out.")
 
 
 class CalibrationReport(Frozen):
-    """Probabilities are softmax(logits / temperature); before is without, after with the temperature."""
+    """Probabilities are softmax(logits / temperature): `before` with temperature 1, `after` with the fitted one."""
 
     fitted_on: PositiveInt = Field(description="Images of the calibration split.")
     temperature: PositiveFloat
@@ -72,18 +70,24 @@ class CalibrationReport(Frozen):
 
 
 class ConformalScores(Frozen):
-    """What the prediction sets of one level do on the report's images."""
+    """Results of the prediction sets of one level on the report's images."""
 
-    coverage: Fraction = Field(description="The nominal level: at least so often a set should hold the true class.")
+    coverage: Fraction = Field(
+        description="The nominal level: the least share of sets that should hold the true class."
+    )
     threshold: Fraction = Field(description="A class is in the set if its probability is at least this.")
-    raw_coverage: Fraction = Field(description="Measured, of the sets as the method gives them; some are empty.")
-    served_coverage: Fraction = Field(description="Measured, of the served sets: the most probable class always in.")
+    raw_coverage: Fraction = Field(
+        description="Measured share of sets, as the method gives them, that hold the true class; some sets are empty."
+    )
+    served_coverage: Fraction = Field(
+        description="The same share for the served sets, which always hold the most probable class."
+    )
     expected_coverage: tuple[Fraction, Fraction] = Field(
         description="99 % interval of the raw coverage that chance allows for these numbers of images."
     )
-    mean_size: float = Field(description="Of the served sets, classes.")
-    sizes: list[int] = Field(description="How many served sets hold 1, 2, ... classes.")
-    empty: Fraction = Field(description="Of the raw sets.")
+    mean_size: float = Field(description="Classes in a served set, on average.")
+    sizes: list[int] = Field(description="Numbers of served sets with 1, 2, ... classes.")
+    empty: Fraction = Field(description="Share of empty sets among the raw sets.")
     class_coverage: list[Fraction] = Field(description="Served coverage by true class, in index order.")
 
 
@@ -95,35 +99,35 @@ class ConformalReport(Frozen):
 
 
 class Selection(Frozen):
-    """Answering only the most confident images."""
+    """Accuracy when only the most confident images are answered."""
 
     coverage: Fraction = Field(description="Share of images that are answered.")
-    accuracy: Fraction = Field(description="On those.")
+    accuracy: Fraction = Field(description="On the answered images.")
 
 
 class SelectiveReport(Frozen):
     """Risk and coverage when the least confident answers are withheld (Geifman & El-Yaniv 2017, arXiv:1705.08500)."""
 
     aurc: Estimate = Field(description="Area under the risk-coverage curve; 0 is best.")
-    optimal_aurc: float = Field(ge=0, description="Of a ranking that puts every error last.")
-    curve: list[Selection] = Field(description="From few answers to all.")
+    optimal_aurc: float = Field(ge=0, description="That of a ranking that puts every error last.")
+    curve: list[Selection] = Field(description="By increasing coverage.")
 
 
 class AbstentionScores(Frozen):
-    """One score for being unlike the training images; areas under the ROC curve, 0.5 is chance, 1 is best."""
+    """One out-of-distribution score; areas under the ROC curve, where 0.5 is chance and 1 is best."""
 
     method: str
-    near: list[Fraction] = Field(description="By pair of classes that a network never saw in training.")
+    near: list[Fraction] = Field(description="For each pair of classes that a network was trained without.")
     near_mean: Fraction | None
-    far: dict[str, Fraction] = Field(description="Other images against the selection split, by their kind.")
+    far: dict[str, Fraction] = Field(description="Other kinds of images against the selection split.")
 
 
 class AbstentionReport(Frozen):
-    """How well the service knows what it does not know."""
+    """How well the out-of-distribution score separates unfamiliar images from test images."""
 
-    method: str = Field(description="The one that is served.")
+    method: str = Field(description="The score that the service uses.")
     threshold: float
-    kept: Fraction = Field(description="Share of the report's images below the threshold; 0.95 is aimed at.")
+    kept: Fraction = Field(description="Share of the report's images below the threshold; the aim is 0.95.")
     near_pairs: list[tuple[int, int]]
     methods: list[AbstentionScores]
 
@@ -134,14 +138,14 @@ class Corruption(Frozen):
 
 
 class RobustnessReport(Frozen):
-    """Accuracy on damaged test images, in the style of CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv:1903.12261).
+    """Accuracy on corrupted test images, in the style of CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv:1903.12261).
 
-    The damage is done by this project's own code: figures do not compare with those of the published files.
+    This project's own code makes the corruptions, so figures do not compare with those of the published files.
     """
 
-    n: PositiveInt = Field(description="Images, drawn by lot from the report's.")
-    clean_accuracy: Fraction = Field(description="On the same images, undamaged.")
-    mean_accuracy: Fraction = Field(description="Over kinds and severities.")
+    n: PositiveInt = Field(description="Images, a random sample of the report's.")
+    clean_accuracy: Fraction = Field(description="On the same images without corruption.")
+    mean_accuracy: Fraction = Field(description="Mean over corruptions and severities.")
     corruptions: list[Corruption]
 
 
@@ -158,7 +162,7 @@ class Epoch(Frozen):
 
 
 class Report(Frozen):
-    """The content of report.json: how the model does on images held out from its making. Fractions are 0 to 1."""
+    """The content of report.json: the results on images that training did not use. Fractions are 0 to 1."""
 
     schema_version: Literal[1] = 1
     split: str

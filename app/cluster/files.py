@@ -36,11 +36,12 @@ import ray.exceptions
 from fsspec.core import url_to_fs
 
 from .. import local_files as files
+from ..cores import available_cores
 from ..errors import PayloadTooLarge
-from ..imaging.decode import check_size
+from ..imaging.formats import check_size
 from ..inference.sessions import load_session
 from ..local_files import SUFFIXES, FileResult, FilesError
-from ..settings import Settings, available_cores
+from ..settings import Settings
 
 PART_FILES = 256  # few enough that little is lost in a kill, enough that a part costs little beside its images
 PART_NAME = re.compile(r"part-\w+\.parquet")

@@ -26,9 +26,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from ..api.middleware.telemetry import configure_logging
 from ..inference.sessions import load_session
 from ..main import create_app
+from ..process.logging import configure_logging
 from ..settings import Settings
 
 MAX_REPLICAS = 8  # the configuration file's to change
@@ -94,7 +94,7 @@ class Replica:
 
     async def metrics(self) -> tuple[str, list[Metric]]:
         """This replica's id, and its metrics."""
-        return serve.get_replica_context().replica_id.unique_id, self._app.state.service.metrics()
+        return serve.get_replica_context().replica_id.unique_id, self._app.state.service.collect()
 
     async def all_metrics(self) -> bytes:
         """Those of all replicas that answer in time, in the Prometheus text format."""

@@ -1,12 +1,20 @@
 """How large a picture an AVIF file really makes its decoder allocate.
 
-The container declares a size, and Pillow reports that. The decoder allocates what the AV1 streams inside announce, up
-to 268 megapixels, and nothing makes the two agree: a kilobyte that says 32x32 can take a gigabyte. So read what the
-streams announce (ISO 14496-12, iloc; AV1 specification, 5.3 and 5.5).
+The container declares a size, and Pillow reports it. The decoder allocates the size that the AV1 streams inside
+announce, up to 268 megapixels. Nothing makes the two agree: a kilobyte that says 32x32 can take a gigabyte. So this
+module reads the sizes in the streams (ISO 14496-12, iloc; AV1 specification, 5.3 and 5.5).
+
+It counts frames, too. A still picture has one, or one a layer. The decoder decodes every frame of an item while it
+looks for the layer that the container asks for, so that a small file can hold minutes of work.
 """
 
 import struct
 from collections.abc import Callable, Iterator
+
+from ..errors import UndecodableImage
+
+SEQUENCE_HEADER, FRAME_HEADER, FRAME = 1, 3, 6  # kinds of open bitstream units
+MAX_FRAMES = 8  # of one item: up to four layers, and an encoder may write a frame's header and tiles apart
 
 
 def largest_av1_frame(content: bytes) -> int:
@@ -44,8 +52,12 @@ def _iso_box(data: bytes, kind: bytes) -> bytes:
 
 
 def _av1_frames(stream: bytes) -> Iterator[int]:
-    """Pixels that an AV1 stream's sequence headers announce (AV1 specification, 5.3 and 5.5); other data has none."""
-    position = 0
+    """Pixels that an AV1 stream's sequence headers announce (AV1 specification, 5.3 and 5.5); other data has none.
+
+    Raises UndecodableImage for more than MAX_FRAMES frames.
+    """
+    position = frames = 0
+    announced = False
     while position < len(stream):
         header = stream[position]
         position += 2 if header & 4 else 1
@@ -57,8 +69,14 @@ def _av1_frames(stream: bytes) -> Iterator[int]:
             if stream[position - 1] < 128:
                 break
         end = position + size if header & 2 else len(stream)
-        if header >> 3 & 15 == 1:
+        kind = header >> 3 & 15
+        if kind == SEQUENCE_HEADER:
+            announced = True
             yield _announced_pixels(_bit_reader(stream[position : min(end, position + 256)]))
+        elif announced and kind in (FRAME_HEADER, FRAME):
+            frames += 1
+            if frames > MAX_FRAMES:
+                raise UndecodableImage(f"the AVIF has more than {MAX_FRAMES} frames in one picture")
         position = end
 
 

@@ -1,55 +1,36 @@
-"""Bytes of an image file in, RGB thumbnails out: all that the network ever sees.
+"""From the bytes of an image file to RGB thumbnails, the network's input.
 
     image = EncodedImage.identify(content, max_pixels=25_000_000)  # reads the header, decodes nothing
     image.pixels                # what decoding will cost: charge it to a global budget, then
     image.thumbnails(views=3)   # uint8 [k, 32, 32, 3], k = image.view_count(3)
 
-Whatever the bytes, both calls return or raise a Problem. Images share nothing, so any thread may call; but
-hostile bytes can keep either call busy for seconds: keep both off the event loop.
+For any bytes, both calls return or raise a Problem. Any thread may call them. Hostile bytes can keep either busy for
+seconds: app.imaging.decoder runs them in processes that it can kill.
 
-- The magic bytes alone choose the format, out of six; a name or a content type has no say.
-- An animation gives its first frame. EXIF orientation is applied, colour profiles are not.
-- What is transparent becomes white, the page that cut-outs and icons are made for. The network knows it, too:
+- The first bytes alone choose one of six formats; file name and content type are ignored.
+- Of an animation the first frame is decoded. EXIF orientation is applied, colour profiles are not.
+- Transparent pixels become white, the background that cut-outs and icons are made for. The network knows it, too:
   3.7 % of CIFAR-10's training images have three or four white corners (245 and above in every channel), 0.3 %
   mid-grey ones (128, give or take 16).
-- Greys of 16 bits keep the upper 8, as Pillow does for colours of 16 bits, so that both give the same picture.
-- A picture that breaks off is refused, not completed with grey. PNG's checksums are compared; the other formats
-  have none, so damage that still decodes is not seen.
+- Of 16 bits the upper 8 are kept, in grey as in colour, so that both give the same picture.
+- A picture that is cut short is refused, not completed with grey. PNG's checksums are compared. The other formats
+  have none, so damage that still decodes is not noticed.
 """
 
 import io
 import math
-import re
 import struct
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    ExifTags,
-    GifImagePlugin,
-    Image,
-    ImageChops,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    WebPImagePlugin,
-    features,
-)
+from PIL import ExifTags, Image, ImageChops, ImageFile
 
-from ..errors import (
-    ImageTooLarge,
-    PayloadTooLarge,
-    Problem,
-    UndecodableImage,
-    UnsupportedMediaType,
-)
+from ..errors import ImageTooLarge, Problem, UndecodableImage
 from .avif import largest_av1_frame
+from .formats import DECODERS, recognise
 
 MAX_SIDE = 10_000
 THUMBNAIL_SIDE = 64  # up to here an image is one view, however many a photo gets
@@ -57,64 +38,6 @@ ENOUGH_SIDE = 256  # larger images shrink by a whole factor to no less than this
 BAND_PIXELS = 1 << 20
 MAX_SCANS = 64  # of a JPEG; encoders write a dozen
 
-
-class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
-    """Lets go of its decoder, which holds the picture twice, before it allocates the picture itself."""
-
-    def load_prepare(self) -> None:
-        self._decoder = None
-        super().load_prepare()
-
-
-def _read_app1(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:
-    """Keeps the first EXIF segment, which has the orientation; Pillow would join others to it in quadratic time."""
-    first = self.info.pop("exif", None)
-    JpegImagePlugin.APP(self, marker)
-    if first is not None:
-        self.info["exif"] = first
-
-
-# Pillow's table of what to call at which marker, for every JPEG that this process opens. To search the bytes for such
-# segments beforehand would keep all threads waiting.
-JpegImagePlugin.MARKER[0xFFE1] = ("APP1", "EXIF or XMP", _read_app1)
-
-# These classes and not Image.open, which would import forty other parsers to find one of these, and read more of
-# a JPEG than its picture (MPO). Pillow's own limit, Image.MAX_IMAGE_PIXELS, stays as a second fence.
-DECODERS: dict[str, type[ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.JpegImageFile,
-    "PNG": PngImagePlugin.PngImageFile,
-    "WEBP": LeanWebPImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-}
-if features.check("avif"):
-    DECODERS["AVIF"] = AvifImagePlugin.AvifImageFile
-
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # images are decoded side by side already
-PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20  # by default, 60 kB of comments may unfold to 256 MB
-
-# Pillow's warnings about odd metadata quote the file. Printed, they would put paths of this machine into the log,
-# and Python remembers each distinct text for ever, unless a filter ignores it.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-warnings.simplefilter("error", Image.DecompressionBombWarning)
-
-# The first that matches names the format; those without a decoder are here to be named in the refusal. No repetition
-# without a bound: a search holds the interpreter's lock, and files may have megabytes of white space.
-SIGNATURES = {
-    "JPEG": rb"\xff\xd8\xff",
-    "PNG": rb"\x89PNG\r\n\x1a\n",
-    "WEBP": rb"RIFF....WEBP",
-    "GIF": rb"GIF8[79]a",
-    "BMP": rb"BM",
-    "AVIF": rb"....ftyp(?=.{0,60}avi[fs])(?:avi[fs]|mif1|msf1)",
-    "HEIC": rb"....ftyp(?:he[iv]|mif1|msf1)",
-    "TIFF": rb"II\*\0|MM\0\*",
-    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
-    "PDF": rb"%PDF",
-    "SVG or XML": rb"(?:\xef\xbb\xbf)?\s{0,99}<(?:svg|\?xml|!--|!DOCTYPE svg)",
-    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
-    "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
-}
 
 # Memory that decoding takes at its peak, in Pillow's four bytes a pixel (measured): these keep frames of their own.
 COST = {"WEBP": 3, "AVIF": 5}
@@ -147,7 +70,7 @@ class EncodedImage:
     @classmethod
     def identify(cls, content: bytes, max_pixels: int) -> "EncodedImage":
         """Read the header. Raises UnsupportedMediaType, ImageTooLarge or UndecodableImage."""
-        kind = _recognise(content)
+        kind = recognise(content)
         with _problems_only(kind):
             image = _open(kind, content)
             width, height = image.size
@@ -194,27 +117,9 @@ class EncodedImage:
         return np.stack(thumbnails)
 
 
-def check_size(content: bytes, max_bytes: int) -> None:
-    """Raises PayloadTooLarge, or UndecodableImage for nothing at all."""
-    if len(content) > max_bytes:
-        raise PayloadTooLarge(f"the file has {len(content)} bytes, at most {max_bytes} are accepted")
-    if not content:
-        raise UndecodableImage("the file is empty")
-
-
-def _recognise(content: bytes) -> str:
-    if not content:
-        raise UndecodableImage("the image is empty")
-    matching = (name for name, pattern in SIGNATURES.items() if re.match(pattern, content, re.DOTALL))
-    name = next(matching, "no image format known here")
-    if name not in DECODERS:
-        raise UnsupportedMediaType(f"this is {name}; accepted are {', '.join(DECODERS)}")
-    return name
-
-
 @contextmanager
 def _problems_only(kind: str) -> Iterator[None]:
-    """Pillow raises a dozen kinds of exception at hostile bytes; to whoever sent them all mean the same."""
+    """Turns the dozen kinds of exception that Pillow raises for hostile bytes into problems."""
     try:
         yield
     except Problem:

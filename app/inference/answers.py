@@ -1,6 +1,28 @@
-"""What is said of one image."""
+"""What the service says of one image, and the rules that turn the network's outputs into it.
+
+    rules = Rules.of(bundle.manifest)
+    classification = rules.classify(outputs, queue_seconds=0.0, inference_seconds=0.01)
+    classification.answer(top_k=3, coverage=0.99)
+
+An answer says in two ways how far to trust it, each if the bundle provides for it. A prediction set holds the true
+class with a stated probability, for images like the training images. `abstain` says that the image is unlike them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, Field
+
+from ..bundle.manifest import Manifest
+from ..errors import InvalidParameter
+from .decisions import prediction_set, probabilities, top_k
+
+if TYPE_CHECKING:
+    from .sessions import Outputs
+
+DIGITS = 6  # of numbers in answers; scores are compared after rounding, so that callers reach the same decision
 
 
 class Prediction(BaseModel):
@@ -10,7 +32,7 @@ class Prediction(BaseModel):
 
 
 class PredictionSet(BaseModel):
-    """Classes among which the true one is with the probability `coverage`, for images like the training images."""
+    """Classes that include the true one with the probability `coverage`, for images like the training images."""
 
     coverage: float = Field(ge=0, le=1, examples=[0.99])
     labels: list[str] = Field(min_length=1, description="Most probable first.", examples=[["cat", "dog"]])
@@ -19,7 +41,7 @@ class PredictionSet(BaseModel):
 class ImageResult(BaseModel):
     """The top_k most probable classes, most probable first, and how far to trust them.
 
-    Null is what a model's bundle has no measure of.
+    A field is null if the bundle does not provide it.
     """
 
     predictions: list[Prediction]
@@ -27,11 +49,136 @@ class ImageResult(BaseModel):
     abstain: bool | None = Field(
         None,
         description="The image is unlike the training images (`ood_score` is above `ood_threshold`): "
-        "take no answer for one.",
+        "use none of the answer.",
         examples=[False],
     )
     ood_score: float | None = Field(
-        None, description="Larger for images less like the training images.", examples=[0.71]
+        None,
+        description="Out-of-distribution score: larger for images less like the training images.",
+        examples=[0.71],
     )
     ood_threshold: float | None = Field(None, description="The model's.", examples=[2.96])
     views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
+
+
+class Fault(BaseModel):
+    """Why there is no answer for an image."""
+
+    code: str = Field(examples=["undecodable_image"])
+    detail: str = Field(examples=["the PNG is cut short or corrupt"])
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A model's labels in index order, its temperature, its thresholds of prediction sets and of abstention.
+
+    levels: a threshold of the probability for each coverage that the bundle provides; empty without prediction sets.
+    """
+
+    labels: Sequence[str]
+    temperature: float
+    levels: Mapping[float, float]
+    default_coverage: float | None
+    ood_threshold: float | None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Self:
+        calibration, abstention = manifest.calibration, manifest.abstention
+        conformal = calibration.conformal if calibration else None
+        return cls(
+            labels=manifest.classes,
+            temperature=calibration.temperature if calibration else 1.0,
+            levels={level.coverage: level.threshold for level in conformal.levels} if conformal else {},
+            default_coverage=conformal.default_coverage if conformal else None,
+            ood_threshold=round(abstention.threshold, DIGITS) if abstention else None,
+        )
+
+    def check(self, top_k: int, coverage: float | None) -> None:
+        """Raises InvalidParameter for a value that this model does not have."""
+        if not 1 <= top_k <= len(self.labels):
+            raise InvalidParameter(f"top_k: it must be from 1 to {len(self.labels)} (given: {top_k})")
+        if coverage is not None and coverage not in self.levels:
+            levels = ", ".join(map(str, self.levels))
+            allowed = f"it must be one of {levels}" if levels else "this model has no prediction sets"
+            raise InvalidParameter(f"coverage: {allowed} (given: {coverage})")
+
+    def classify(
+        self, outputs: "Outputs", *, queue_seconds: float, inference_seconds: float, decode_seconds: float = 0.0
+    ) -> "Classification":
+        """What the outputs for one image's views say of it: logits and scores are averaged over the views."""
+        scores = outputs.ood_scores
+        return Classification(
+            rules=self,
+            probabilities=probabilities(outputs.logits, self.temperature),
+            views=len(outputs.logits),
+            decode_seconds=decode_seconds,
+            queue_seconds=queue_seconds,
+            inference_seconds=inference_seconds,
+            ood_score=None if scores is None else round(sum(scores.tolist()) / len(scores), DIGITS),
+        )
+
+
+@dataclass(frozen=True)
+class Classification:
+    """probabilities: [classes], calibrated, summing to 1. Times in seconds.
+
+    ood_score is larger for images less like the training images, and None for a bundle without abstention.
+    """
+
+    rules: Rules
+    probabilities: list[float]
+    views: int
+    decode_seconds: float
+    queue_seconds: float
+    inference_seconds: float
+    ood_score: float | None = None
+
+    @cached_property
+    def order(self) -> Sequence[int]:
+        """Class ids, most probable first."""
+        return top_k(self.probabilities, len(self.probabilities))
+
+    @property
+    def class_id(self) -> int:
+        """The most probable class."""
+        return self.order[0]
+
+    @property
+    def label(self) -> str:
+        """Its label."""
+        return self.rules.labels[self.class_id]
+
+    @property
+    def confidence(self) -> float:
+        """Its probability."""
+        return self.probabilities[self.class_id]
+
+    @property
+    def abstain(self) -> bool | None:
+        """Whether the score is above the bundle's threshold; None for a bundle without abstention."""
+        threshold = self.rules.ood_threshold
+        return None if self.ood_score is None or threshold is None else self.ood_score > threshold
+
+    def answer(self, top_k: int, coverage: float | None = None) -> ImageResult:
+        """The answer as it is sent. `coverage` of the prediction set is one of `rules.levels`, or the default."""
+        return ImageResult(
+            predictions=[
+                Prediction(
+                    label=self.rules.labels[index],
+                    class_id=index,
+                    probability=round(self.probabilities[index], DIGITS),
+                )
+                for index in self.order[:top_k]
+            ],
+            prediction_set=self._prediction_set(self.rules.default_coverage if coverage is None else coverage),
+            abstain=self.abstain,
+            ood_score=self.ood_score,
+            ood_threshold=self.rules.ood_threshold,
+            views=self.views,
+        )
+
+    def _prediction_set(self, coverage: float | None) -> PredictionSet | None:
+        if coverage is None:
+            return None
+        indices = prediction_set(self.probabilities, self.rules.levels[coverage])
+        return PredictionSet(coverage=coverage, labels=[self.rules.labels[index] for index in indices])

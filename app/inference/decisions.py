@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-DIGITS = 6  # of what is answered; scores are compared as they are answered, so that callers come to the same
-
 
 def probabilities(logits: "NDArray[np.float32]", temperature: float) -> list[float]:
     """[classes]: the softmax of the mean over views of logits [views, classes], divided by `temperature`."""

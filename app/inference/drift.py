@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Sequence
 
-from ..bundle.reader import Reference
+from ..bundle.manifest import Reference
 
 UNSEEN = 0.5  # counted in every bin, so that an empty one does not make the index infinite
 

@@ -36,6 +36,11 @@ class Answer:
     queue_seconds: float
     inference_seconds: float
 
+    def by_image(self) -> Iterator["Answer"]:
+        """An answer for each image."""
+        for index in range(len(self.outputs.logits)):
+            yield Answer(self.outputs.part(index, index + 1), self.queue_seconds, self.inference_seconds)
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -44,6 +49,10 @@ class _Work:
     maps: bool
     future: "Future[Answer]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
+
+
+class ThreadsError(RuntimeError):
+    """The system refuses to start so many threads; the message is one line for the operator."""
 
 
 class Engine:
@@ -77,8 +86,16 @@ class Engine:
         self._workers = [
             threading.Thread(target=self._work, name=f"inference-{n}", daemon=True) for n in range(threads)
         ]
-        for worker in self._workers:
-            worker.start()
+        self._start()
+
+    def _start(self) -> None:
+        for number, worker in enumerate(self._workers):
+            try:
+                worker.start()
+            except RuntimeError as error:  # the interpreter's, for a limit of the system
+                wanted, self._workers = len(self._workers), self._workers[:number]
+                self.close()
+                raise ThreadsError(f"only {number} of {wanted} threads could be started ({error})") from None
 
     @property
     def alive(self) -> bool:
@@ -94,6 +111,10 @@ class Engine:
         """Images that requests under way hold a place for."""
         return self._reserved
 
+    def fits(self, images: int) -> bool:
+        """Whether there are places for so many images."""
+        return self._reserved + images <= self._queue_images
+
     @contextmanager
     def reserve(self, images: int) -> Iterator[Callable[[int], None]]:
         """Hold places for `images` images from the headers to the answer. For the event loop's thread only.
@@ -101,7 +122,7 @@ class Engine:
         Yields a function that gives back all places but so many, for when the request turns out to be smaller.
         Raises Overloaded when too few places are left.
         """
-        if self._reserved + images > self._queue_images:
+        if not self.fits(images):
             raise Overloaded(f"{self._reserved} images are being worked on, at most {self._queue_images} may be")
         held = images
         self._reserved += held

@@ -8,20 +8,30 @@ A session is safe to call from several threads at once and computes each call on
 """
 
 import io
-from typing import NamedTuple, Protocol, cast
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..bundle.manifest import Manifest
+from ..bundle.names import CHECKPOINT, CLASS_MAPS, GRAPH, INPUT, LOGITS, MANIFEST, NOVELTY, OOD_SCORE
 from ..bundle.reader import Bundle
 from ..settings import Settings
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Images = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Shape = tuple[int | str, ...]
 
 SCORE = "novelty"  # the one that ENGINE=torch can compute; a graph brings its own
+ANY = "any"  # size of a dimension
+LONGEST_REASON = 300  # characters that are shown of another library's error
 SELF_CHECK_TOLERANCE = 1e-2  # of a logit and a score: engines and processors differ in the last digits, damage does not
 
 
@@ -64,27 +74,54 @@ class OnnxSession:
         # The engine's workers are the parallelism: one thread each, and none that spins while it waits.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            bundle.read("model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        given = {output.name for output in self._session.get_outputs()}
-        self._scores = bundle.manifest.abstention is not None
-        self._maps = "class_maps" in given  # not in the graphs of older bundles
-        if self._scores and "ood_score" not in given:
-            raise SessionError("the bundle says when to abstain, but its graph gives no ood_score")
+        options.log_severity_level = 4  # errors are raised too, and one line is enough
+        options.add_session_config_entry("session.strict_shape_type_inference", "1")  # declared shapes must be true
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what the bundle's reader has checked
+        try:
+            self._session = onnxruntime.InferenceSession(
+                bundle.read(GRAPH), options, providers=["CPUExecutionProvider"]
+            )
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        except Exception as error:  # ONNX Runtime's errors share no class of their own
+            raise SessionError(f"{GRAPH} cannot be loaded: {_one_line(error)}") from None
+        manifest = bundle.manifest
+        height, width, classes = manifest.input.height, manifest.input.width, len(manifest.classes)
+        if [tensor.name for tensor in inputs] != [INPUT]:
+            raise SessionError(f"{GRAPH} must have one input, {INPUT}")
+        given = {tensor.name: tensor for tensor in outputs}
+        if LOGITS not in given:
+            raise SessionError(f"{GRAPH} gives no {LOGITS}")
+        self._scores = manifest.abstention is not None
+        self._maps = CLASS_MAPS in given  # not in the graphs of older bundles
+        if self._scores and OOD_SCORE not in given:
+            raise SessionError(f"the bundle says when to abstain, but its graph gives no {OOD_SCORE}")
+        _check_declared(inputs[0], "tensor(uint8)", ("N", height, width, 3))
+        _check_declared(given[LOGITS], "tensor(float)", ("N", classes))
+        if self._scores:
+            _check_declared(given[OOD_SCORE], "tensor(float)", ("N",))
+        if self._maps:
+            _check_declared(given[CLASS_MAPS], "tensor(float)", ("N", classes, ANY, ANY))
 
     def run(self, images: Images, maps: bool = False) -> Outputs:
         # What is not named here is computed all the same, the maps at no cost that could be measured: released builds
         # of ONNX Runtime ignore the option only_execute_path_to_fetches.
-        names = ["logits"]
+        names = [LOGITS]
         if self._scores:
-            names.append("ood_score")
+            names.append(OOD_SCORE)
         if maps and self._maps:
-            names.append("class_maps")
-        computed = cast(list[Floats], self._session.run(names, {"images": images}))
+            names.append(CLASS_MAPS)
+        computed = cast(list[Floats], self._session.run(names, {INPUT: images}))
         outputs = dict(zip(names, computed, strict=True))
-        return Outputs(outputs["logits"], outputs.get("ood_score"), outputs.get("class_maps"))
+        return Outputs(outputs[LOGITS], outputs.get(OOD_SCORE), outputs.get(CLASS_MAPS))
+
+
+def _check_declared(tensor: onnxruntime.NodeArg, kind: str, expected: Shape) -> None:
+    """Raises SessionError unless the graph declares this type and shape."""
+    if tensor.type != kind or not _fits(tensor.shape, expected):
+        raise SessionError(
+            f"{GRAPH}: {tensor.name} is {tensor.type[:40]} {str(tensor.shape)[:80]}, "
+            f"but {MANIFEST} asks for {kind} {list(expected)}"
+        )
 
 
 class TorchSession:
@@ -95,8 +132,9 @@ class TorchSession:
             import torch
             from safetensors.torch import load
 
-            from ..network.mobilenet import Preprocessed, class_maps, mobilenet_v2
+            from ..network.mobilenet import Preprocessed, mobilenet_v2
             from ..network.novelty import Novelty
+            from ..network.served import ServedNetwork
         except ImportError as error:
             raise SessionError(
                 f"ENGINE=torch needs the extra 'torch' ({error}); ENGINE=onnx needs nothing more"
@@ -104,37 +142,75 @@ class TorchSession:
         manifest, abstention = bundle.manifest, bundle.manifest.abstention
         if abstention and abstention.method != SCORE:
             raise SessionError(f"abstention: ENGINE=torch can compute {SCORE}, not {abstention.method[:40]!r}")
-        if abstention and "novelty.safetensors" not in bundle:
-            raise SessionError("the bundle says when to abstain, but holds no novelty.safetensors for ENGINE=torch")
+        if abstention and NOVELTY not in bundle:
+            raise SessionError(f"the bundle says when to abstain, but holds no {NOVELTY} for ENGINE=torch")
         network = mobilenet_v2(manifest.architecture, len(manifest.classes))
-        network.load_state_dict(load(bundle.read("checkpoint.safetensors")))
+        forms = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
+        network.load_state_dict(_read_tensors(bundle, CHECKPOINT, load, forms))
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = network.to(self._device).eval()
-        self._novelty = None
+        novelty = None
         if abstention:
-            tensors = load(bundle.read("novelty.safetensors"))
-            self._novelty = Novelty(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
-        # The network in its two parts: what the scores and the maps are made of lies between them.
-        self._features = Preprocessed(network.features, manifest.input.mean, manifest.input.std).to(self._device)
-        self._head = network.classifier
-        self._class_maps = class_maps
+            width = network.last_channel
+            tensors = _read_tensors(bundle, NOVELTY, load, _novelty_forms(width))
+            novelty = Novelty(**{name: tensor.to(self._device) for name, tensor in tensors.items()})
+        model = Preprocessed(network, manifest.input.mean, manifest.input.std).to(self._device)
+        self._network = ServedNetwork(model, novelty).eval()
 
     def run(self, images: Images, maps: bool = False) -> Outputs:
         torch = self._torch
         if torch.get_num_threads() != 1:  # the number is each calling thread's own
             torch.set_num_threads(1)
         with torch.inference_mode():
-            places = self._features(torch.tensor(images, device=self._device))
-            features = places.mean((2, 3))
-            logits = self._head(features)
-            scores = self._novelty.score(features) if self._novelty else None
-            at_each_place = self._class_maps(self._head, places) if maps else None
+            computed = self._network(torch.tensor(images, device=self._device), maps)
+        scores, class_maps = computed.ood_scores, computed.class_maps
         return Outputs(
-            logits.cpu().numpy(),
+            computed.logits.cpu().numpy(),
             None if scores is None else scores.cpu().numpy(),
-            None if at_each_place is None else at_each_place.cpu().numpy(),
+            None if class_maps is None else class_maps.cpu().numpy(),
         )
+
+
+def _read_tensors(
+    bundle: Bundle, file: str, load: Callable[[bytes], dict[str, "Tensor"]], forms: dict[str, tuple[str, Shape]]
+) -> dict[str, "Tensor"]:
+    """The tensors of a safetensors file. Raises SessionError unless they have exactly these names, types and shapes."""
+    try:
+        tensors = load(bundle.read(file))
+    except Exception as error:  # safetensors raises of several classes
+        raise SessionError(f"{file} cannot be loaded: {_one_line(error)}") from None
+    for name in sorted(tensors.keys() | forms.keys()):
+        if name not in forms:
+            raise SessionError(f"{file}: this network has no tensor {name[:80]!r}")
+        if name not in tensors:
+            raise SessionError(f"{file}: {name} is missing")
+        kind, shape = forms[name]
+        tensor = tensors[name]
+        if str(tensor.dtype) != kind or not _fits(tensor.shape, shape):
+            raise SessionError(
+                f"{file}: {name} is {tensor.dtype} {str(list(tensor.shape))[:80]}, "
+                f"this network needs {kind} {list(shape)}"
+            )
+    return tensors
+
+
+def _novelty_forms(channels: int) -> dict[str, tuple[str, Shape]]:
+    """Types and shapes of app.network.novelty.Novelty, for a network with so many features."""
+    return {
+        "neighbours": ("torch.float16", (ANY, channels)),
+        "centre": ("torch.float32", (channels,)),
+        "unusual": ("torch.float16", (channels, ANY)),
+        "mean": ("torch.float32", (2,)),
+        "deviation": ("torch.float32", (2,)),
+    }
+
+
+def _fits(shape: Sequence[int | str | None], expected: Shape) -> bool:
+    """Whether a shape is the expected one: "N" stands for a size that the graph leaves open, ANY for any size."""
+    return len(shape) == len(expected) and all(
+        want == ANY or (not isinstance(have, int) if want == "N" else have == want)
+        for have, want in zip(shape, expected, strict=True)
+    )
 
 
 def load_session(settings: Settings) -> tuple[Bundle, Session]:
@@ -144,24 +220,70 @@ def load_session(settings: Settings) -> tuple[Bundle, Session]:
     """
     bundle = Bundle.load(settings.model_dir)
     session: Session = OnnxSession(bundle) if settings.engine == "onnx" else TorchSession(bundle)
-    for weights in ("model.onnx", "checkpoint.safetensors", "novelty.safetensors"):
+    for weights in (GRAPH, CHECKPOINT, NOVELTY):
         bundle.forget(weights)
     self_check(session, bundle)
     return bundle, session
 
 
 def self_check(session: Session, bundle: Bundle) -> None:
-    """Raises SessionError unless the session gives the logits, and the score, that the bundle says it must."""
-    check = bundle.manifest.self_check
-    with Image.open(io.BytesIO(check.image), formats=["PNG"]) as picture:
-        image = np.asarray(picture.convert("RGB"))
-    outputs = session.run(image[None])
-    difference = float(np.abs(outputs.logits[0] - np.array(check.logits, np.float32)).max())
-    if not difference <= SELF_CHECK_TOLERANCE:
-        raise SessionError(f"the model fails its self-check: a logit is off by {difference:.3g}")
-    if check.ood_score is not None and outputs.ood_scores is not None:
-        score = float(outputs.ood_scores[0])
-        if not abs(score - check.ood_score) <= SELF_CHECK_TOLERANCE:
+    """Raises SessionError unless the session gives the logits, and the score, that the bundle says it must.
+
+    The image is computed alone and as a batch of two, with class maps, and every output must have its shape.
+    """
+    manifest, check = bundle.manifest, bundle.manifest.self_check
+    image = _self_check_image(manifest)
+    for count in (1, 2):
+        try:
+            outputs = session.run(np.stack([image] * count), maps=True)
+        except Exception as error:  # whatever the engine raises
+            raise SessionError(f"the model fails its self-check: {_one_line(error)}") from None
+        _check_computed(outputs, count, len(manifest.classes))
+        difference = float(np.abs(outputs.logits - np.array(check.logits)).max())
+        if not difference <= SELF_CHECK_TOLERANCE:
+            raise SessionError(f"the model fails its self-check: a logit is off by {difference:.3g}")
+        if check.ood_score is not None and outputs.ood_scores is not None:
+            worst = max(outputs.ood_scores.tolist(), key=lambda score: abs(score - check.ood_score))
+            if not abs(worst - check.ood_score) <= SELF_CHECK_TOLERANCE:
+                raise SessionError(
+                    f"the model fails its self-check: its ood_score is {worst:.4g}, not {check.ood_score:.4g}"
+                )
+
+
+def _self_check_image(manifest: Manifest) -> Images:
+    expected = manifest.input.width, manifest.input.height
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # Pillow warns of large pictures
+            with Image.open(io.BytesIO(manifest.self_check.image), formats=["PNG"]) as picture:
+                if picture.size == expected:
+                    return np.asarray(picture.convert("RGB"))
+                width, height = picture.size
+    except Exception as error:  # Pillow raises of many classes
+        raise SessionError(f"self_check: its image is no PNG of a model's input ({type(error).__name__})") from None
+    raise SessionError(
+        f"self_check: its image has {width} x {height} pixels, the model's input {expected[0]} x {expected[1]}"
+    )
+
+
+def _check_computed(outputs: Outputs, count: int, classes: int) -> None:
+    """Raises SessionError unless all outputs for `count` images are finite float32 numbers of the right shape."""
+    logits, scores, maps = outputs
+    shapes = {LOGITS: (logits, (count, classes)), OOD_SCORE: (scores, (count,))}
+    if maps is not None:
+        shapes[CLASS_MAPS] = maps, (count, classes, *maps.shape[2:4])
+    for name, (array, expected) in shapes.items():
+        if array is None:
+            continue
+        if array.shape != expected or array.dtype != np.float32 or 0 in array.shape or array.ndim == 3:
             raise SessionError(
-                f"the model fails its self-check: its ood_score is {score:.4g}, not {check.ood_score:.4g}"
+                f"the model fails its self-check: its {name} for {count} images are "
+                f"{array.dtype} {list(array.shape)}, not float32 {list(expected)}"
             )
+        if not np.isfinite(array).all():
+            raise SessionError(f"the model fails its self-check: its {name} are not all finite")
+
+
+def _one_line(error: Exception) -> str:
+    """Its message; of a long one the end, since ONNX Runtime begins with the place in its sources."""
+    return " ".join(str(error).split())[-LONGEST_REASON:]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from ..bundle.reader import Architecture
+from ..bundle.manifest import Architecture
 
 
 def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
@@ -53,16 +53,6 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
     return network.to(memory_format=torch.channels_last)
 
 
-def class_maps(head: nn.Module, features: Tensor) -> Tensor:
-    """What each place of the last map adds to each logit: float32 [N, classes, h, w] of float32 [N, channels, h, w].
-
-    `head` is the network's classifier. Averaging over places and the linear layer may change places, so the maps'
-    means are the logits exactly (Zhou et al. 2016, arXiv:1512.04150; unlike there, with the bias).
-    """
-    maps: Tensor = head(features.movedim(1, -1)).movedim(-1, 1)
-    return maps
-
-
 class Preprocessed(nn.Module):
     """A network with its preprocessing: uint8 RGB images [N, H, W, 3] in, float32 logits [N, classes] out.
 
@@ -84,10 +74,14 @@ class Preprocessed(nn.Module):
         self.register_buffer("scale", scale.float().reshape(per_channel), persistent=False)
         self.register_buffer("offset", offset.float().reshape(per_channel), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
+        """float32 [N, 3, H, W] of uint8 RGB images [N, H, W, 3]: (images / 255 - mean) / std."""
         # NHWC storage seen as NCHW is torch's channels_last: the permutation moves no byte.
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
-        logits: Tensor = self.network(pixels * self.scale - self.offset)
+        return pixels * self.scale - self.offset
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.normalise(images))
         return logits
 
 

@@ -6,43 +6,54 @@ way is answered for at most DRAIN_SECONDS, and the process ends with exit code 0
 """
 
 import asyncio
-import ctypes
-import gc
-import multiprocessing
-import os
+import logging
 import signal
 import socket
-import sys
+from contextlib import AsyncExitStack
 from functools import partial
 from types import FrameType
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..api.middleware.telemetry import log_stray_error
+from ..api.middleware.request_log import record_refused
 from ..settings import Settings
-from .connection import Connection
+from .connection import BODY_READ_BYTES, Connection
+from .connection_limit import ConnectionLimit, most_connections
+from .listener import BindError
+from .logging import log_stray_error
+from .runtime import spare_the_collector
+
+logger = logging.getLogger("app")
 
 PATIENCE = 2  # deadlines; a request may take one
-M_MMAP_THRESHOLD = -3  # malloc.h
 
 
 class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._app = app
+        self._settings = settings
+        self._lifespan = AsyncExitStack()
         self._grace_seconds = settings.grace_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        patience = PATIENCE * settings.deadline_seconds
+        self._limit = ConnectionLimit(most_connections())
+        connection = partial(
+            Connection,
+            patience_seconds=PATIENCE * settings.deadline_seconds,
+            buffer=memoryview(bytearray(BODY_READ_BYTES)),
+            limit=self._limit,
+            on_refused=self._record_refused,
+            prefix=settings.root_path,
+        )
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=cast(Any, partial(Connection, patience_seconds=patience, prefix=settings.root_path)),
+                http=cast(Any, connection),
                 ws="none",
+                lifespan="off",  # `startup` and `shutdown` run it: so its errors reach the caller of `run`
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -55,8 +66,30 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(log_stray_error)
-        await super().startup(sockets)
+        await self._lifespan.enter_async_context(self._app.router.lifespan_context(self._app))
+        try:
+            await super().startup(sockets)
+        except OSError as error:  # another process began to listen on the port since it was bound
+            await self._lifespan.aclose()
+            raise BindError(self._settings.host, self._settings.port, error) from None
+        self._limit.most = most_connections()  # now that all other descriptors are open
         spare_the_collector()
+        self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
+        logger.info("ready", extra={"fields": self._described(sockets or [])})
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if not self.force_exit:
+            await self._lifespan.aclose()
+
+    def _described(self, sockets: list[socket.socket]) -> dict[str, Any]:
+        settings = self._settings
+        return {
+            "model": self._app.state.service.bundle.manifest.version,
+            "threads": settings.inference_threads,
+            "authentication": "API keys" if settings.api_keys else "open",
+            "addresses": [_address(bound) for bound in sockets],
+        }
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         service = getattr(self._app.state, "service", None)
@@ -69,60 +102,10 @@ class Server(uvicorn.Server):
         else:
             super().handle_exit(sig, frame)
 
-
-class CloseWhenDraining:
-    """Middleware that closes connections with their answers once the service drains. Pure ASGI."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        service = getattr(scope["app"].state, "service", None)
-        if scope["type"] != "http" or service is None or not service.draining:
-            await self.app(scope, receive, send)
-            return
-
-        async def send_and_close(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Connection"] = "close"
-            await send(message)
-
-        await self.app(scope, receive, send_and_close)
+    def _record_refused(self, request_id: str, client: str) -> None:
+        record_refused(self._app.state.service.metrics, request_id, client)
 
 
-def spare_the_collector() -> None:
-    """Keep what is there for good out of Python's garbage collections, and make them rarer.
-
-    Under load a full one would stop the process for 100 ms every two seconds.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-
-
-def give_memory_back() -> None:
-    """Have glibc return large blocks to the system as soon as they are free; elsewhere it does nothing.
-
-    By default it learns from the first large picture to keep blocks of that size for the next one.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(M_MMAP_THRESHOLD, 1 << 20)
-
-
-class SeveralProcesses(RuntimeError):
-    """This process was, or would be, one of several that share a port."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "several worker processes would count metrics and hold limits each for itself: "
-            "run one (--workers 1, WEB_CONCURRENCY unset), and more containers for more load"
-        )
-
-
-def refuse_several_processes() -> None:
-    """Raises SeveralProcesses. uvicorn's --workers start children; WEB_CONCURRENCY is what it and gunicorn read."""
-    workers = os.environ.get("WEB_CONCURRENCY", "1")
-    child = multiprocessing.parent_process() is not None and "--reload" not in sys.argv
-    if child or (workers.isdecimal() and int(workers) > 1):
-        raise SeveralProcesses
+def _address(bound: socket.socket) -> str:
+    host, port = bound.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

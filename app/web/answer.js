@@ -1,19 +1,19 @@
-// One image and what the service said of it: a card that is first busy, then answered or failed.
+// The card of one image. It is busy at first, then shows an answer or a failure.
 
 import { curl, predict } from "./api.js";
 import { freshId, html } from "./elements.js";
 import { explanation } from "./explanation.js";
 import { explainFailure } from "./faults.js";
+import { alternatives, decimal, fileSize, level, milliseconds, probability } from "./format.js";
 import { smaller } from "./images.js";
-import { bytes, decimal, either, level, milliseconds, probability } from "./words.js";
 
-const FEW = 4; // bars before the others are asked for
+const VISIBLE_BARS = 4; // until the visitor asks for all classes
 
 /**
- * A list item for the file. `slot(work)` runs `work` when it is its turn; `announce` tells screen readers;
- * `removed()` is called once the card is gone. Starts to ask at once.
+ * A list item for the file, whose classification starts at once. `limited(work)` runs `work` as soon as few enough
+ * requests are under way. `announce` tells screen readers. `removed()` is called when the card is gone.
  */
-export function answerCard(file, { slot, announce, removed }) {
+export function answerCard(file, { limited, announce, removed }) {
   const life = new AbortController();
   const headlineId = freshId("answer");
   const address = URL.createObjectURL(file);
@@ -24,7 +24,11 @@ export function answerCard(file, { slot, announce, removed }) {
     error: () => picture.replaceWith(html("span", { class: "no-picture", "aria-hidden": "true" }, "?")),
   });
   const said = html("div", { class: "said" });
-  const remove = html("button", { type: "button", class: "close", "aria-label": `Remove ${file.name}`, click: leave }, cross());
+  const remove = html(
+    "button",
+    { type: "button", class: "close", "aria-label": `Remove ${file.name}`, click: leave },
+    cross(),
+  );
   const figure = html("figure", { class: "picture" }, picture);
   const article = html("article", { "aria-labelledby": headlineId }, figure, said, remove);
   const item = html("li", { class: "answer" }, article);
@@ -36,7 +40,7 @@ export function answerCard(file, { slot, announce, removed }) {
     removed();
   };
 
-  /** A removed card takes the focus with it: the next one gets it, or the button that starts all. */
+  /** Removes the card. The focus moves to the next card, or to the button that chooses images. */
   function leave() {
     const neighbour = item.nextElementSibling ?? item.previousElementSibling;
     item.dismiss();
@@ -46,24 +50,31 @@ export function answerCard(file, { slot, announce, removed }) {
   function show(state, ...content) {
     item.dataset.state = state;
     article.setAttribute("aria-busy", String(state === "busy"));
-    said.replaceChildren(html("p", { class: "file" }, html("span", { class: "file-name" }, file.name), ` ${bytes(file.size)}`), ...content.flat().filter(Boolean));
+    said.replaceChildren(
+      html("p", { class: "file" }, html("span", { class: "file-name" }, file.name), ` ${fileSize(file.size)}`),
+      ...content.flat().filter(Boolean),
+    );
   }
 
   const headline = (...text) => html("h4", { class: "headline", id: headlineId }, ...text);
 
   function busy(text) {
-    show("busy", headline(text), html("div", { class: "bars ghost", "aria-hidden": "true" }, html("i"), html("i"), html("i")));
+    show(
+      "busy",
+      headline(text),
+      html("div", { class: "bars ghost", "aria-hidden": "true" }, html("i"), html("i"), html("i")),
+    );
   }
 
   async function run() {
-    busy("Looking…");
+    busy("Classifying…");
     try {
       const onWait = (seconds) => {
-        const text = `The service is busy. Asking again in ${seconds} s…`;
+        const text = `The service is busy. Trying again in ${seconds} s…`;
         busy(text);
         announce(`${file.name}: ${text}`);
       };
-      const got = await slot(() => predict(file, { signal: life.signal, onWait }));
+      const got = await limited(() => predict(file, { signal: life.signal, onWait }));
       answered(got);
     } catch (failure) {
       if (!life.signal.aborted) failed(failure);
@@ -84,8 +95,14 @@ export function answerCard(file, { slot, announce, removed }) {
       show(
         "abstained",
         headline(title),
-        html("p", { class: "verdict" }, `The model abstains: this picture is unlike those it learned from. Its distance from them is ${decimal(answer.ood_score)}; beyond ${decimal(answer.ood_threshold)} the model does not answer.`),
-        html("p", { class: "hint" }, "If it had to be one of them (do not rely on this):"),
+        html(
+          "p",
+          { class: "verdict" },
+          "The model abstains: this picture is unlike the training images. " +
+            `Its out-of-distribution score is ${decimal(answer.ood_score)}. ` +
+            `Above ${decimal(answer.ood_threshold)} the model does not answer.`,
+        ),
+        html("p", { class: "hint" }, "Do not rely on its best guesses:"),
         bars(predictions, []),
         tools,
       );
@@ -105,15 +122,21 @@ export function answerCard(file, { slot, announce, removed }) {
   function failed(failure) {
     const { title, advice, smaller: shrinkable, again } = explainFailure(failure, file);
     const actions = [];
-    if (shrinkable) actions.push(html("button", { type: "button", class: "primary", click: shrink }, "Make it smaller here, and try again"));
-    if (again) actions.push(html("button", { type: "button", class: shrinkable ? "quiet" : "primary", click: run }, "Try again"));
+    if (shrinkable)
+      actions.push(
+        html("button", { type: "button", class: "primary", click: shrink }, "Make it smaller here and try again"),
+      );
+    if (again)
+      actions.push(
+        html("button", { type: "button", class: shrinkable ? "quiet" : "primary", click: run }, "Try again"),
+      );
     const id = failure.instance ? ` (request ${failure.instance})` : "";
     show(
       "failed",
       headline(title),
       html("p", { class: "verdict" }, advice),
       actions.length ? html("div", { class: "tools" }, actions) : null,
-      html("p", { class: "hint detail" }, `The service said: ${failure.message}${id}`),
+      html("p", { class: "hint detail" }, `Details: ${failure.message}${id}`),
     );
     announce(`${file.name}: ${title}. ${advice}`);
   }
@@ -123,7 +146,7 @@ export function answerCard(file, { slot, announce, removed }) {
     try {
       file = await smaller(file);
     } catch {
-      failed({ code: "undecodable_image", message: "nothing: this browser cannot read the image" });
+      failed({ code: "undecodable_image", message: "this browser cannot read the image" });
       return;
     }
     run();
@@ -134,9 +157,9 @@ export function answerCard(file, { slot, announce, removed }) {
 }
 
 function setInWords({ coverage, labels }) {
-  const often = `A set like this holds the true class ${level(coverage)} of the time.`;
+  const often = `A set like this contains the true class ${level(coverage)} of the time.`;
   if (labels.length === 1) return ["Only ", html("strong", {}, labels[0]), ` is plausible. ${often}`];
-  return ["It may be ", html("strong", {}, either(labels)), `: narrower would be less sure. ${often}`];
+  return ["It may be ", html("strong", {}, alternatives(labels)), `. ${often} A smaller set would do so less often.`];
 }
 
 function bars(predictions, inSet) {
@@ -146,8 +169,13 @@ function bars(predictions, inSet) {
     const member = inSet.includes(label);
     return html(
       "li",
-      { class: member ? "in-set" : null, hidden: place >= FEW && !member },
-      html("span", { class: "name" }, label, member ? html("span", { class: "visually-hidden" }, ", in the set") : null),
+      { class: member ? "in-set" : null, hidden: place >= VISIBLE_BARS && !member },
+      html(
+        "span",
+        { class: "name" },
+        label,
+        member ? html("span", { class: "visually-hidden" }, ", in the set") : null,
+      ),
       html("span", { class: "track", "aria-hidden": "true" }, bar),
       html("span", { class: "value" }, probability(value)),
     );
@@ -173,7 +201,9 @@ function bars(predictions, inSet) {
 }
 
 function timing({ decode, queue, inference, total }, here) {
-  const text = `${milliseconds(here)} for you, ${milliseconds(total)} in the service: decoding ${milliseconds(decode)}, waiting ${milliseconds(queue)}, inference ${milliseconds(inference)}`;
+  const text =
+    `${milliseconds(here)} with the network, ${milliseconds(total)} in the service: ` +
+    `decoding ${milliseconds(decode)}, waiting ${milliseconds(queue)}, inference ${milliseconds(inference)}`;
   return html("p", { class: "timing" }, text);
 }
 
@@ -186,9 +216,9 @@ function asCurl(file, announce) {
       copy.textContent = "Copied";
       announce("The command is copied.");
     } catch {
-      // Browsers let pages write to the clipboard over HTTPS and from this machine only.
+      // Browsers allow access to the clipboard only over HTTPS and on localhost.
       getSelection().selectAllChildren(command);
-      announce("The command is selected: copy it with your keyboard.");
+      announce("The command is selected. Copy it with your keyboard.");
     }
   }
   return html("details", { class: "curl" }, html("summary", {}, "As curl"), html("pre", {}, command), copy);

@@ -1,33 +1,32 @@
-// The service, asked by relative addresses: the page works wherever it is served.
+// Requests to the service. Their addresses are relative, so that the page works under any prefix.
 
-import { bytes } from "./words.js";
+import { fileSize } from "./format.js";
 
 const MAX_ATTEMPTS = 4;
 const MAX_WAIT_SECONDS = 20;
 
 let key = "";
-let waiting = []; // callers whose request was answered 401, until a key is there
+let waiting = []; // resumes the requests that were answered 401 and wait for a key
 let askForKey = () => {};
 
-/** `ask` shows the field for the key; `rejected` says that a key was sent and is not known. */
-export function onUnauthorized(ask) {
-  askForKey = ask;
+/** `show({rejected})` shows the field for the key. `rejected`: the service does not know the key that was sent. */
+export function onUnauthorized(show) {
+  askForKey = show;
 }
 
-/** Send what waited for a key, with this one. */
+/** Use this key from now on, and send the requests that wait for one. */
 export function useKey(value) {
   key = value;
   const again = waiting;
   waiting = [];
-  for (const go of again) go();
+  for (const resume of again) resume();
 }
 
-export function hasKey() {
-  return key !== "";
-}
-
-/** What went wrong, for people: `code` as in the problem document, or "unreachable". */
-export class Failure extends Error {
+/**
+ * A request that failed. `code` is that of the problem document. Without such a document it is "http_<status>", and
+ * without any answer "unreachable".
+ */
+class Failure extends Error {
   constructor(code, detail, { headers, instance } = {}) {
     super(detail);
     this.code = code;
@@ -37,10 +36,10 @@ export class Failure extends Error {
 }
 
 /**
- * The response. A busy service is asked again when it says so, and `onWait(seconds)` told; a request without a key
- * waits for one. Throws a Failure, or the AbortError of `signal`.
+ * The response. If the service is busy, waits as long as its `Retry-After` says, calls `onWait(seconds)` and tries
+ * again. If the service wants a key, waits until there is one. Throws a Failure, or the AbortError of `signal`.
  */
-export async function ask(path, { method = "GET", body, signal, onWait = () => {} } = {}) {
+async function send(path, { method = "GET", body, signal, onWait = () => {} } = {}) {
   for (let attempt = 1; ; attempt += 1) {
     const sentKey = key;
     try {
@@ -66,8 +65,10 @@ async function once(path, { method, body, signal }) {
     response = await fetch(path, { method, body, signal, headers });
   } catch (error) {
     if (signal?.aborted) throw error;
-    // A body that is refused while it is being sent looks the same from here as a cable that is out.
-    const size = body?.size ? ` If it can be, then the file (${bytes(body.size)}) may be too large for it.` : "";
+    // A service that refuses a body in the middle of the upload looks the same here as a broken connection.
+    const size = body?.size
+      ? ` If your network works, the file (${fileSize(body.size)}) may be too large for the service.`
+      : "";
     throw new Failure("unreachable", `The service cannot be reached.${size}`);
   }
   if (response.ok) return response;
@@ -81,7 +82,7 @@ async function once(path, { method, body, signal }) {
 function keyed(sentKey) {
   return new Promise((resolve) => {
     if (sentKey !== key) {
-      resolve(); // another key came while this request was under way
+      resolve(); // the key has changed during this request
       return;
     }
     waiting.push(resolve);
@@ -101,30 +102,30 @@ function pause(seconds, signal) {
 
 export async function predict(image, options) {
   const started = performance.now();
-  const response = await ask("predict?top_k=10", { method: "POST", body: image, ...options });
+  const response = await send("predict?top_k=10", { method: "POST", body: image, ...options });
   const answer = await response.json();
   return { answer, milliseconds: performance.now() - started };
 }
 
-/** A picture of where in the image the model sees the class. */
+/** The activation map of the class, as a picture. */
 export async function explain(image, classId, options) {
-  const response = await ask(`explain?class_id=${classId}`, { method: "POST", body: image, ...options });
+  const response = await send(`explain?class_id=${classId}`, { method: "POST", body: image, ...options });
   return response.blob();
 }
 
 export async function getJson(path) {
-  return (await ask(path)).json();
+  return (await send(path)).json();
 }
 
 export async function getPicture(path) {
-  return (await ask(path)).blob();
+  return (await send(path)).blob();
 }
 
-/** The request that the page sends for this file, for a shell. The key is left for the shell to fill in. */
+/** The page's request for this file as a shell command. The shell fills in the key. */
 export function curl(fileName) {
-  const words = ["curl", "--data-binary", quoted(`@${fileName}`)];
-  if (hasKey()) words.push("-H", '"Authorization: Bearer $API_KEY"');
-  return [...words, quoted(new URL("predict?top_k=10", document.baseURI).href)].join(" ");
+  const parts = ["curl", "--data-binary", quoted(`@${fileName}`)];
+  if (key !== "") parts.push("-H", '"Authorization: Bearer $API_KEY"');
+  return [...parts, quoted(new URL("predict?top_k=10", document.baseURI).href)].join(" ");
 }
 
 function quoted(word) {

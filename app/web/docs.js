@@ -1,2 +1,2 @@
-// validatorUrl: null, or Swagger UI would show this document to another host.
-SwaggerUIBundle({url: "openapi.json", dom_id: "#swagger-ui", validatorUrl: null});
+// Without validatorUrl: null, Swagger UI would send this document to another host.
+SwaggerUIBundle({ url: "openapi.json", dom_id: "#swagger-ui", validatorUrl: null });

@@ -1,13 +1,13 @@
-// Elements without markup in strings: what comes from a file name or an answer stays text.
+// Builds elements without markup in strings, so that file names and answers are never read as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element. `attributes`: null and false are left out, functions are listeners. */
+/** An HTML element. Attributes that are null or false are left out; functions become event listeners. */
 export function html(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);
 }
 
-/** The same of SVG. */
+/** An SVG element. Attributes as for `html`. */
 export function svg(name, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, name), attributes, children);
 }
@@ -21,10 +21,10 @@ function fill(element, attributes, children) {
   return element;
 }
 
-let made = 0;
+let lastId = 0;
 
-/** An id that nothing else on the page has. */
+/** An id that is unique on the page. */
 export function freshId(prefix) {
-  made += 1;
-  return `${prefix}-${made}`;
+  lastId += 1;
+  return `${prefix}-${lastId}`;
 }

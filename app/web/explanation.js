@@ -1,10 +1,10 @@
-// The activation map of an answer, on demand, in the place of the picture.
+// The activation map of an answer. On demand it replaces the picture.
 
 import { explain } from "./api.js";
-import { explainFailure } from "./faults.js";
 import { freshId, html } from "./elements.js";
+import { explainFailure } from "./faults.js";
 
-/** A toggle, and once it is on the choice of the class; in `figure` the map takes the place of what is there. */
+/** A toggle for the map, and options with the choice of a class. The map replaces the content of `figure`. */
 export function explanation({ file, predictions, figure, signal, announce }) {
   const map = html("img", { class: "map", alt: "", hidden: true });
   figure.append(map);
@@ -18,46 +18,55 @@ export function explanation({ file, predictions, figure, signal, announce }) {
   const options = html(
     "div",
     { class: "map-options", hidden: true },
-    html("label", { for: choiceId }, "What speaks for"),
+    html("label", { for: choiceId }, "Evidence for"),
     choice,
     html("span", { class: "scale", "aria-hidden": "true" }),
-    html("p", { class: "hint" }, "Yellow speaks for it most, dark blue not at all. The map has few places: it shows regions, not outlines."),
+    html(
+      "p",
+      { class: "hint" },
+      "Yellow marks the strongest evidence, dark blue none. The map is coarse: it shows regions, not outlines.",
+    ),
     note,
   );
-  const toggle = html("button", { type: "button", class: "quiet", "aria-pressed": "false", click: () => switchTo(!on()) }, "Where it looks");
+  const toggle = html(
+    "button",
+    { type: "button", class: "quiet", "aria-pressed": "false", click: () => switchTo(!on()) },
+    "Where it looks",
+  );
   const on = () => toggle.getAttribute("aria-pressed") === "true";
   let address = null;
-  let asked = 0;
+  let lastRequest = 0;
 
   function switchTo(wanted) {
     toggle.setAttribute("aria-pressed", String(wanted));
     options.hidden = !wanted;
-    uncover(wanted && address !== null);
+    showMap(wanted && address !== null);
     if (wanted) show();
   }
 
-  // The picture itself, or the sign that this browser cannot show it.
-  function uncover(wanted) {
-    for (const child of figure.children) child.hidden = (child === map) !== wanted;
+  // Beside the map, the figure holds the picture, or a question mark if the browser cannot show the picture.
+  function showMap(visible) {
+    for (const child of figure.children) child.hidden = (child === map) !== visible;
   }
 
   async function show() {
     const label = choice.selectedOptions[0].text;
-    const turn = (asked += 1);
+    lastRequest += 1;
+    const request = lastRequest;
     note.hidden = true;
     toggle.setAttribute("aria-busy", "true");
     try {
       const drawn = await explain(file, choice.value, { signal });
-      if (turn !== asked) return;
+      if (request !== lastRequest) return;
       release();
       address = URL.createObjectURL(drawn);
       map.src = address;
       await map.decode();
       map.alt = `Activation map: where the model sees ${label} in ${file.name}`;
-      if (on()) uncover(true);
+      if (on()) showMap(true);
       announce(`The activation map for ${label} is shown.`);
     } catch (failure) {
-      if (signal.aborted || turn !== asked) return;
+      if (signal.aborted || request !== lastRequest) return;
       const { title } = explainFailure(failure, file);
       note.textContent = title;
       note.hidden = false;

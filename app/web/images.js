@@ -1,11 +1,11 @@
-// What the browser itself does with images: nothing leaves it here.
+// Resizes images in the browser. Nothing is sent from here.
 
-const SIDE = 1024; // pixels; the network sees 32
+const MAX_SIDE = 1024; // pixels; the network sees 32 x 32
 
-/** A smaller copy that any service takes. Throws where the browser cannot read the image. */
+/** A JPEG copy whose longer side has at most 1024 pixels. Throws if the browser cannot decode the image. */
 export async function smaller(file) {
   const bitmap = await createImageBitmap(file);
-  const scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
+  const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
   const canvas = document.createElement("canvas");
   canvas.width = Math.max(1, Math.round(bitmap.width * scale));
   canvas.height = Math.max(1, Math.round(bitmap.height * scale));

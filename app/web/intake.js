@@ -1,19 +1,19 @@
-// The ways an image comes in: dropped, pasted, picked, photographed, or one of the samples.
+// Takes images that a visitor drops, pastes, picks or photographs, and the samples.
 
-const MOST = 60; // images at once; whoever has more wants the API
+const MAX_IMAGES = 60; // at once; the API suits more
 
-/** `take(files)` for what came; `refuse(sentence)` for what could not be taken. */
+/** Calls `take(files)` with the images, and `refuse(sentence)` when there are none or too many. */
 export function listen({ take, refuse }) {
-  const some = (files) => {
-    take(files.slice(0, MOST));
-    if (files.length > MOST) refuse(`The first ${MOST} of ${files.length} images were taken.`);
+  const takeFirst = (files) => {
+    take(files.slice(0, MAX_IMAGES));
+    if (files.length > MAX_IMAGES) refuse(`The page took the first ${MAX_IMAGES} of ${files.length} images.`);
   };
-  picker("choose", "files", some);
-  picker("photograph", "camera", some);
-  pasting(some, refuse);
-  dropping(some, refuse);
+  picker("choose", "files", takeFirst);
+  picker("photograph", "camera", takeFirst);
+  pasting(takeFirst, refuse);
+  dropping(takeFirst, refuse);
   for (const button of document.querySelectorAll("[data-sample]")) {
-    button.addEventListener("click", () => sample(button.dataset.sample, some, refuse));
+    button.addEventListener("click", () => sample(button.dataset.sample, takeFirst, refuse));
   }
 }
 
@@ -22,7 +22,7 @@ function picker(buttonId, inputId, take) {
   document.getElementById(buttonId).addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
     take([...input.files]);
-    input.value = ""; // so that the same file can be picked again
+    input.value = ""; // otherwise picking the same file again would not be a change
   });
 }
 
@@ -33,12 +33,12 @@ function pasting(take, refuse) {
     if (files.length) {
       event.preventDefault();
       take(files);
-    } else refuse("What you pasted is no image. Copy the image itself, not its address or its page.");
+    } else refuse("The clipboard holds no image. Copy the image itself, not its address or its page.");
   });
 }
 
 function dropping(take, refuse) {
-  let depth = 0; // entering a child is told before leaving its parent
+  let depth = 0; // browsers report entering a child before leaving its parent
   const mark = (over) => document.body.classList.toggle("dragging", over);
   document.addEventListener("dragenter", (event) => {
     event.preventDefault();
@@ -56,7 +56,7 @@ function dropping(take, refuse) {
     mark(false);
     const files = [...event.dataTransfer.files];
     if (files.length) take(files);
-    else refuse("What you dropped is no file. Save the image first, then drop it here.");
+    else refuse("The dropped item is not a file. Save the image first, then drop the file here.");
   });
 }
 
@@ -66,6 +66,6 @@ async function sample(name, take, refuse) {
     if (!response.ok) throw new Error(`HTTP status ${response.status}`);
     take([new File([await response.blob()], name, { type: "image/png" })]);
   } catch {
-    refuse("The sample could not be loaded: the service cannot be reached.");
+    refuse("The sample could not be loaded. The service cannot be reached.");
   }
 }

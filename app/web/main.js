@@ -1,25 +1,28 @@
-// The page: what comes in becomes cards; the model's tab is made when it is first seen.
+// Connects the parts of the page. Each image becomes a card; the model's tab is filled when it is first opened.
 
-import { getJson, onUnauthorized, useKey } from "./api.js";
 import { answerCard } from "./answer.js";
+import { getJson, onUnauthorized, useKey } from "./api.js";
 import { listen } from "./intake.js";
+import { limit } from "./limit.js";
 import { modelTab } from "./model.js";
 import { tabs } from "./tabs.js";
-import { turns } from "./turns.js";
 
-const AT_ONCE = 4; // requests under way: one visitor leaves room for others
+const MAX_CONCURRENT_REQUESTS = 4; // a single visitor leaves room for others
 
 const byId = (id) => document.getElementById(id);
-const announce = (text) => (byId("announce").textContent = text);
 
 const answers = byId("answers");
-const slot = turns(AT_ONCE);
+const limited = limit(MAX_CONCURRENT_REQUESTS);
+
+function announce(text) {
+  byId("announce").textContent = text;
+}
 
 function take(files) {
   if (files.length === 0) return;
   byId("refusal").textContent = "";
   go("classify");
-  const cards = files.map((file) => answerCard(file, { slot, announce, removed: count }));
+  const cards = files.map((file) => answerCard(file, { limited, announce, removed: count }));
   answers.prepend(...cards);
   count();
   cards[0].scrollIntoView({ block: "nearest" });
@@ -48,7 +51,7 @@ function askForKey(sentence) {
 }
 
 onUnauthorized(({ rejected }) =>
-  askForKey(rejected ? "This key is not known here: try another" : "This service asks for an API key"),
+  askForKey(rejected ? "The service does not know this key. Try another." : "This service needs an API key"),
 );
 
 byId("key").addEventListener("submit", (event) => {
@@ -56,8 +59,8 @@ byId("key").addEventListener("submit", (event) => {
   const key = byId("key-value").value.trim();
   byId("key-value").value = "";
   if (!/^[!-~]+$/.test(key)) {
-    // No header can carry it, as when a text program has put quotation marks of its own around a key.
-    askForKey("This is no key: it may have ASCII letters, digits and signs only");
+    // An HTTP header cannot carry it. Word processors, for example, put typographic quotation marks around a key.
+    askForKey("This cannot be a key. A key has only ASCII letters, digits and punctuation.");
     return;
   }
   byId("key").hidden = true;
@@ -71,6 +74,8 @@ const go = tabs(document.querySelector("[role=tablist]"), (id) => {
 });
 
 getJson("model").then(
-  ({ name, version }) => (byId("model-name").textContent = `Answers come from ${name} ${version}`),
-  () => {}, // whoever asks for an answer is told what is wrong
+  ({ name, version }) => {
+    byId("model-name").textContent = `Answers come from ${name} ${version}`;
+  },
+  () => {}, // the next answer will show what is wrong
 );

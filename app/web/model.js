@@ -1,4 +1,4 @@
-// The model's tab: the report that the service gives of its model, drawn.
+// The model's tab: charts and tables of the report that the service has about its model.
 
 import { getJson, getPicture } from "./api.js";
 import { confusionChart } from "./charts/confusion.js";
@@ -6,17 +6,17 @@ import { intervalChart } from "./charts/interval.js";
 import { lineChart, niceTicks } from "./charts/lines.js";
 import { html } from "./elements.js";
 import { explainFailure } from "./faults.js";
+import { count, decimal, level, percent } from "./format.js";
 import { plainTable, sortableTable } from "./table.js";
-import { count, decimal, level, percent } from "./words.js";
 
-let state = "new"; // then loading, shown; or failed, which the next visit tries again
+let state = "new"; // then "loading", then "shown" or "failed"; after a failure the next visit tries again
 
-/** Fill the panel; the report is asked for once. */
+/** Fill the panel. The report is requested once. */
 export async function modelTab(panel, announce) {
   if (state === "loading" || state === "shown") return;
   state = "loading";
   panel.setAttribute("aria-busy", "true");
-  panel.replaceChildren(html("p", { class: "hint" }, "Reading the report…"));
+  panel.replaceChildren(html("p", { class: "hint" }, "Loading the report…"));
   try {
     const report = await getJson("metrics/report");
     panel.replaceChildren(...sections(report, announce));
@@ -24,7 +24,11 @@ export async function modelTab(panel, announce) {
   } catch (failure) {
     state = "failed";
     const { title, advice } = explainFailure(failure);
-    const again = html("button", { type: "button", class: "primary", click: () => modelTab(panel, announce) }, "Try again");
+    const again = html(
+      "button",
+      { type: "button", class: "primary", click: () => modelTab(panel, announce) },
+      "Try again",
+    );
     panel.replaceChildren(html("div", { class: "notice" }, html("h2", {}, title), html("p", {}, advice), again));
     announce(`${title}. ${advice}`);
   } finally {
@@ -34,7 +38,17 @@ export async function modelTab(panel, announce) {
 
 function sections(report, announce) {
   return [
-    html("div", { class: "intro" }, html("h2", {}, "How good is it?"), html("p", { class: "lead" }, `Measured on ${count(report.n)} images that the model never saw, and that nothing about it was chosen on.`)),
+    html(
+      "div",
+      { class: "intro" },
+      html("h2", {}, "How good is it?"),
+      html(
+        "p",
+        { class: "lead" },
+        `Measured on ${count(report.n)} test images. ` +
+          "They were used neither to train the model nor to choose anything about it.",
+      ),
+    ),
     html(
       "div",
       { class: "cards" },
@@ -51,28 +65,55 @@ function sections(report, announce) {
 }
 
 function card(title, { wide = false, lead = null } = {}, ...content) {
-  return html("section", { class: wide ? "card wide" : "card" }, html("h3", {}, title), lead ? html("p", { class: "card-lead" }, lead) : null, ...content);
+  return html(
+    "section",
+    { class: wide ? "card wide" : "card" },
+    html("h3", {}, title),
+    lead ? html("p", { class: "card-lead" }, lead) : null,
+    ...content,
+  );
 }
 
 function accuracy({ accuracy: { value, ci95 }, n }) {
-  const interval = `95 % interval ${percent(ci95[0], 2)} to ${percent(ci95[1], 2)}`;
+  const range = `95 % interval ${percent(ci95[0], 2)} to ${percent(ci95[1], 2)}`;
   return card(
     "Accuracy",
     {},
     html("p", { class: "figure" }, percent(value, 2)),
-    html("p", { class: "hint" }, `${count(Math.round(value * n))} of ${count(n)} images named right; ${interval}`),
-    intervalChart({ value, ci95 }, `Accuracy ${percent(value, 2)}, ${interval}`),
+    html(
+      "p",
+      { class: "hint" },
+      `${count(Math.round(value * n))} of ${count(n)} images classified correctly; ${range}`,
+    ),
+    intervalChart({ value, ci95 }, `Accuracy ${percent(value, 2)}, ${range}`),
   );
 }
 
 function promises({ conformal, calibration, abstention }) {
   const facts = [];
-  if (calibration) facts.push([percent(calibration.after.ece.value, 2), "is how far probabilities are off, on average (expected calibration error)"]);
+  if (calibration)
+    facts.push([
+      percent(calibration.after.ece.value, 2),
+      "is the average gap between probability and accuracy (expected calibration error)",
+    ]);
   for (const { coverage, served_coverage: held } of conformal?.levels ?? []) {
-    if (coverage === 0.99) facts.push([percent(held, 2), `of the sets that promise ${level(coverage)} hold the true class`]);
+    if (coverage === 0.99)
+      facts.push([percent(held, 2), `of the prediction sets at level ${level(coverage)} contain the true class`]);
   }
-  if (abstention) facts.push([percent(1 - abstention.kept, 1), "of these images, though of the kind it knows, it declines to answer"]);
-  return card("How far to trust it", {}, html("dl", { class: "facts" }, facts.map(([value, text]) => html("div", {}, html("dt", {}, value), html("dd", {}, text)))));
+  if (abstention)
+    facts.push([
+      percent(1 - abstention.kept, 1),
+      "of these images get no answer, although they belong to the ten classes",
+    ]);
+  return card(
+    "How far to trust it",
+    {},
+    html(
+      "dl",
+      { class: "facts" },
+      facts.map(([value, text]) => html("div", {}, html("dt", {}, value), html("dd", {}, text))),
+    ),
+  );
 }
 
 function perClass({ per_class: rows }, announce) {
@@ -80,7 +121,12 @@ function perClass({ per_class: rows }, announce) {
   const score = (name, key) => ({ name, numeric: true, value: (row) => row[key], show: (row) => percent(row[key]) });
   return card(
     "Class by class",
-    { wide: true, lead: "Precision: how often the model is right when it names the class. Recall: how much of the class it finds. F1 is the harmonic mean of both." },
+    {
+      wide: true,
+      lead:
+        "Precision is the share of right answers among those that name the class. " +
+        "Recall is the share of the class that the model finds. F1 is the harmonic mean of both.",
+    },
     sortableTable({
       caption: "Scores by class",
       announce,
@@ -90,24 +136,38 @@ function perClass({ per_class: rows }, announce) {
         score("Precision", "precision"),
         score("Recall", "recall"),
         score("F1", "f1"),
-        { name: "F1, 95 % interval", numeric: true, value: (row) => row.f1_ci95[0], show: (row) => interval(row.f1_ci95, lowest) },
+        {
+          name: "F1, 95 % interval",
+          numeric: true,
+          value: (row) => row.f1_ci95[0],
+          show: (row) => interval(row.f1_ci95, lowest),
+        },
         { name: "Images", numeric: true, value: (row) => row.support, show: (row) => count(row.support) },
       ],
     }),
   );
 }
 
-/** In words, and as a strip on a scale from `lowest` to 1 that all rows share. */
+/** The interval as text and as a strip. All strips share a scale from `lowest` to 1. */
 function interval([low, high], lowest) {
   const strip = html("i");
   strip.style.insetInlineStart = `${(100 * (low - lowest)) / (1 - lowest)}%`;
   strip.style.inlineSize = `${(100 * (high - low)) / (1 - lowest)}%`;
-  return html("span", { class: "interval" }, html("span", { class: "strip", "aria-hidden": "true" }, strip), `${percent(low)} to ${percent(high)}`);
+  return html(
+    "span",
+    { class: "interval" },
+    html("span", { class: "strip", "aria-hidden": "true" }, strip),
+    `${percent(low)} to ${percent(high)}`,
+  );
 }
 
 function confusion({ per_class: rows, confusion_matrix: matrix }) {
   const labels = [...rows].sort((a, b) => a.class_id - b.class_id).map((row) => row.label);
-  return card("What it confuses", { wide: true, lead: "Each row holds the images of one class, each column what the model said of them." }, confusionChart({ labels, matrix }));
+  return card(
+    "Confusion matrix",
+    { wide: true, lead: "Each row is a true class, each column a predicted class." },
+    confusionChart({ labels, matrix }),
+  );
 }
 
 function training(history) {
@@ -117,19 +177,37 @@ function training(history) {
     const series = [
       ["train", "training, augmented", "second"],
       ["validation", "held-out images", "first"],
-    ].map(([part, name, kind]) => ({ name, kind, dots: true, points: history.map((row) => [row.epoch, row[`${part}_${quantity}`]]) }));
+    ].map(([part, name, kind]) => ({
+      name,
+      kind,
+      dots: true,
+      points: history.map((row) => [row.epoch, row[`${part}_${quantity}`]]),
+    }));
     const values = series.flatMap(({ points }) => points.map(([, value]) => value));
     const ticks = niceTicks(from ?? Math.min(...values), Math.max(...values));
     return lineChart({
-      x: { label: "Epoch", from: epochs[0], to: Math.max(epochs.at(-1), epochs[0] + 1), ticks: epochTicks(epochs), format: String },
+      x: {
+        label: "Epoch",
+        from: epochs[0],
+        to: Math.max(epochs.at(-1), epochs[0] + 1),
+        ticks: epochTicks(epochs),
+        format: String,
+      },
       y: { label, from: ticks[0], to: ticks.at(-1), ticks, format },
       series,
-      summary: `${label} by epoch: at the end ${format(last[`validation_${quantity}`], 2)} on held-out images, ${format(last[`train_${quantity}`], 2)} on training images as they were augmented`,
+      summary:
+        `${label} by epoch: at the end ${format(last[`validation_${quantity}`], 2)} on held-out images, ` +
+        `${format(last[`train_${quantity}`], 2)} on augmented training images`,
     }).figure;
   };
   return card(
     "How it was trained",
-    { wide: true, lead: `${epochs.length} passes over the training images. Training images are shown cropped, mirrored and partly covered, so the model does better on held-out ones.` },
+    {
+      wide: true,
+      lead:
+        `${epochs.length} passes over the training images. These were randomly cropped, mirrored and partly covered. ` +
+        "This makes them harder, so the model does better on held-out images.",
+    },
     html(
       "div",
       { class: "pair" },
@@ -143,7 +221,13 @@ function training(history) {
       plainTable({
         caption: "Training by epoch",
         columns: ["Epoch", "Accuracy", "Accuracy, held out", "Loss", "Loss, held out"],
-        rows: history.map((row) => [String(row.epoch), percent(row.train_accuracy, 2), percent(row.validation_accuracy, 2), decimal(row.train_loss, 3), decimal(row.validation_loss, 3)]),
+        rows: history.map((row) => [
+          String(row.epoch),
+          percent(row.train_accuracy, 2),
+          percent(row.validation_accuracy, 2),
+          decimal(row.train_loss, 3),
+          decimal(row.validation_loss, 3),
+        ]),
       }),
     ),
   );
@@ -156,8 +240,9 @@ function epochTicks(epochs) {
 
 function reliability({ before, after, temperature }) {
   const lead =
-    `Of the answers given with 90 %, about nine in ten should be right. On average the gap is ${percent(after.ece.value, 2)}; ` +
-    `it was ${percent(before.ece.value, 2)} before calibration (temperature ${decimal(temperature)}).`;
+    "About nine in ten answers with a probability of 90 % should be right. " +
+    `The average gap is ${percent(after.ece.value, 2)}. ` +
+    `Before calibration it was ${percent(before.ece.value, 2)} (temperature ${decimal(temperature)}).`;
   const content = after.bins?.length ? reliabilityChart(before, after) : reliabilityPicture(lead);
   return card("Do probabilities mean what they say?", { lead }, content);
 }
@@ -166,23 +251,36 @@ function reliabilityChart(before, after) {
   const points = ({ bins }) => (bins ?? []).map((bin) => [bin.confidence, bin.accuracy]);
   const ticks = [0, 0.25, 0.5, 0.75, 1];
   const format = (value) => percent(value, 0);
+  const sentences = after.bins.map(
+    ({ confidence, accuracy: right }) =>
+      `answers given with ${format(confidence)} are right ${format(right)} of the time`,
+  );
   return lineChart({
     x: { label: "Probability of the answer", from: 0, to: 1, ticks, format },
-    y: { label: "How often it is right", from: 0, to: 1, ticks, format },
+    y: { label: "Share of right answers", from: 0, to: 1, ticks, format },
     series: [
-      { name: "ideal", kind: "ideal", points: [[0, 0], [1, 1]] },
+      {
+        name: "ideal",
+        kind: "ideal",
+        points: [
+          [0, 0],
+          [1, 1],
+        ],
+      },
       { name: "not calibrated", kind: "second", dots: true, points: points(before) },
       { name: "calibrated", kind: "first", dots: true, points: points(after) },
     ],
-    summary: `Reliability: ${after.bins.map((bin) => `answers given with ${format(bin.confidence)} are right ${format(bin.accuracy)} of the time`).join("; ")}`,
+    summary: `Reliability: ${sentences.join("; ")}`,
   }).figure;
 }
 
-/** Reports that were made before they held the bins come with a picture. */
+/** Older reports lack the bins, but have a picture of the diagram. */
 function reliabilityPicture(summary) {
   const image = html("img", { alt: `Reliability diagram. ${summary}`, class: "report-picture" });
   getPicture("metrics/report/reliability.png").then(
-    (blob) => (image.src = URL.createObjectURL(blob)),
+    (blob) => {
+      image.src = URL.createObjectURL(blob);
+    },
     () => image.remove(),
   );
   return image;
@@ -193,13 +291,23 @@ function riskCoverage({ curve, aurc }) {
   const risk = curve.map(({ coverage, accuracy: right }) => [coverage, 1 - right]);
   const ticks = niceTicks(0, Math.max(...risk.map(([, value]) => value), 0.01));
   const said = html("output", { class: "said-output" });
-  const slider = html("input", { type: "range", id: "coverage", min: 0, max: curve.length - 1, step: 1, value: nearest(curve, 0.9), input: () => tell() });
+  const slider = html("input", {
+    type: "range",
+    id: "coverage",
+    min: 0,
+    max: curve.length - 1,
+    step: 1,
+    value: nearest(curve, 0.9),
+    input: () => tell(),
+  });
   const at = () => curve[Number(slider.value)];
   const { figure, redraw } = lineChart({
     x: { label: "Share of images that are answered", from: 0, to: 1, ticks: [0, 0.25, 0.5, 0.75, 1], format },
-    y: { label: "Wrong among the answers", from: 0, to: ticks.at(-1), ticks, format: (value) => percent(value, 0) },
+    y: { label: "Share of wrong answers", from: 0, to: ticks.at(-1), ticks, format: (value) => percent(value, 0) },
     series: [{ name: "surest answers first", kind: "first", points: risk }],
-    summary: `Wrong answers by the share of images that are answered: ${percent(1 - curve.at(-1).accuracy, 2)} when all are, ${percent(1 - curve[nearest(curve, 0.5)].accuracy, 2)} for the surest half`,
+    summary:
+      `Wrong answers by the share of images that are answered: ${percent(1 - curve.at(-1).accuracy, 2)} for all ` +
+      `images, ${percent(1 - curve[nearest(curve, 0.5)].accuracy, 2)} for the surest half`,
     mark: () => at().coverage,
   });
   function tell() {
@@ -212,7 +320,11 @@ function riskCoverage({ curve, aurc }) {
   tell();
   return card(
     "What if it answers only when it is sure?",
-    { lead: `Leaving out the least sure answers leaves fewer mistakes. Area under the curve: ${decimal(aurc.value, 4)}; 0 is best.` },
+    {
+      lead:
+        "Without its least sure answers the model makes fewer mistakes. " +
+        `The area under the curve is ${decimal(aurc.value, 4)}; 0 is best.`,
+    },
     figure,
     html("div", { class: "slider" }, html("label", { for: "coverage" }, "Images answered"), slider, said),
   );
@@ -225,11 +337,16 @@ function nearest(curve, coverage) {
 
 function predictionSets({ levels }) {
   return card(
-    "Sets that hold the truth",
-    { wide: true, lead: "Instead of one class the model can name a set that holds the true one as often as you ask." },
+    "Prediction sets",
+    {
+      wide: true,
+      lead:
+        "Instead of one class, the model can name a set of classes. " +
+        "The set contains the true class as often as you ask for.",
+    },
     plainTable({
       caption: "Prediction sets by level",
-      columns: ["Asked for", "Held the true class", "Classes, on average", "With one class"],
+      columns: ["Level", "With the true class", "Mean number of classes", "With one class"],
       rows: levels.map(({ coverage, served_coverage: held, mean_size: size, sizes }) => [
         level(coverage),
         percent(held, 2),

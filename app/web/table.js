@@ -1,22 +1,27 @@
-// A table whose columns sort it.
+// Tables: one that its column heads sort, and a plain one.
 
 import { html } from "./elements.js";
 
 /**
- * `columns`: [{name, value(row), show(row), numeric}]. The first is each row's header. Sorted as `rows` come, at first
- * by the first column; `announce` tells screen readers what a click did.
+ * A table that is sorted by the column whose head is clicked; at first by the first column. `columns`: [{name,
+ * value(row), show(row), numeric}]. The first column holds the row headers. `announce` tells screen readers the order.
  */
 export function sortableTable({ caption, columns, rows, announce }) {
   const body = html("tbody");
   let sorted = { column: columns[0], descending: false };
 
   const heads = columns.map((column) => {
-    const button = html("button", { type: "button", click: () => sortBy(column) }, column.name, html("span", { class: "arrow", "aria-hidden": "true" }));
+    const button = html(
+      "button",
+      { type: "button", click: () => sortBy(column) },
+      column.name,
+      html("span", { class: "arrow", "aria-hidden": "true" }),
+    );
     return html("th", { scope: "col", class: column.numeric ? "numeric" : null }, button);
   });
 
   function sortBy(column) {
-    // Numbers from the largest first; a second click turns it round.
+    // Numbers start with the largest. A second click reverses the order.
     const descending = sorted.column === column ? !sorted.descending : Boolean(column.numeric);
     sorted = { column, descending };
     render();
@@ -40,7 +45,9 @@ export function sortableTable({ caption, columns, rows, announce }) {
           "tr",
           {},
           columns.map((each, index) =>
-            index === 0 ? html("th", { scope: "row" }, each.show(row)) : html("td", { class: each.numeric ? "numeric" : null }, each.show(row)),
+            index === 0
+              ? html("th", { scope: "row" }, each.show(row))
+              : html("td", { class: each.numeric ? "numeric" : null }, each.show(row)),
           ),
         ),
       ),
@@ -48,17 +55,42 @@ export function sortableTable({ caption, columns, rows, announce }) {
   }
 
   render();
-  return scrollable(caption, html("table", { class: "sortable" }, html("caption", { class: "visually-hidden" }, caption), html("thead", {}, html("tr", {}, heads)), body));
+  return scrollable(
+    caption,
+    html(
+      "table",
+      { class: "sortable" },
+      html("caption", { class: "visually-hidden" }, caption),
+      html("thead", {}, html("tr", {}, heads)),
+      body,
+    ),
+  );
 }
 
-/** A table that stays as it is; `rows` are arrays of text, the first the row's header. */
+/** A table that cannot be sorted. `rows` are arrays of text that start with the row header. */
 export function plainTable({ caption, columns, rows }) {
   const head = columns.map((name, index) => html("th", { scope: "col", class: index ? "numeric" : null }, name));
-  const lines = rows.map(([first, ...others]) => html("tr", {}, html("th", { scope: "row" }, first), others.map((text) => html("td", { class: "numeric" }, text))));
-  return scrollable(caption, html("table", {}, html("caption", { class: "visually-hidden" }, caption), html("thead", {}, html("tr", {}, head)), html("tbody", {}, lines)));
+  const lines = rows.map(([first, ...others]) =>
+    html(
+      "tr",
+      {},
+      html("th", { scope: "row" }, first),
+      others.map((text) => html("td", { class: "numeric" }, text)),
+    ),
+  );
+  return scrollable(
+    caption,
+    html(
+      "table",
+      {},
+      html("caption", { class: "visually-hidden" }, caption),
+      html("thead", {}, html("tr", {}, head)),
+      html("tbody", {}, lines),
+    ),
+  );
 }
 
-/** Wider than a phone, it scrolls by itself, and by the keyboard. */
+/** The table in a region that scrolls by touch, mouse or keyboard if the screen is too narrow. */
 function scrollable(caption, table) {
   return html("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" }, table);
 }

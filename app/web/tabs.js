@@ -1,6 +1,6 @@
-// Tabs by the ARIA pattern: arrows, Home and End choose; only the chosen one is in the order of Tab.
+// Tabs after the ARIA pattern: the arrows, Home and End select a tab, and Tab reaches only the selected one.
 
-/** Wires the tablist. The address's fragment names the panel; `opened(id)` is called for each that is shown. */
+/** Connects the tabs with their panels. The URL's fragment names the panel. Calls `opened(id)` when one is shown. */
 export function tabs(list, opened) {
   const all = [...list.querySelectorAll("[role=tab]")];
   const idOf = (tab) => tab.getAttribute("aria-controls");

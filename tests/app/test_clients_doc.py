@@ -1,5 +1,6 @@
 """Every block of docs/clients.md runs, against a server."""
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,9 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 def blocks(language: str) -> list[str]:
     return [content for kind, content in BLOCKS if kind == language]
+
+
+ERROR, *WORKING = blocks("sh")
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +58,17 @@ def run(program: list[str], source: str, address: str, folder: Path) -> str:
 
 
 def test_no_block_is_left_out() -> None:
-    assert {kind for kind, _ in BLOCKS} == {"sh", "python", "js", "html"}
+    assert {kind for kind, _ in BLOCKS} == {"sh", "json", "python", "js", "html"}
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
 
-@pytest.mark.parametrize("block", blocks("sh"))
+def test_an_error_is_answered_as_shown(address: str, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    said, shown = json.loads(run(["bash", "-eu"], ERROR, address, tmp_path)), json.loads(*blocks("json"))
+    assert said == shown | {"instance": said["instance"]}
+
+
+@pytest.mark.parametrize("block", WORKING)
 def test_shell(block: str, address: str, tmp_path: Path) -> None:
     said = run(["bash", "-eu"], block, address, tmp_path)
     assert said.count('"predictions"') + said.count("%") > 0

@@ -9,11 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+import onnx
 import pytest
 from PIL import Image
 
+from tests.app.forged import forge, graph
 from tests.app.server import run, serve
 from tests.conftest import BUNDLE, DATA, ROOT
 
@@ -163,11 +167,93 @@ def test_a_missing_bundle_stops_the_start_with_one_line() -> None:
     assert "nowhere" in one_line(done.stderr)
 
 
-def test_a_port_that_is_taken_ends_with_an_error() -> None:
+STARTS = {
+    "a port that is taken": ({}, "Address already in use"),
+    "a host that is none": ({"HOST": "no.such.host.invalid"}, "HOST, PORT: cannot serve at 'no.such.host.invalid'"),
+    "an address of another machine": ({"HOST": "192.0.2.1"}, "Cannot assign requested address"),
+    "too many threads": (
+        {"INFERENCE_THREADS": 100_000},
+        "INFERENCE_THREADS: Input should be less than or equal",
+    ),
+    "no key among commas": ({"API_KEYS": ","}, "API_KEYS: Value error, it names nothing"),
+    "a misspelt name": ({"API_KEY": "secret"}, "'API_KEY' looks like the setting API_KEYS"),
+    "a folder that is a file": ({"MODEL_DIR": "README.md", "PORT": 0}, "README.md/bundle.json: Not a directory"),
+}
+
+
+@pytest.mark.parametrize(("settings", "message"), STARTS.values(), ids=STARTS)
+def test_what_stops_the_start_is_one_line(settings: dict[str, object], message: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run(PORT=taken.getsockname()[1])
-    assert done.returncode != 0
-    assert "address already in use" in done.stderr
+        done = run(**{"PORT": taken.getsockname()[1], **settings})
+    assert (done.returncode, done.stdout) == (1, "")
+    line = one_line(done.stderr)
+    assert line.startswith("error: ") and message in line
+    assert "secret" not in line
+
+
+FORGED: dict[str, Callable[[Path], Path]] = {
+    "a garbage graph": lambda folder: forge(folder, {"model.onnx": b"garbage"}),
+    "values in another file": lambda folder: forge(folder, {"model.onnx": graph(values_elsewhere)}),
+    "an unknown operator": lambda folder: forge(folder, {"model.onnx": graph(unknown_operator)}),
+    "nine classes": lambda folder: forge(folder, classes=[f"class {number}" for number in range(9)]),
+    "a deep report": lambda folder: forge(folder, {"report.json": b"[" * 100_000}),
+    "a file's name of two lines": lambda folder: forge(folder, files={"one\ntwo": "0" * 64}),
+}
+
+
+def values_elsewhere(model: onnx.ModelProto) -> None:
+    """As `onnx.save(..., save_as_external_data=True)` writes it; the file is in the working directory."""
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="README.md")
+
+
+def unknown_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[3].op_type = "Frobnicate"
+
+
+@pytest.mark.parametrize("make", FORGED.values(), ids=FORGED)
+def test_a_bundle_that_makes_no_sense_stops_the_start_with_one_line_though_its_hashes_are_right(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    done = run("serve", MODEL_DIR=make(tmp_path / "bundle"), PORT=0)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert one_line(done.stderr).startswith("error: ")
+
+
+def test_threads_that_cannot_be_started_stop_the_start_with_one_line(tmp_path: Path) -> None:
+    # A site folder that limits threads as `ulimit -u` does, which does not hold for root.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import threading\n"
+        "start = threading.Thread.start\n"
+        "def limited(thread):\n"
+        '    if threading.active_count() > 3: raise RuntimeError("can\'t start new thread")\n'
+        "    start(thread)\n"
+        "threading.Thread.start = limited\n"
+    )
+    done = run("serve", PYTHONPATH=f"{tmp_path}:.", INFERENCE_THREADS=8, PORT=0, LOG_LEVEL="error")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "INFERENCE_THREADS: only " in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(("keys", "authentication"), [(None, "open"), ("secret", "API keys")])
+def test_it_says_ready_once_it_listens_and_whether_it_is_open(keys: str | None, authentication: str) -> None:
+    with serve(**({"API_KEYS": keys} if keys else {}), INFERENCE_THREADS=2) as (process, client):
+        assert process.stderr is not None
+        ready = next(line for line in map(json.loads, process.stderr) if line["message"] == "ready")
+        version = client.get("/model", headers={"Authorization": f"Bearer {keys}"}).json()["version"]
+        assert (ready["model"], ready["threads"], ready["authentication"]) == (version, 2, authentication)
+        assert ready["addresses"] == [str(client.base_url).rstrip("/")]
+        assert "secret" not in json.dumps(ready)
+
+
+def test_a_host_with_several_addresses_is_served_at_each() -> None:
+    with serve(HOST="localhost") as (process, _):
+        assert process.stderr is not None
+        ready = next(line for line in map(json.loads, process.stderr) if line["message"] == "ready")
+        for address in ready["addresses"]:
+            assert httpx.get(f"{address}/readyz", timeout=30).status_code == 200
 
 
 def test_help_names_the_commands() -> None:

@@ -1,51 +1,157 @@
-"""The service stays light: it never imports training, and torch only when ENGINE=torch asks for it."""
+"""The wall: who may import whom. Serving stays light: no torch unless asked for, no FastAPI below `api`."""
 
 import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT
 
+# A district, or a module beside the districts: what of ours it may import. docs/architecture.md draws it.
+ALLOWED = {
+    "app": set(),  # the package itself
+    "app.errors": set(),
+    "app.cores": set(),
+    "app.settings": {"app.cores"},
+    "app.validation": set(),
+    "app.bundle": {"app.validation"},
+    "app.network": {"app.bundle"},
+    "app.imaging": {"app.errors"},
+    "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.settings"},
+    "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
+    # What travels over the wire: these modules know no FastAPI.
+    "app.client": {"app.errors", "app.api.schemas", "app.inference.answers", "app.bundle"},
+    "app.api": {
+        *("app", "app.inference", "app.imaging", "app.bundle"),
+        *("app.errors", "app.settings", "app.validation"),
+    },
+    "app.process": {"app.api", "app.errors", "app.settings"},
+    "app.main": {"app", "app.process", "app.api", "app.inference", "app.bundle", "app.settings"},
+    "app.cluster": {
+        *("app.main", "app.local_files", "app.process", "app.api", "app.cores"),
+        *("app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"),
+    },
+    "app.__main__": {
+        *("app", "app.main", "app.cluster", "app.local_files", "app.process"),
+        *("app.inference", "app.bundle", "app.errors", "app.settings", "app.validation"),
+    },
+    "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
+}
+# Packages from outside that only these districts may import, whether at the top of a module or inside a function.
+RESERVED = {
+    ("fastapi", "starlette", "uvicorn"): {"app.api", "app.process", "app.cluster", "app.main"},
+    ("torch", "torchvision", "safetensors"): {"app.network", "app.inference.sessions", "training"},
+    ("ray", "pyarrow", "fsspec"): {"app.cluster"},
+    ("onnxruntime",): {"app.inference.sessions", "training"},
+    ("httpx",): {"app.client"},
+}
 
-def imported(path: Path) -> set[str]:
-    """The top-level packages that a module names, wherever in it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted([*(ROOT / "app").rglob("*.py"), *(ROOT / "training").rglob("*.py")]):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """The modules and packages that a module names, wherever in it, with relative names made absolute."""
+    path = MODULES[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return frozenset(_names(ast.parse(path.read_text()), package))
+
+
+def _names(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.split(".")[0])
-    return names
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield f"{source}.{alias.name}" if f"{source}.{alias.name}" in MODULES else source
 
 
-def test_app_never_names_training() -> None:
-    modules = list((ROOT / "app").rglob("*.py"))
-    assert len(modules) > 15
-    assert [path.name for path in modules if "training" in imported(path)] == []
+def within(module: str, place: str) -> bool:
+    return module == place or module.startswith(f"{place}.")
 
 
-def test_only_what_is_computed_in_torch_names_it() -> None:
-    users = {path.name for path in (ROOT / "app").rglob("*.py") if {"torch", "torchvision"} & imported(path)}
-    assert users == {"network.py", "novelty.py", "sessions.py"}
+def district(module: str) -> str:
+    """The longest entry of ALLOWED that holds the module; the package `app` holds only itself."""
+    return max((place for place in ALLOWED if place != "app" and within(module, place)), key=len, default="app")
 
 
-def test_only_what_runs_on_ray_names_it() -> None:
-    extra = {"fsspec", "pyarrow", "ray"}
-    assert {path.name for path in (ROOT / "app").rglob("*.py") if extra & imported(path)} == {"bulk.py", "cluster.py"}
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_its_district_may(module: str) -> None:
+    here = district(module)
+    allowed = ALLOWED[here] | {here}
+    ours = {name for name in imported(module) if name.split(".")[0] in ("app", "training")}
+    assert {
+        name for name in ours if not any(name == "app" if to == "app" else within(name, to) for to in allowed)
+    } == set()
 
 
-def test_the_application_starts_without_torch() -> None:
-    program = (
-        "import sys; from app.main import create_app; import app.__main__; from app.settings import Settings; "
-        "from app.inference.sessions import load_session; settings = Settings(); "
-        "create_app(settings, load_session(settings)); "
-        "extras = {'torch', 'torchvision', 'training', 'safetensors', 'httpx', 'ray', 'pyarrow', 'fsspec'}; "
-        "print(sorted(extras & set(sys.modules)))"
-    )
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_no_package_that_is_reserved_to_others(module: str) -> None:
+    for packages, districts in RESERVED.items():
+        if not any(within(module, place) for place in districts):
+            assert {name for name in imported(module) if name.split(".")[0] in packages} == set()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("app.")])
+def test_imports_inside_the_application_are_relative(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text())
+    absolute = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    absolute += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert [name for name in absolute if name and name.split(".")[0] == "app"] == []
+
+
+def test_the_rule_notices_an_import_that_breaks_it() -> None:
+    names = set(_names(ast.parse("def f():\n    from ..api.problems import answer\n"), "app.imaging"))
+    assert names == {"app.api.problems"}
+    assert not any(within("app.api.problems", place) for place in ALLOWED["app.imaging"])
+    assert set(_names(ast.parse("from . import decode"), "app.imaging")) == {"app.imaging.decode"}
+
+
+def loaded_by(program: str) -> set[str]:
+    """The modules that a fresh interpreter has loaded after it ran the program."""
+    program += "\nimport sys; print('loaded', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.rpartition("loaded ")[2].split())
+
+
+LIGHT = {"torch", "torchvision", "training", "safetensors", "httpx", "ray", "pyarrow", "fsspec"}
+
+
+@pytest.mark.parametrize(
+    ("program", "never"),
+    [
+        (
+            "from app.main import create_app; import app.__main__; from app.settings import Settings; "
+            "from app.inference.sessions import load_session; settings = Settings(); "
+            "create_app(settings, load_session(settings))",
+            LIGHT,
+        ),
+        ("import app.local_files", LIGHT | {"fastapi", "starlette", "uvicorn"}),
+        ("import app.client", (LIGHT - {"httpx"}) | {"fastapi", "starlette", "uvicorn", "onnxruntime", "PIL"}),
+        ("import app.imaging.decode", LIGHT | {"fastapi", "starlette", "onnxruntime", "pydantic"}),
+        ("import app.network", {"fastapi", "starlette", "onnxruntime", "training"}),
+        ("import training.__main__", {"fastapi", "starlette", "uvicorn", "httpx"}),
+    ],
+    ids=["service", "local files", "client", "decoder", "network", "training"],
+)
+def test_what_is_not_asked_for_is_not_loaded(program: str, never: set[str]) -> None:
+    assert {name.split(".")[0] for name in loaded_by(program)} & never == set()
 
 
 def test_onnx_runtime_reports_to_nobody() -> None:

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from app import local_files
-from app.api.schemas import Fault
 from app.errors import Unavailable
-from app.inference.answers import ImageResult, Prediction, PredictionSet
+from app.inference.answers import Fault, ImageResult, Prediction, PredictionSet
 from app.inference.sessions import Outputs
 from app.local_files import FileResult, FilesError, as_json, as_row, classify, find, shown
 from app.settings import Settings

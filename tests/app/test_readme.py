@@ -1,4 +1,4 @@
-"""What the README says is what a user meets: its commands run, its answers are the service's."""
+"""README.md and docs/results.md are true: commands run, answers are the service's, figures are the report's."""
 
 import json
 import os
@@ -12,15 +12,15 @@ import httpx
 import pytest
 
 from tests.app.server import serve
-from tests.benchmarks.examples import rows
-from tests.benchmarks.figures import README, RESULTS, Statement, shipped, statements, tabulated
-from tests.benchmarks.frontier import ours
+from tests.benchmarks.docs.examples import rows
+from tests.benchmarks.docs.figures import README, RESULTS, Statement, shipped, statements, strays
+from tests.benchmarks.docs.frontier import ours
 from tests.conftest import BUNDLE, ROOT
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-REQUESTS = [content for kind, content in BLOCKS if kind == "sh" and "curl" in content]
-ANSWERS = [json.loads(content) for kind, content in BLOCKS if kind == "json"]
+(REQUEST,) = [content for kind, content in BLOCKS if kind == "sh" and "curl" in content]
+(ANSWER,) = [json.loads(content) for kind, content in BLOCKS if kind == "json"]
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +44,25 @@ def run(command: list[str], source: str, client: httpx.Client) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("number", range(2))
-def test_requests_are_answered_as_shown(client: httpx.Client, number: int) -> None:
-    shown, said = ANSWERS[number], json.loads(run(["bash", "-eu"], REQUESTS[number], client))
-    assert set(said) == set(shown)
-    for own in ("timing_ms", "instance"):  # of each request
-        said.pop(own, None), shown.pop(own, None)
-    for one, other in zip(said.get("predictions", []), shown.get("predictions", []), strict=True):
-        assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-3)
-    assert said.pop("ood_score", None) == pytest.approx(shown.pop("ood_score", None), abs=1e-2)
+def test_the_request_is_answered_as_shown(client: httpx.Client) -> None:
+    said, shown = json.loads(run(["bash", "-eu"], REQUEST, client)), ANSWER.copy()
+    assert list(said) == list(shown)
+    assert list(said.pop("timing_ms")) == list(shown.pop("timing_ms"))
+    predictions = zip(said.pop("predictions"), shown.pop("predictions"), strict=True)
+    for one, other in predictions:
+        assert one == other | {"probability": pytest.approx(other["probability"], abs=1e-3)}
+    assert said.pop("ood_score") == pytest.approx(shown.pop("ood_score"), abs=1e-2)
     assert said == shown
 
 
-def test_every_request_has_its_answer() -> None:
-    assert len(REQUESTS) == len(ANSWERS) == 2
-
-
 def test_the_ten_examples_are_as_shown(client: httpx.Client) -> None:
-    table = TEXT.split("| image | answer | probability | second |")[1].split("\n\n")[0].splitlines()[2:]
+    table = (
+        (ROOT / RESULTS)
+        .read_text()
+        .split("| image | answer | probability | second |")[1]
+        .split("\n\n")[0]
+        .splitlines()[2:]
+    )
     shown = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     measured = rows(client)
     assert len(measured) == 10
@@ -82,20 +83,32 @@ SHIPPED, SMALL = shipped()
 
 @pytest.mark.parametrize("statement", list(statements(SHIPPED, SMALL)), ids=lambda one: f"{one.file}: {one.text[:40]}")
 def test_figures_are_those_of_the_bundle(statement: Statement) -> None:
-    """`python -m tests.benchmarks.figures --write` mends it."""
+    """`python -m tests.benchmarks.docs.figures --write` mends it."""
     assert statement.wrong((ROOT / statement.file).read_text()) == []
 
 
 def test_the_small_bundle_has_rows_of_its_own() -> None:
     """Here the shipped bundle stands for it."""
     its_own = [one for one in statements(SHIPPED, SHIPPED) if one not in list(statements(SHIPPED, None))]
-    assert [(one.file, one.text.split(" | ")[0]) for one in its_own] == [(README, "| **the small one**")] * 2
+    assert [one.file for one in its_own] == [README, RESULTS, RESULTS]
+    assert all(one.text.startswith("| **small** |") for one in its_own)
     for one in its_own:
         filled_in = re.sub("<(.*?)>", lambda figure: figure[1] or "0.00", one.text)
         assert one.wrong(filled_in) == []
-        if SMALL is None:
-            with pytest.raises(ValueError, match=r"README\.md must say once, but says 0 times: \| \*\*the small one"):
-                one.wrong(TEXT)
+
+
+DOCUMENTS = [README, *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_figure_of_the_report_is_printed_unchecked(name: str) -> None:
+    assert strays(name, (ROOT / name).read_text(), list(statements(SHIPPED, SMALL))) == []
+
+
+def test_a_figure_without_a_statement_is_found() -> None:
+    held = [Statement("a.md", "right <95.26> %"), Statement("b.md", "area <0.003561>.")]
+    assert strays("a.md", "It is right 95.26 %, or 95.26, and 0.003561.", held) == ["95.26", "0.003561"]
+    assert strays("a.md", "It is right 95.26 % (95.2, 195.26, 95.261, version 1.95.26).", held) == []
 
 
 def test_the_points_of_the_frontier_are_those_of_the_bundles() -> None:
@@ -104,11 +117,6 @@ def test_the_points_of_the_frontier_are_those_of_the_bundles() -> None:
         (one.manifest.name, one.report.accuracy.value, one.report.accuracy.ci95, one.manifest.macs / 1e6)
         for one in bundles
     ]
-
-
-def test_the_table_is_that_of_the_bundle() -> None:
-    results = (ROOT / RESULTS).read_text()
-    assert tabulated(results, SHIPPED) == results
 
 
 def test_a_wrong_figure_is_told_and_mended_and_nothing_else() -> None:

@@ -1,9 +1,13 @@
+import builtins
+import errno
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, available_cores
+from app.settings import Settings, SettingsError, edit_distance, misspelt
 
 
 def test_the_defaults_are_those_of_the_design() -> None:
@@ -50,6 +54,11 @@ def test_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TRUSTED_PROXIES", "*,10.0.0.1"),
         ("CORS_ORIGINS", "https://example.com/"),
         ("CORS_ORIGINS", "example.com"),
+        ("API_KEYS", ","),
+        ("API_KEYS", " "),
+        ("API_KEYS", " , ,, "),
+        ("TRUSTED_PROXIES", ","),
+        ("CORS_ORIGINS", ",,"),
     ],
 )
 def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -81,32 +90,175 @@ def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in str(refused.value)
 
 
-def cgroup_v2(folder: Path, content: str) -> Path:
-    (folder / "cpu.max").write_text(content)
-    return folder
+def numbers() -> list[str]:
+    return [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
+
+
+@pytest.mark.parametrize("name", numbers())
+@pytest.mark.parametrize(
+    "value", ["-1", "1e30", "9" * 400, "inf", "-inf", "nan", "", "1,5", "0x10", "\u0661\u0660\u0660\u0660x"]
+)
+def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert [item["loc"] for item in refused.value.errors()] == [(name,)]
+
+
+def test_all_numbers_are_known_to_the_tests() -> None:
+    assert len(numbers()) == 15
+
+
+@pytest.mark.parametrize(("value", "allowed"), [("1024", True), ("1025", False), ("100000", False)])
+def test_threads_have_a_limit(monkeypatch: pytest.MonkeyPatch, value: str, allowed: bool) -> None:
+    monkeypatch.setenv("INFERENCE_THREADS", value)
+    with nullcontext() if allowed else pytest.raises(ValidationError, match="less than or equal to 1024"):
+        assert Settings().inference_threads == 1024
+
+
+def test_more_cores_than_threads_are_allowed_do_not_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.settings.available_cores", lambda: 4096)
+    assert Settings().inference_threads == 1024
+
+
+MISSPELT = {
+    "API_KEYS": (
+        *(
+            "API_KEY",
+            "APIKEYS",
+            "API_KEYSS",
+            "API_KESY",
+            "API-KEYS",
+            "API.KEYS",
+            "apikey",
+            "Api_Key",
+            "AIP_KEYS",
+            "_API_KEYS",
+        ),
+        *("APP_API_KEYS", "CIFAR10_API_KEYS", "SERVICE_API_KEYS", "API_KEYS_FILE", "APP_API_KEYS_FILE", "API_KEYZ"),
+        *("API_KEYS ", "\ufeffAPI_KEYS", "API__KEYS", "_API_KEYS"),
+    ),
+    "TRUSTED_PROXIES": ("TRUSTED_PROXY", "TRUSTED_PROXYS", "TRUSTD_PROXIES", "TRUSTED_PROXEIS"),
+    "CORS_ORIGINS": ("CORS_ORIGIN", "CORS_ORGINS", "APP_CORS_ORIGINS"),
+    "MODEL_DIR": ("MODELS_DIR", "MODEL_DIRS", "MODELDIR", "CLASSIFIER_MODEL_DIR"),
+    "LOG_LEVEL": ("LOGLEVEL", "LOG_LEVELS", "log_levl"),
+    "QUEUE_IMAGES": ("QUEUE_IMAGE", "QUEU_IMAGE"),
+    "INFERENCE_THREADS": ("INFERENCE_THREAD", "INFERENCE_TREADS"),
+    "DEADLINE_SECONDS": ("DEADLINE_SECOND", "DEADLINES_SECONDS"),
+    "ENGINE": ("ENGINES", "ENGIEN"),
+    "VIEWS": ("VIEW", "VEIWS"),
+    "HOST": ("HOSTS", "HSOT"),
+    "PORT": ("PORTS", "PROT"),
+}
+
+
+@pytest.mark.parametrize(("name", "meant"), [(name, meant) for meant, names in MISSPELT.items() for name in names])
+def test_a_misspelt_name_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str) -> None:
+    monkeypatch.setenv(name, "x")
+    with pytest.raises(SettingsError, match=f"looks like the setting {meant}: ") as refused:
+        Settings()
+    assert refused.value.args[0].isascii()
+
+
+# As containers, Kubernetes, shells, desktops, CI and other programs set them.
+ORDINARY = (
+    *("HOSTNAME", "HOSTTYPE", "HOSTALIASES", "HOME", "PATH", "PWD", "OLDPWD", "SHLVL", "SHELL", "LOGNAME", "USER"),
+    *("COLUMNS", "LINES", "TERM", "LANG", "LC_ALL", "TZ", "TMPDIR", "MAIL", "DISPLAY", "EDITOR", "PAGER", "VISUAL"),
+    *("VIRTUAL_ENV", "PYTHONPATH", "PYTHONUNBUFFERED", "LD_LIBRARY_PATH", "SSH_CONNECTION", "ROOTPATH", "CI"),
+    *("DEBUG", "MODEL", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT", "KUBERNETES_SERVICE_PORT_HTTPS"),
+    *("KUBERNETES_PORT", "KUBERNETES_PORT_443_TCP", "KUBERNETES_PORT_443_TCP_ADDR", "KUBERNETES_PORT_443_TCP_PORT"),
+    *("KUBERNETES_PORT_443_TCP_PROTO", "API_PORT", "API_SERVICE_HOST", "API_SERVICE_PORT", "API_PORT_8000_TCP"),
+    *("APP_PORT", "APP_HOST", "APP_SERVICE_HOST", "APP_SERVICE_PORT", "SERVICE_PORT", "SERVICE_HOST"),
+    *("CLASSIFIER_PORT", "CLASSIFIER_SERVICE_HOST", "CLASSIFIER_PORT_8000_TCP_ADDR", "CIFAR10_PORT"),
+    *("CIFAR10_SERVICE_PORT", "MODEL_PORT", "ENGINE_PORT", "ENGINE_HOST", "VIEWS_PORT", "DB_HOST", "DB_PORT"),
+    *("REDIS_PORT", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "HF_HOME", "CIFAR10_DIR", "WEB_CONCURRENCY"),
+    *("UVICORN_HOST", "UVICORN_PORT", "UVICORN_ROOT_PATH", "UVICORN_LOG_LEVEL", "RAY_ADDRESS", "OMP_NUM_THREADS"),
+    *("ORT_LOG_LEVEL", "ORT_DISABLE_TELEMETRY", "GRAFANA_PORT", "METRICS_KEY", "MEMORY", "CPUS"),
+    *("STOP_GRACE_PERIOD", "EXTRAS", "GITHUB_TOKEN", "DOCKER_HOST", "HOST_IP", "POD_IP", "NODE_NAME"),
+    *("SSL_CERT_FILE", "LOG_FILE", "LOG_FORMAT", "LOG_DIR", "PORT_FILE", "HOST_UID", "ROOT_DIR", "ROOT_URL"),
+    *("MODEL_NAME", "MODEL_PATH", "MAX_WORKERS", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "_"),
+    *("LS_COLORS", "XDG_RUNTIME_DIR", "POSTGRES_HOST", "NVIDIA_VISIBLE_DEVICES", "COST", "POST", "SORT"),
+)
+
+
+@pytest.mark.parametrize("name", ORDINARY)
+def test_ordinary_variables_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    known = [field.upper() for field in Settings.model_fields]
+    assert misspelt(name, known) is None
+
+
+def test_no_setting_is_a_misspelling_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = [field.upper() for field in Settings.model_fields]
+    for name in known:
+        assert misspelt(name, known) is misspelt(name.lower(), known) is None
+        assert misspelt(name, [other for other in known if other != name]) is None
 
 
 @pytest.mark.parametrize(
-    ("content", "cores"), [("100000 100000", 1), ("50000 100000", 1), ("250000 100000", 2), ("max 100000", 4)]
+    ("one", "other", "edits"),
+    [
+        ("", "", 0),
+        ("", "abc", 3),
+        ("abc", "abc", 0),
+        ("abc", "acb", 1),
+        ("abc", "ab", 1),
+        ("abc", "axc", 1),
+        ("ab", "ba", 1),
+    ],
 )
-def test_cores_are_the_smaller_of_affinity_and_quota(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, cores: int
-) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
-    assert available_cores(cgroup_v2(tmp_path, content)) == cores
+def test_edits_are_counted(one: str, other: str, edits: int) -> None:
+    assert edit_distance(one, other) == edit_distance(other, one) == edits
 
 
-def test_cores_under_cgroup_v1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(4)))
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu/cpu.cfs_period_us").write_text("100000\n")
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("300000\n")
-    assert available_cores(tmp_path) == 3
-    (tmp_path / "cpu/cpu.cfs_quota_us").write_text("-1\n")
-    assert available_cores(tmp_path) == 4
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", ".env")
+    return tmp_path / ".env"
 
 
-def test_cores_without_a_cgroup_or_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    monkeypatch.setattr("os.cpu_count", lambda: None)
-    assert available_cores(tmp_path) == 1
+def test_settings_come_from_a_file_too_and_the_environment_wins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("# ours\n\nVIEWS=3\nexport PORT=1 # one\nlog_level='debug'\nMETRICS_KEY=x\nEMPTY\n")
+    monkeypatch.setenv("PORT", "2")
+    settings = Settings()
+    assert (settings.views, settings.port, settings.log_level) == (3, 2, "debug")
+
+
+def test_a_byte_order_mark_hides_no_setting(file: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfAPI_KEYS=secret\n")
+    assert len(Settings().api_keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"API_KEY=x\n", "'API_KEY' looks like the setting API_KEYS"),
+        (b"VIEWS=3\nexport apikeys=x", "'apikeys' looks like the setting API_KEYS"),
+        (b'API_KEYS="unended\nPORT=1\n', r"\.env, line 1: "),
+        (b"\n\nVIEWS=3\n\nAPI_KEYS='a\n", r"\.env, line 5: "),
+        (b"VIEWS=3\nAPI_KEYS\n", r"\.env, line 2: "),
+        (b"API_KEYS: secret\n", r"\.env, line 1: "),
+        (b"= secret\n", r"\.env, line 1: "),
+        (b"API_KEYS=schl\xfcssel\n", r"\.env: not UTF-8"),
+        ("API_KEYS=x\n".encode("utf-16"), r"\.env: not UTF-8"),
+    ],
+)
+def test_a_file_with_a_fault_is_refused(file: Path, content: bytes, message: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(SettingsError, match=message) as refused:
+        Settings()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.write_text("API_KEYS=x\n")
+    opened = builtins.open
+
+    def refuse(path: object, *rest: Any, **more: Any) -> Any:  # root may read everything
+        if str(path).endswith(".env"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *rest, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(SettingsError, match=r"cannot read \.env: Permission denied"):
+        Settings()

@@ -26,7 +26,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from tests.benchmarks.balancer import free_port, ready, start
+from tests.benchmarks.serving.balancer import free_port, ready, start
 from tests.conftest import DATA, ROOT
 
 MONITORING = ROOT / "deploy/monitoring"

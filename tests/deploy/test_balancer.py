@@ -19,7 +19,7 @@ import uvicorn
 from app.errors import DeadlineExceeded, NotFound, PayloadTooLarge, Problem, Unavailable
 from app.settings import Settings
 from tests.app.server import serve
-from tests.benchmarks.balancer import configuration, free_port, nginx
+from tests.benchmarks.serving.balancer import configuration, free_port, nginx
 from tests.deploy.conftest import ROOT, services
 
 CONFIGURATION = (ROOT / "deploy/nginx.conf").read_text()

@@ -7,7 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from app.api.middleware.security import PROBES
+from app.api.paths import PROBES
 from app.settings import Settings
 from tests.deploy.conftest import ROOT, services
 

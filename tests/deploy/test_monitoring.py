@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.api.middleware.telemetry import Telemetry
+from app.api.metrics import Metrics
 from tests.deploy.conftest import ROOT, services
 
 MONITORING = ROOT / "deploy/monitoring"
@@ -37,7 +37,7 @@ WORDS = {
 }
 
 
-METRICS = list(Telemetry().registry._collector_to_names)  # a metric without values yet says nothing of its labels
+METRICS = list(Metrics().registry._collector_to_names)  # a metric without values yet says nothing of its labels
 
 
 def exposed() -> dict[str, set[str]]:

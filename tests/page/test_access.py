@@ -125,7 +125,7 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     expect(card.get_by_role("code")).to_be_visible()
     for focused in (
         card.get_by_role("button", name="Copy"),
-        card.get_by_label("What speaks for"),
+        card.get_by_label("Evidence for"),
         card.get_by_role("button", name="Remove chessboard.png"),
     ):
         page.keyboard.press("Tab")

@@ -28,9 +28,10 @@ def test_a_picked_image(visit: Visit, service: httpx.Client) -> None:
     assert_is_the_cat(page, service)
     card = answers(page)
     expect(card).to_contain_text("cat.png")
-    expect(card).to_contain_text(re.compile(r"Only cat is plausible\. A set like this holds the true class 99\s% "))
-    timing = r"[\d.]+\sms for you, [\d.]+\sms in the service: decoding [\d.]+\sms, waiting .+, inference [\d.]+\sms"
-    expect(card).to_contain_text(re.compile(timing))
+    expect(card).to_contain_text(re.compile(r"Only cat is plausible\. A set like this contains the true class 99\s% "))
+    total = r"[\d.]+\sms with the network, [\d.]+\sms in the service"
+    parts = r"decoding [\d.]+\sms, waiting .+, inference [\d.]+\sms"
+    expect(card).to_contain_text(re.compile(f"{total}: {parts}"))
     expect(page.get_by_role("status").first).to_have_text(re.compile(r"cat\.png: cat, 99\.\d\s%\."))
     expect(page.get_by_text("Images are not stored")).to_be_visible()
     shoot(page, "answer")
@@ -65,7 +66,7 @@ def test_what_is_no_image_at_all_is_told(visit: Visit) -> None:
     page = visit(permissions=["clipboard-read", "clipboard-write"])
     page.evaluate("navigator.clipboard.writeText('a cat')")
     page.keyboard.press("Control+V")
-    expect(page.get_by_role("alert")).to_contain_text("What you pasted is no image")
+    expect(page.get_by_role("alert")).to_contain_text("The clipboard holds no image")
     page.evaluate(
         """() => {
             const dataTransfer = new DataTransfer();
@@ -73,7 +74,7 @@ def test_what_is_no_image_at_all_is_told(visit: Visit) -> None:
             document.body.dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
         }"""
     )
-    expect(page.get_by_role("alert")).to_contain_text("What you dropped is no file")
+    expect(page.get_by_role("alert")).to_contain_text("The dropped item is not a file")
     sample(page, "cat")
     expect(page.get_by_role("alert")).to_be_hidden()
     the_answer(page, "answered")
@@ -106,7 +107,7 @@ def test_several_at_once_in_their_order(visit: Visit) -> None:
 def test_more_than_a_visitor_may_want_are_cut(visit: Visit) -> None:
     page = visit()
     pick(page, *[CAT] * 61)
-    expect(page.get_by_role("alert")).to_have_text("The first 60 of 61 images were taken.")
+    expect(page.get_by_role("alert")).to_have_text("The page took the first 60 of 61 images.")
     expect(page.locator(".answer[data-state=answered]")).to_have_count(60)
 
 
@@ -116,7 +117,7 @@ def test_one_that_is_none_of_the_ten(visit: Visit, service: httpx.Client) -> Non
     card = the_answer(page, "abstained")
     expect(card.get_by_role("heading")).to_have_text("None of the ten classes")
     threshold = service.get("/model").json()["abstention"]["threshold"]
-    expect(card).to_contain_text(f"beyond {threshold:.2f} the model does not answer")
+    expect(card).to_contain_text(f"Above {threshold:.2f} the model does not answer")
     expect(card).not_to_contain_text("plausible")
     expect(page.get_by_role("status").first).to_contain_text("The model abstains")
     shoot(page, "abstains")
@@ -128,7 +129,7 @@ def test_labels_that_cannot_be_told_apart(visit: Visit, service: httpx.Client) -
     sample(page, "airplane")
     card = the_answer(page, "answered")
     labels = service.post("/predict", content=(DATA / "airplane.png").read_bytes()).json()["prediction_set"]["labels"]
-    words = f"It may be {' or '.join(labels)}:" if len(labels) == 2 else f"Only {labels[0]} is plausible."
+    words = f"It may be {' or '.join(labels)}." if len(labels) == 2 else f"Only {labels[0]} is plausible."
     expect(card).to_contain_text(words)
     expect(card.get_by_role("listitem").filter(has_text="in the set")).to_have_count(len(labels))
 
@@ -160,14 +161,14 @@ def test_where_the_model_looks_on_demand(visit: Visit) -> None:
     assert drawn.evaluate("image => image.naturalWidth") == 256
     expect(card.get_by_role("img", name="Your image")).to_be_hidden()
 
-    card.get_by_label("What speaks for").select_option("dog")
+    card.get_by_label("Evidence for").select_option("dog")
     expect(card.get_by_role("img", name="Activation map: where the model sees dog")).to_be_visible()
     assert [url.rpartition("=")[2] for url in asked] == ["3", "5"]
     shoot(page, "explained")
 
     toggle.click()
     expect(card.get_by_role("img", name="Your image")).to_be_visible()
-    expect(card.get_by_label("What speaks for")).to_be_hidden()
+    expect(card.get_by_label("Evidence for")).to_be_hidden()
 
 
 def test_where_it_looks_in_an_image_that_only_the_service_can_read(visit: Visit) -> None:

@@ -31,13 +31,14 @@ def refuse(code: str, **headers: str) -> dict[str, object]:
     }
 
 
-def test_not_an_image(visit: Visit) -> None:
+def test_not_an_image(visit: Visit, service: httpx.Client) -> None:
     page = visit(refused=(415,))
     pick(page, ROOT / "README.md")
     card = the_answer(page, "failed")
-    expect(card.get_by_role("heading")).to_have_text("This is not an image the service can read")
-    expect(card).to_contain_text("JPEG, PNG, WebP, GIF, BMP and AVIF can be read.")
-    expect(card).to_contain_text("The service said: this is no image format known here")
+    expect(card.get_by_role("heading")).to_have_text("This is not an image that the service can read")
+    expect(card).to_contain_text("The service reads JPEG, PNG, WebP, GIF, BMP and AVIF.")
+    detail = service.post("/predict", content=(ROOT / "README.md").read_bytes()).json()["detail"]
+    expect(card).to_contain_text(f"Details: {detail}")
     expect(card.get_by_role("button", name="Try again")).to_have_count(0)
     expect(page.get_by_role("status").first).to_contain_text("README.md: This is not an image")
     shoot(page, "not-an-image")
@@ -70,7 +71,7 @@ def test_too_large(visit: Visit, small: httpx.Client, photo: Path) -> None:
     card = the_answer(page, "failed")
     expect(card.get_by_role("heading")).to_have_text("This file is too large")
     expect(card.get_by_role("button", name="Make it smaller here")).to_be_visible()
-    expect(card).to_contain_text(f"It has {round(photo.stat().st_size / 1000)} kB")
+    expect(card).to_contain_text(f"This file has {round(photo.stat().st_size / 1000)} kB")
     shoot(page, "too-large")
 
 
@@ -105,7 +106,8 @@ def test_so_large_that_the_service_hangs_up(visit: Visit, small: httpx.Client, t
 
 def test_a_busy_service_is_asked_again_when_it_says(visit: Visit) -> None:
     page = visit(refused=(429,))
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(3600)  # installed alone, it also runs with the real time
     asked = []
 
     def busy_twice(route: Route) -> None:
@@ -118,8 +120,8 @@ def test_a_busy_service_is_asked_again_when_it_says(visit: Visit) -> None:
     page.route("**/predict?*", busy_twice)
     sample(page, "cat")
     for attempt in (1, 2):
-        expect(answers(page).get_by_role("heading")).to_have_text("The service is busy. Asking again in 7 s…")
-        expect(page.get_by_role("status").first).to_contain_text("Asking again in 7 s")
+        expect(answers(page).get_by_role("heading")).to_have_text("The service is busy. Trying again in 7 s…")
+        expect(page.get_by_role("status").first).to_contain_text("Trying again in 7 s")
         page.clock.run_for(6_900)
         assert len(asked) == attempt
         with page.expect_request("**/predict?*"):
@@ -203,19 +205,19 @@ def test_no_key_is_asked_for_where_none_is_needed(visit: Visit) -> None:
 def test_a_service_that_wants_a_key(visit: Visit) -> None:
     with served(API_KEYS="sesame") as client:
         page = visit(at=client, refused=(401,))
-        field = page.get_by_label("This service asks for an API key")
+        field = page.get_by_label("This service needs an API key")
         expect(field).to_be_focused()
         field.fill("simsim")
         sample(page, "cat")
         expect(field).to_be_focused()  # once more, for this request needs a key as well
         expect(field).to_have_value("simsim")
         field.press("Enter")
-        rejected = page.get_by_label("This key is not known here: try another")
+        rejected = page.get_by_label("The service does not know this key. Try another.")
         expect(rejected).to_be_focused()
         rejected.fill("\u201csesame\u201d")
         rejected.press("Enter")
-        page.get_by_label("This is no key").fill("simsim")
-        page.get_by_label("This is no key").press("Enter")
+        page.get_by_label("This cannot be a key").fill("simsim")
+        page.get_by_label("This cannot be a key").press("Enter")
         expect(rejected).to_be_focused()
         expect(rejected).to_have_value("")
         shoot(page, "key")

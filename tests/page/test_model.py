@@ -85,7 +85,7 @@ def test_hovering_tells_the_count_and_a_click_what_it_means(visit: Visit, report
     expect(cell).to_have_attribute("aria-selected", "true")
     meaning = panel.locator(".meaning")
     expect(meaning).to_contain_text(f"{matrix[cat][dog]} ({matrix[cat][dog] / sum(matrix[cat]) * 100:.1f}")
-    expect(meaning).to_contain_text(f"The other way round, {matrix[dog][cat]} of 1,000 of class dog")
+    expect(meaning).to_contain_text(f"Conversely, it took {matrix[dog][cat]} of 1,000 images of class dog for cat")
 
     panel.get_by_role("gridcell", name="cat, recognised").click()
     recall, precision = (report["per_class"][cat][key] * 100 for key in ("recall", "precision"))
@@ -191,7 +191,7 @@ def test_a_report_of_accuracy_alone(visit: Visit, report: dict[str, Any]) -> Non
     page.reload()
     expect(page.get_by_role("grid")).to_be_visible()
     expect(page.get_by_role("heading", level=3)).to_have_text(
-        ["Accuracy", "Class by class", "What it confuses", "How it was trained"]
+        ["Accuracy", "Class by class", "Confusion matrix", "How it was trained"]
     )
 
 

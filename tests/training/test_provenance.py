@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from app.cores import available_cores
 from training import provenance
-from training.provenance import continued, cores, cpu_model, describe, environment, git_commit
+from training.provenance import continued, cpu_model, describe, environment, git_commit
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -51,7 +52,7 @@ def test_the_environment_is_json() -> None:
     found = json.loads(json.dumps(environment()))
     assert found["versions"]["python"] == platform.python_version()
     assert set(found["versions"]) == {"python", *provenance.PACKAGES}
-    assert found["hardware"]["cores"] == cores() <= (os.cpu_count() or 1)
+    assert found["hardware"]["cores"] == available_cores() <= (os.cpu_count() or 1)
     assert found["hardware"]["cpu"]
 
 

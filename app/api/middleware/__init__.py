@@ -1,0 +1,53 @@
+"""The middleware, one file each, all of it pure ASGI: a wrapped request would hide when its client disconnects."""
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from ...settings import Settings
+from ..fair_share import FairShare
+from ..metrics import Metrics
+from ..paths import IMAGE_UPLOADS
+from .admission import Admission
+from .api_keys import ApiKeys
+from .body_limits import BodyLimits
+from .close_when_draining import CloseWhenDraining
+from .lingering_close import LingeringClose
+from .prefix import Prefix
+from .problem_documents import ProblemDocuments
+from .request_log import RequestLog
+from .security_headers import SecurityHeaders
+
+__all__ = ["middleware"]
+
+
+def middleware(settings: Settings, metrics: Metrics, exposed_headers: tuple[str, ...]) -> list[Middleware]:
+    """From the outside in. Middleware that raises a Problem stands inside ProblemDocuments.
+
+    Scripts of other origins may read `exposed_headers` of an answer.
+    """
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
+        expose_headers=["X-Request-ID", "traceparent", "Retry-After", "ETag", *exposed_headers],
+    )
+    share = FairShare(settings.max_inflight_body_bytes)
+    return [
+        Middleware(CloseWhenDraining),
+        Middleware(LingeringClose, seconds=settings.deadline_seconds),
+        Middleware(Prefix, prefix=settings.root_path),
+        Middleware(RequestLog, metrics=metrics),
+        Middleware(SecurityHeaders),
+        *([cors] if settings.cors_origins else []),
+        Middleware(ProblemDocuments),
+        Middleware(ApiKeys, keys=settings.api_keys),
+        Middleware(Admission, paths=IMAGE_UPLOADS, share=share),
+        Middleware(
+            BodyLimits,
+            max_bytes=settings.max_request_bytes,
+            deadline_seconds=settings.deadline_seconds,
+            min_rate=settings.min_body_bytes_per_second,
+            share=share,
+        ),
+    ]

@@ -1,60 +1,45 @@
-"""/v2: the Open Inference Protocol, for tritonclient and everything else that speaks it.
+"""/v2: the Open Inference Protocol, for tritonclient and other clients of the protocol.
 
-Same engine, queue, limits and errors as /predict. Query parameters mean nothing here and Content-Type is not asked
-for: clients send none, or another. Answers are never compressed: tritonclient's asyncio client could not read them.
+It shares the engine, queue, limits and errors with /predict. Query parameters and Content-Type are ignored: clients
+send none, or a wrong one. Answers are never compressed: tritonclient's asyncio client cannot read compressed ones.
 """
 
 import asyncio
 import re
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import MalformedRequest, NotFound, Problem
-from ...imaging.decode import check_size
-from ...inference.classifier import Classification
-from ...inference.sessions import Images
+from ...errors import DeadlineExceeded, MalformedRequest, NotFound, Problem
+from ...imaging.decoder import Images
+from ...inference.answers import Classification
 from ..bodies import read_body
-from ..middleware.limits import unless_gone
+from ..disconnect import unless_gone
+from ..fair_share import check_places, hold_places
+from ..problems import PROBLEM_RESPONSES
+from ..request_context import RequestContext, context_of
 from ..routes import health
-from ..routes.predict import PROBLEMS
 from ..schemas import ProblemDocument
-from ..service import Service, ServiceState
-from . import messages as protocol
+from ..service import RunningService, Service
+from . import messages
 from .models import VERSION, ServedModel
+from .schema import MESSAGE
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-INPUT = {
-    "type": "object",
-    "description": "A tensor: its elements are `data`, or follow the JSON as many bytes as `binary_data_size` says.",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string", "examples": ["images"]},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "examples": [[1, 32, 32, 3]]},
-        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
-        "data": {"type": "array"},
-        "parameters": {"type": "object"},
-    },
-}
-MESSAGE = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "inputs": {"type": "array", "items": INPUT, "minItems": 1, "maxItems": 1},
-        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}, "maxItems": 1},
-        "parameters": {"type": "object"},
-    },
-}
+# Larger JSON takes more than a millisecond to parse. It is parsed on this thread, one message at a time: the event loop
+# never waits for more than one call into the parser, and one message's objects at most are in memory.
+LARGE_JSON_BYTES = 16 * 1024
+parser_thread = ThreadPoolExecutor(1, "message-parser")
+
 BODY = {
     "requestBody": {
         "required": True,
@@ -67,12 +52,12 @@ BODY = {
 }
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {}}},
-    **PROBLEMS,
+    **PROBLEM_RESPONSES,
 }
 NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such model, or version of it."}}
 
 
-async def _served(service: Service, model: str) -> ServedModel:
+async def _served(service: RunningService, model: str) -> ServedModel:
     if model not in service.models:
         raise NotFound(f"there is no model {model[:40]!r}: there are {', '.join(service.models)}")
     return service.models[model]
@@ -88,7 +73,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """A route that a model has, with its version and without."""
+    """A route of a model, with and without its version in the path."""
     options["responses"] = NO_MODEL | options.get("responses", {})
 
     def add(endpoint: Endpoint) -> Endpoint:
@@ -106,9 +91,9 @@ def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], En
 
 
 @router.get("")
-@router.get("/", include_in_schema=False)  # spelt so in the protocol's OpenAPI document, and clients follow no redirect
+@router.get("/", include_in_schema=False)  # so in the protocol's OpenAPI document; clients follow no redirect
 async def server() -> dict[str, Any]:
-    """The server's name and version, and the extensions of the protocol that it knows."""
+    """The server's name and version, and the protocol's extensions that it supports."""
     return {"name": "cifar10-classifier", "version": __version__, "extensions": EXTENSIONS}
 
 
@@ -119,40 +104,40 @@ async def live() -> dict[str, bool]:
 
 
 @router.get("/health/ready", responses={503: {"model": ProblemDocument}})
-async def ready(service: Service) -> dict[str, bool]:
+async def ready(service: RunningService) -> dict[str, bool]:
     """As /readyz."""
     await health.readyz(service)
     return {"ready": True, "live": True}
 
 
 @router.get("/models")
-async def models(service: Service) -> dict[str, list[str]]:
+async def models(service: RunningService) -> dict[str, list[str]]:
     """The models' names."""
     return {"models": list(service.models)}
 
 
 @router.get("/models/stats")
-async def all_statistics(service: Service) -> dict[str, Any]:
+async def all_statistics(service: RunningService) -> dict[str, Any]:
     """The statistics of all models."""
     return {"model_stats": [model.statistics_document() for model in service.models.values()]}
 
 
 @router.post("/repository/index")
-async def repository(service: Service) -> list[dict[str, str]]:
-    """The models and whether they are ready. Whatever the body says, all of them are listed."""
+async def repository(service: RunningService) -> list[dict[str, str]]:
+    """The models and whether they are ready. The request's body is ignored."""
     state = {"state": "READY", "reason": ""} if service.engine.alive else {"state": "UNAVAILABLE", "reason": "died"}
     return [{"name": name, "version": VERSION, **state} for name in service.models]
 
 
 @_of_model("GET", "")
 async def metadata(model: Model) -> dict[str, Any]:
-    """What goes in and what comes out."""
+    """The model's input and output tensors."""
     return model.metadata()
 
 
 @_of_model("GET", "/ready", responses={503: {"model": ProblemDocument}})
-async def model_ready(service: Service, model: Model) -> dict[str, Any]:
-    """The server is ready, and so are its models."""
+async def model_ready(service: RunningService, model: Model) -> dict[str, Any]:
+    """Whether the model is ready: it is whenever the server is."""
     await health.readyz(service)
     return {"name": model.name, "ready": True}
 
@@ -170,7 +155,7 @@ async def statistics(model: Model) -> dict[str, Any]:
 
 
 @_of_model("POST", "/infer", response_model=dict[str, Any], responses=ANSWERS, openapi_extra=BODY)
-async def infer(request: Request, service: Service, model: Model) -> Response:
+async def infer(request: Request, service: RunningService, model: Model) -> Response:
     """Calibrated probabilities, or with the output parameter `classification` the best classes by name."""
     started = time.monotonic()
     try:
@@ -187,27 +172,26 @@ async def infer(request: Request, service: Service, model: Model) -> Response:
 @router.api_route("/systemsharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
 @router.api_route("/cudasharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
 async def absent() -> Response:
-    """What Triton offers to its operators; here it is the environment's business."""
+    """Triton's controls for operators; the settings take their place here."""
     raise NotFound(
         "loading, tracing, logging and shared memory cannot be controlled over HTTP here;"
-        f" the extensions that there are: {', '.join(EXTENSIONS)}"
+        f" supported extensions: {', '.join(EXTENSIONS)}"
     )
 
 
-async def _infer(request: Request, service: ServiceState, model: ServedModel, started: float) -> Response:
+async def _infer(request: Request, service: Service, model: ServedModel, started: float) -> Response:
     header_length = _header_length(request)
-    with ExitStack() as places:
-        # There is one image at least; how many more, the body says.
-        places.enter_context(service.engine.reserve(model.views))
-        async with read_body(request, service.settings.max_request_bytes) as body:
-            read = time.monotonic()
-            inference = protocol.parse(body, header_length, model)
-            places.enter_context(service.engine.reserve((len(inference.images) - 1) * model.views))
-            parsed = time.monotonic()
-            results = await unless_gone(request, _classify(service, inference.images, request.state.deadline))
+    context = context_of(request.scope)
+    check_places(request, model.views)  # a request holds at least one image; its body tells how many more
+    async with read_body(request, service.settings.max_request_bytes) as body:
+        read = time.monotonic()
+        inference = await _parse(body, header_length, model, context.deadline)
+        parsed = time.monotonic()
+        async with hold_places(request, len(inference.images) * model.views):
+            results = await unless_gone(request, _classify(service, inference.images, context))
     computed = time.monotonic()
-    content, json_length = protocol.render(
-        inference, [result.probabilities for result in results], model, request.state.request_id
+    content, json_length = messages.render(
+        inference, [result.probabilities for result in results], model, context.request_id
     )
     now = time.monotonic()
     service.observe(results, read_seconds=read - started, total_seconds=now - started)
@@ -223,7 +207,7 @@ async def _infer(request: Request, service: ServiceState, model: ServedModel, st
         },
         time.time(),
     )
-    request.state.log = {"model": model.name, "images": len(results)}
+    context.log = {"model": model.name, "images": len(results)}
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
@@ -238,28 +222,30 @@ def _header_length(request: Request) -> int | None:
     return int(value)
 
 
-async def _classify(service: ServiceState, images: Images | list[bytes], deadline: float) -> list[Classification]:
+async def _parse(
+    body: bytearray, header_length: int | None, model: ServedModel, deadline: float
+) -> messages.InferenceRequest:
+    """messages.parse, off the event loop if the JSON is large. Raises MalformedRequest or DeadlineExceeded."""
+    if (len(body) if header_length is None else header_length) <= LARGE_JSON_BYTES:
+        return messages.parse(body, header_length, model)
+    parsing = asyncio.get_running_loop().run_in_executor(parser_thread, messages.parse, body, header_length, model)
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await parsing
+    except TimeoutError:
+        raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
+
+
+async def _classify(service: Service, images: Images | list[bytes], context: RequestContext) -> list[Classification]:
     """In order. Raises the Problem of the first image that cannot be used."""
     if not isinstance(images, list):
-        return await service.classifier.classify_pixels(images, deadline)
-
-    async def classify(index: int, content: bytes) -> Classification:
-        try:
-            check_size(content, service.settings.max_file_bytes)
-            return await service.classifier.classify(content, deadline)
-        except Problem as problem:
-            problem.detail = f"image {index}: {problem.detail}"
-            raise
-
-    # Waits for all of them, so that nothing goes on when this is left, and the first error does not depend on luck.
-    outcomes = await asyncio.gather(
-        *(classify(index, content) for index, content in enumerate(images)), return_exceptions=True
-    )
+        return await service.classifier.classify_pixels(images, context.deadline)
     results = []
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-        results.append(outcome)
+    for index, result in enumerate(await service.classifier.classify_batch(images, context.deadline, context.client)):
+        if isinstance(result, Problem):
+            result.detail = f"image {index}: {result.detail}"
+            raise result
+        results.append(result)
     return results
 
 

@@ -7,18 +7,21 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from ...errors import InvalidParameter
-from ..middleware.limits import unless_gone
+from ..disconnect import unless_gone
+from ..fair_share import hold_places
+from ..problems import PROBLEM_RESPONSES
+from ..request_context import context_of
 from ..schemas import ProblemDocument
-from ..service import Service
+from ..service import RunningService
 from ..uploads import read_image
-from .predict import BODY, PROBLEMS
+from .predict import BODY
 
 router = APIRouter(tags=["predict"])
 
 HEADERS = {
-    "X-Class-Id": ("integer", "The class that is explained."),
+    "X-Class-Id": ("integer", "The explained class."),
     "X-Class-Label": ("string", "Its label, percent-encoded."),
-    "X-Class-Probability": ("number", "Its probability, calibrated, of the one view that is explained."),
+    "X-Class-Probability": ("number", "Its calibrated probability for the view that is explained."),
 }
 PICTURE = {
     "description": "The image as the network saw it, in grey and enlarged, under the class's activation map: from dark"
@@ -29,8 +32,8 @@ PICTURE = {
 
 
 async def _checked_class_id(
-    service: Service,
-    class_id: Annotated[int | None, Query(ge=0, description="By default that of the most probable class.")] = None,
+    service: RunningService,
+    class_id: Annotated[int | None, Query(ge=0, description="By default the most probable class.")] = None,
 ) -> int | None:
     classes = len(service.bundle.manifest.classes)
     if class_id is not None and class_id >= classes:
@@ -41,19 +44,22 @@ async def _checked_class_id(
 @router.post(
     "/explain",
     response_class=Response,
-    responses={200: PICTURE, **PROBLEMS, 404: {"model": ProblemDocument}, 500: {"model": ProblemDocument}},
+    responses={200: PICTURE, **PROBLEM_RESPONSES, 404: {"model": ProblemDocument}, 500: {"model": ProblemDocument}},
     openapi_extra=BODY,
 )
 async def explain(
-    request: Request, service: Service, class_id: Annotated[int | None, Depends(_checked_class_id)]
+    request: Request, service: RunningService, class_id: Annotated[int | None, Depends(_checked_class_id)]
 ) -> Response:
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
-    # Predictions are counted where they are asked for: who explains one has asked before.
-    with service.engine.reserve(1):
-        content = await read_image(request, service.settings.max_file_bytes)
-        explanation = await unless_gone(request, service.classifier.explain(content, class_id, request.state.deadline))
-    label = service.classifier.classes[explanation.class_id]
-    request.state.log = {"label": label, "abstain": explanation.result.abstain}
+    # Not counted as a prediction: a client explains an image that it has classified before.
+    context = context_of(request.scope)
+    content = await read_image(request, service.settings.max_file_bytes)
+    async with hold_places(request, 1):
+        explanation = await unless_gone(
+            request, service.classifier.explain(content, class_id, context.deadline, context.client)
+        )
+    label = service.classifier.rules.labels[explanation.class_id]
+    context.log = {"label": label, "abstain": explanation.result.abstain}
     values = (
         str(explanation.class_id),
         quote(label),

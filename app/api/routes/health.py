@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from ..schemas import Health, ProblemDocument
-from ..service import Service
+from ..service import RunningService
 
 router = APIRouter(tags=["operations"])
 
@@ -15,7 +15,7 @@ async def livez() -> Health:
 
 
 @router.get("/readyz", responses={503: {"model": ProblemDocument}})
-async def readyz(service: Service) -> Health:
+async def readyz(service: RunningService) -> Health:
     """The model is loaded, has passed its self-check, its workers live, and the service is not shutting down."""
     service.check_ready()
     return Health(status="ready")

@@ -1,15 +1,15 @@
-"""GET /metrics/report: how good the model is, as it was measured when it was made."""
+"""GET /metrics/report: the model's quality, measured when it was made."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
-from ...bundle.reader import PICTURES
+from ...bundle.names import PICTURES
 from ...bundle.report import Report
 from ...errors import NotFound
 from ..etags import revalidated
-from ..service import Service
+from ..service import RunningService
 
 router = APIRouter(tags=["report"])
 
@@ -21,7 +21,7 @@ VARY = {"Vary": "Accept"}
     response_model=Report,
     responses={200: {"content": {"text/plain": {}}}, 304: {"description": "Unchanged."}},
 )
-async def report(request: Request, service: Service, accept: Annotated[str, Header()] = "*/*") -> Response:
+async def report(request: Request, service: RunningService, accept: Annotated[str, Header()] = "*/*") -> Response:
     """Per-class precision, recall, f1 and support, accuracy with its interval, the confusion matrix, training history;
     calibration, prediction sets, abstention, selective accuracy and robustness.
 
@@ -41,7 +41,7 @@ async def report(request: Request, service: Service, accept: Annotated[str, Head
         404: {"description": "There is no such picture."},
     },
 )
-async def report_picture(request: Request, service: Service, picture: str) -> Response:
+async def report_picture(request: Request, service: RunningService, picture: str) -> Response:
     """accuracy_and_loss, confusion_matrix, reliability, risk_coverage, robustness or mistakes."""
     name = f"{picture}.png"
     if name not in PICTURES or name not in service.bundle:
@@ -51,7 +51,7 @@ async def report_picture(request: Request, service: Service, picture: str) -> Re
 
 
 def _prefers_text(accept: str) -> bool:
-    """Whether text/plain is asked for and JSON is not asked for more."""
+    """Whether the client prefers text/plain to JSON."""
     quality = {}
     for item in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in item.split(";"))

@@ -1,25 +1,25 @@
-// The confusion matrix: a grid by the ARIA pattern, drawn. Hovering or moving tells the count, choosing what it means.
+// The confusion matrix, an SVG after the ARIA pattern of a grid. Hover or focus shows a count, a click explains it.
 
 import { html, svg } from "../elements.js";
-import { count, percent } from "../words.js";
+import { count, percent } from "../format.js";
 import { fitted } from "./fitted.js";
 
-const LEAN = 14; // pixels: how far the last, slanted head reaches beyond its column
+const OVERHANG = 14; // pixels: the last, rotated column head reaches beyond its column
 
-/** How opaque a cell's ink is. The middle is left out: neither light nor dark text could be read on it. */
-function inkOf(share, right) {
-  if (!right) return Math.min(0.42, Math.sqrt(share) * 1.6); // mistakes are few: the root tells small ones from none
+/** The opacity of a cell. Medium values are left out: neither light nor dark text has enough contrast on them. */
+function opacity(share, right) {
+  if (!right) return Math.min(0.42, Math.sqrt(share) * 1.6); // the root makes small shares of mistakes visible
   return share > 0.5 ? 0.82 + 0.18 * share ** 6 : 0.4 * share;
 }
 
-/** A figure of `matrix`, counts by true class (rows) and predicted class (columns). */
+/** A figure of `matrix`: counts by true class (rows) and predicted class (columns), in the order of `labels`. */
 export function confusionChart({ labels, matrix }) {
   const n = labels.length;
   const totals = matrix.map((row) => row.reduce((a, b) => a + b, 0));
-  const called = labels.map((_, column) => matrix.reduce((sum, row) => sum + row[column], 0));
+  const predicted = labels.map((_, column) => matrix.reduce((sum, row) => sum + row[column], 0));
   const readout = html("p", { class: "readout", "aria-hidden": "true" });
   const meaning = html("p", { class: "meaning", role: "status" });
-  let at = [0, 0]; // the cell in the order of Tab
+  let current = [0, 0]; // row and column of the cell that Tab reaches
   let chosen = null;
   let cells = [];
   let heads = { rows: [], columns: [] };
@@ -30,13 +30,17 @@ export function confusionChart({ labels, matrix }) {
     const wide = width >= 480;
     const left = wide ? 92 : 74;
     const top = wide ? 84 : 70;
-    const side = Math.max(8, Math.min(48, (width - left - LEAN) / n));
+    const side = Math.max(8, Math.min(48, (width - left - OVERHANG) / n));
     const size = left + side * n + 2;
     heads = { rows: [], columns: [] };
     cells = [];
     const columns = labels.map((label, column) => {
       const [x, y] = [left + side * (column + 0.5), top - 8];
-      const head = svg("text", { role: "columnheader", class: "head", x, y, transform: `rotate(-45 ${x} ${y})` }, label);
+      const head = svg(
+        "text",
+        { role: "columnheader", class: "head", x, y, transform: `rotate(-45 ${x} ${y})` },
+        label,
+      );
       heads.columns.push(head);
       return head;
     });
@@ -51,7 +55,7 @@ export function confusionChart({ labels, matrix }) {
       "svg",
       {
         role: "grid",
-        "aria-label": "Confusion matrix: rows are the true classes, columns what the model said",
+        "aria-label": "Confusion matrix: rows are true classes, columns predicted classes",
         "aria-readonly": "true",
         width: size,
         height: top + side * n + 2,
@@ -59,10 +63,19 @@ export function confusionChart({ labels, matrix }) {
         keydown: move,
         pointerleave: () => tell(chosen),
       },
-      svg("g", { role: "row" }, svg("text", { role: "columnheader", class: "head corner", x: left - 8, y: top - 8, "text-anchor": "end" }, "true class"), columns),
+      svg(
+        "g",
+        { role: "row" },
+        svg(
+          "text",
+          { role: "columnheader", class: "head corner", x: left - 8, y: top - 8, "text-anchor": "end" },
+          "true class",
+        ),
+        columns,
+      ),
       rows,
     );
-    cells[at[0]][at[1]].setAttribute("tabindex", "0");
+    cells[current[0]][current[1]].setAttribute("tabindex", "0");
     if (chosen) cells[chosen[0]][chosen[1]].setAttribute("aria-selected", "true");
     return picture;
   }
@@ -70,7 +83,7 @@ export function confusionChart({ labels, matrix }) {
   function cell(row, column, left, top, side) {
     const value = matrix[row][column];
     const right = row === column;
-    const strength = inkOf(share(row, column), right);
+    const strength = opacity(share(row, column), right);
     const x = left + side * column;
     const y = top + side * row;
     return svg(
@@ -79,19 +92,27 @@ export function confusionChart({ labels, matrix }) {
         role: "gridcell",
         tabindex: "-1",
         class: `cell ${right ? "right" : "wrong"}${strength > 0.5 ? " strong" : ""}`,
-        "aria-label": inWords(row, column),
+        "aria-label": describe(row, column),
         "aria-selected": "false",
         pointerenter: () => tell([row, column]),
         focus: () => tell([row, column]),
         click: () => choose(row, column),
       },
       svg("rect", { class: "ground", x: x + 1, y: y + 1, width: side - 2, height: side - 2, rx: 4 }),
-      svg("rect", { class: "ink", x: x + 1, y: y + 1, width: side - 2, height: side - 2, rx: 4, "fill-opacity": strength.toFixed(3) }),
+      svg("rect", {
+        class: "ink",
+        x: x + 1,
+        y: y + 1,
+        width: side - 2,
+        height: side - 2,
+        rx: 4,
+        "fill-opacity": strength.toFixed(3),
+      }),
       value ? svg("text", { x: x + side / 2, y: y + side / 2 + 4, "text-anchor": "middle" }, String(value)) : null,
     );
   }
 
-  function inWords(row, column) {
+  function describe(row, column) {
     const what = row === column ? `${labels[row]}, recognised` : `${labels[row]}, taken for ${labels[column]}`;
     return `${what}: ${count(matrix[row][column])}`;
   }
@@ -99,13 +120,13 @@ export function confusionChart({ labels, matrix }) {
   function tell(place) {
     for (const head of [...heads.rows, ...heads.columns]) head.classList.remove("lit");
     if (!place) {
-      readout.textContent = "Point at a cell for its count; choose it for what it means.";
+      readout.textContent = "Point at a cell to see its count. Select it for an explanation.";
       return;
     }
     const [row, column] = place;
     heads.rows[row].classList.add("lit");
     heads.columns[column].classList.add("lit");
-    readout.textContent = inWords(row, column);
+    readout.textContent = describe(row, column);
   }
 
   function choose(row, column) {
@@ -113,30 +134,37 @@ export function confusionChart({ labels, matrix }) {
     if (chosen) cells[chosen[0]][chosen[1]].setAttribute("aria-selected", "false");
     chosen = [row, column];
     cells[row][column].setAttribute("aria-selected", "true");
-    meaning.textContent = row === column ? ofRecognised(row) : ofMistake(row, column);
+    meaning.textContent = row === column ? explainRecognised(row) : explainMistake(row, column);
   }
 
-  function ofRecognised(row) {
+  function explainRecognised(row) {
+    const label = labels[row];
     const right = matrix[row][row];
+    const recall = percent(right / Math.max(1, totals[row]));
+    const precision = percent(right / Math.max(1, predicted[row]));
     return (
-      `Of ${count(totals[row])} images of class ${labels[row]}, ${count(right)} were recognised: recall ${percent(right / Math.max(1, totals[row]))}. ` +
-      `The model said ${labels[row]} ${count(called[row])} times, and was right in ${count(right)}: precision ${percent(right / Math.max(1, called[row]))}.`
+      `The model recognised ${count(right)} of ${count(totals[row])} images of class ${label}: recall ${recall}. ` +
+      `It predicted ${label} ${count(predicted[row])} times and was right ${count(right)} times: ` +
+      `precision ${precision}.`
     );
   }
 
-  function ofMistake(row, column) {
+  function explainMistake(row, column) {
+    const [label, other] = [labels[row], labels[column]];
     const wrong = matrix[row][column];
     const mistakes = totals[row] - matrix[row][row];
-    const most = Math.max(...matrix[row].filter((_, other) => other !== row));
-    const rank = wrong > 0 && wrong === most ? " No other class is taken for more of them." : "";
+    const most = Math.max(...matrix[row].filter((_, index) => index !== row));
+    const rank = wrong > 0 && wrong === most ? " No other wrong class was predicted more often." : "";
     return (
-      `Of ${count(totals[row])} images of class ${labels[row]}, ${count(wrong)} (${percent(share(row, column))}) were taken for ${labels[column]}, ` +
-      `out of ${count(mistakes)} mistakes with this class.${rank} The other way round, ${count(matrix[column][row])} of ${count(totals[column])} of class ${labels[column]} were taken for ${labels[row]}.`
+      `The model took ${count(wrong)} (${percent(share(row, column))}) of ${count(totals[row])} images ` +
+      `of class ${label} for ${other}. It made ${count(mistakes)} mistakes with this class.${rank} ` +
+      `Conversely, it took ${count(matrix[column][row])} of ${count(totals[column])} images of class ${other} ` +
+      `for ${label}.`
     );
   }
 
   function move(event) {
-    const [row, column] = at;
+    const [row, column] = current;
     const next = {
       ArrowUp: [row - 1, column],
       ArrowDown: [row + 1, column],
@@ -155,8 +183,8 @@ export function confusionChart({ labels, matrix }) {
   }
 
   function focusOn(row, column) {
-    cells[at[0]][at[1]].setAttribute("tabindex", "-1");
-    at = [row, column];
+    cells[current[0]][current[1]].setAttribute("tabindex", "-1");
+    current = [row, column];
     cells[row][column].setAttribute("tabindex", "0");
     cells[row][column].focus();
   }

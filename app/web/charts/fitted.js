@@ -1,6 +1,6 @@
 import { html } from "../elements.js";
 
-/** A figure whose picture is drawn anew, by `draw(width)`, whenever its width changes: text keeps its size. */
+/** A figure that calls `draw(width)` for a new picture when its width changes. So the text keeps its size. */
 export function fitted(draw) {
   const figure = html("div", { class: "chart" });
   let drawnFor = 0;

@@ -1,4 +1,4 @@
-// Curves over two axes, and nothing more: what the model's tab needs of charts.
+// Line charts with two linear axes, for the model's tab.
 
 import { html, svg } from "../elements.js";
 import { fitted } from "./fitted.js";
@@ -7,9 +7,9 @@ const HEIGHT = 240;
 const MARGIN = { top: 12, right: 20, bottom: 44, left: 52 };
 
 /**
- * A figure. `x`, `y`: {label, from, to, ticks, format}. `series`: [{name, kind, points: [[x, y], ...], dots}], where
- * `kind` is the class that colours it. `summary` says in words what is to be seen. `mark()` returns an x, or null, that
- * a line is drawn at; the figure's `redraw()` follows it.
+ * {figure, redraw}. `x`, `y`: {label, from, to, ticks, format}. `series`: [{name, kind, points: [[x, y], ...], dots}],
+ * where `kind` is the CSS class that colours the series. `summary` is the chart's text for screen readers. `mark()`
+ * returns the x of a vertical line, or null for none; `redraw()` moves the line there.
  */
 export function lineChart({ x, y, series, summary, mark = () => null }) {
   let line = null;
@@ -24,11 +24,21 @@ export function lineChart({ x, y, series, summary, mark = () => null }) {
     const picture = svg(
       "svg",
       { role: "img", "aria-label": summary, width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}` },
-      y.ticks.map((tick) => svg("line", { class: "grid", x1: MARGIN.left, x2: right, y1: place.y(tick), y2: place.y(tick) })),
-      y.ticks.map((tick) => svg("text", { class: "tick", x: MARGIN.left - 8, y: place.y(tick) + 4, "text-anchor": "end" }, y.format(tick))),
-      x.ticks.map((tick) => svg("text", { class: "tick", x: place.x(tick), y: bottom + 18, "text-anchor": "middle" }, x.format(tick))),
+      y.ticks.map((tick) =>
+        svg("line", { class: "grid", x1: MARGIN.left, x2: right, y1: place.y(tick), y2: place.y(tick) }),
+      ),
+      y.ticks.map((tick) =>
+        svg("text", { class: "tick", x: MARGIN.left - 8, y: place.y(tick) + 4, "text-anchor": "end" }, y.format(tick)),
+      ),
+      x.ticks.map((tick) =>
+        svg("text", { class: "tick", x: place.x(tick), y: bottom + 18, "text-anchor": "middle" }, x.format(tick)),
+      ),
       svg("line", { class: "axis", x1: MARGIN.left, x2: right, y1: bottom, y2: bottom }),
-      svg("text", { class: "axis-label", x: (MARGIN.left + right) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, x.label),
+      svg(
+        "text",
+        { class: "axis-label", x: (MARGIN.left + right) / 2, y: HEIGHT - 6, "text-anchor": "middle" },
+        x.label,
+      ),
       line,
       series.map(curve),
     );
@@ -37,7 +47,9 @@ export function lineChart({ x, y, series, summary, mark = () => null }) {
   }
 
   function curve({ kind, points, dots }) {
-    const path = points.map(([a, b], index) => `${index ? "L" : "M"}${round(place.x(a))} ${round(place.y(b))}`).join("");
+    const path = points
+      .map(([a, b], index) => `${index ? "L" : "M"}${round(place.x(a))} ${round(place.y(b))}`)
+      .join("");
     return svg(
       "g",
       { class: `curve ${kind}` },
@@ -60,7 +72,7 @@ export function lineChart({ x, y, series, summary, mark = () => null }) {
   return { figure, redraw };
 }
 
-/** Round numbers, about `wanted` of them, that span the values. */
+/** About `wanted` round numbers that span the values from `low` to `high`. */
 export function niceTicks(low, high, wanted = 4) {
   const raw = (high - low || 1) / wanted;
   const power = 10 ** Math.floor(Math.log10(raw));

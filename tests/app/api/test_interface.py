@@ -1,6 +1,6 @@
 """What others build on changes on purpose or not at all.
 
-python -m tests.app.test_interface    # writes the OpenAPI document anew, once the change is meant
+python -m tests.app.api.test_interface    # writes the OpenAPI document anew, once the change is meant
 """
 
 import json
@@ -27,7 +27,7 @@ def render(document: dict[str, Any]) -> str:
 def test_the_openapi_document_is_the_committed_one() -> None:
     # By line, so that pytest shows those that differ.
     assert render(openapi()).splitlines() == SNAPSHOT.read_text().splitlines(), (
-        "the HTTP interface has changed; if it was meant to: python -m tests.app.test_interface, and commit the result"
+        "the interface has changed; if that was meant: python -m tests.app.api.test_interface, and commit the result"
     )
 
 

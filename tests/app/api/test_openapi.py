@@ -1,4 +1,4 @@
-"""That the document says what the service does is checked by tests/benchmarks/conformance.py; here, that it says it."""
+"""What the OpenAPI document says. tests/benchmarks/faults/conformance.py checks that the service does it."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -5,7 +5,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.testclient import TestClient
 
-from app.api.problems import ProblemMiddleware, as_problem
+from app.api.middleware.problem_documents import ProblemDocuments
+from app.api.problems import as_problem
 from app.errors import BY_CODE, ClientGone, Internal, MethodNotAllowed, NotFound, Problem
 
 DESIGN = {
@@ -18,6 +19,7 @@ DESIGN = {
     "image_too_large": 413,
     "unsupported_media_type": 415,
     "undecodable_image": 422,
+    "too_expensive": 422,
     "invalid_parameter": 422,
     "invalid_batch": 422,
     "overloaded": 429,
@@ -75,6 +77,6 @@ def test_an_error_after_half_an_answer_breaks_the_connection() -> None:
 
         return StreamingResponse(body())
 
-    app.add_middleware(ProblemMiddleware)
+    app.add_middleware(ProblemDocuments)
     with pytest.raises(RuntimeError, match="broken"), TestClient(app) as client:
         client.get("/")

@@ -1,13 +1,17 @@
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.bundle.reader import Bundle, BundleError, manifest_digest, render_manifest, sha256
+from app.bundle.manifest import manifest_digest, sha256
+from app.bundle.reader import Bundle, BundleError
+from tests.app.forged import forge
 from tests.conftest import BUNDLE, SMALL_BUNDLE
 
 
@@ -17,16 +21,9 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def rewrite(copy: Path) -> Callable[..., Path]:
-    """Change the manifest of a copy as somebody would who also keeps its digest right."""
-
-    def change(**changes: Any) -> Path:
-        fields = json.loads((copy / "bundle.json").read_bytes()) | changes
-        fields["digest"] = manifest_digest(fields)
-        (copy / "bundle.json").write_bytes(render_manifest(fields))
-        return copy
-
-    return change
+def rewrite(tmp_path: Path) -> Callable[..., Path]:
+    """A copy with a changed manifest, or with other files, and with digests that are right."""
+    return partial(forge, tmp_path / "forged")
 
 
 @pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE], ids=lambda folder: folder.name)
@@ -107,18 +104,118 @@ def test_a_manifest_that_makes_no_sense_is_refused(rewrite: Callable[..., Path],
         Bundle.load(rewrite(**changes))
 
 
-def not_a_number() -> bytes:
+def nested(depth: int) -> dict[str, Any]:
+    innermost: dict[str, Any] = {}
+    for _ in range(depth):
+        innermost = {"in": innermost}
+    return innermost
+
+
+@pytest.mark.parametrize("depth", [300, 900])
+def test_a_manifest_that_nests_too_deeply_to_be_answered_is_refused(rewrite: Callable[..., Path], depth: int) -> None:
+    with pytest.raises(BundleError, match=r"bundle\.json") as refused:
+        Bundle.load(rewrite(provenance=nested(depth)))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"schema_version": 1, "a": ' + b"[" * 100_000,
+        b'{"schema_version": 1, "a": ' + b'{"a":' * 900 + b"1" + b"}" * 901,
+        b'{"schema_version": 1, "name": "\\ud800"}',
+        b'{"schema_version": 1, "\\udfff": 1}',
+        b'{"schema_version": 1, "macs": ' + b"9" * 5000 + b"}",
+        b'{"schema_version": "' + b"x" * 100_000 + b'"}',
+        b'{"schema_version": "\\n\\n"}',
+        '{"schema_version": 1}'.encode("utf-16"),
+        b"\0" * 100,
+    ],
+    ids=["open brackets", "deep", "surrogate", "surrogate as a name", "long number", "long", "lines", "UTF-16", "NUL"],
+)
+def test_json_that_python_cannot_hold_is_refused_with_one_short_line(copy: Path, content: bytes) -> None:
+    (copy / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match=r"bundle\.json") as refused:
+        Bundle.load(copy)
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < len(str(copy)) + 300
+
+
+SHIPPED = json.loads((BUNDLE / "bundle.json").read_bytes())
+SELF_CHECK, REFERENCE = SHIPPED["self_check"], SHIPPED["reference"]
+CLASSES = [f"class {number}" for number in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": CLASSES[:9]}, "9 classes, but 10 logits in self_check"),
+        ({"classes": [*CLASSES, "another"]}, "11 classes, but 10 logits in self_check"),
+        ({"self_check": SELF_CHECK | {"logits": []}}, "10 classes, but 0 logits in self_check"),
+        ({"classes": CLASSES[:9], "self_check": SELF_CHECK | {"logits": [0.0] * 9}}, "10 counts in reference"),
+        ({"classes": CLASSES}, r"report\.json: per_class"),
+        ({"classes": [*CLASSES[:9], "class 0"]}, "different labels"),
+        ({"classes": [*CLASSES[:9], ""]}, "different labels"),
+        ({"reference": REFERENCE | {"predicted": [-1, *[1] * 9]}}, "counts must be from 0"),
+        ({"reference": REFERENCE | {"predicted": [10**400] * 10}}, "counts must be from 0"),
+        ({"reference": REFERENCE | {"confidence": [-1, *REFERENCE["confidence"][1:]]}}, "counts must be from 0"),
+        ({"reference": REFERENCE | {"confidence_edges": REFERENCE["confidence_edges"][::-1]}}, "must increase"),
+        ({"reference": REFERENCE | {"confidence_edges": [0.5]}}, "one more confidence edge"),
+        ({"calibration": {"temperature": 1e-300}}, "temperature 1e-300 is not from"),
+        ({"calibration": {"temperature": 1e300}}, r"temperature 1e\+300 is not from"),
+    ],
+)
+def test_a_manifest_whose_parts_do_not_fit_is_refused(
+    rewrite: Callable[..., Path], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BundleError, match=message) as refused:
+        Bundle.load(rewrite(**changes))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["", "..", ".", "a\0b", "a" * 5000, "a\nb", "a/b", "/etc/passwd", "bundle.json"])
+def test_a_file_that_is_none_is_refused(rewrite: Callable[..., Path], name: str) -> None:
+    files = json.loads((BUNDLE / "bundle.json").read_bytes())["files"] | {name: "0" * 64}
+    with pytest.raises(BundleError):
+        Bundle.load(rewrite(files=files))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(copy: Path) -> None:
+    (copy / "report.txt").unlink()
+    os.mkfifo(copy / "report.txt")
+    with pytest.raises(BundleError, match=r"report\.txt: it is not a file"):
+        Bundle.load(copy)
+
+
+def test_a_file_in_place_of_the_folder_is_named() -> None:
+    with pytest.raises(BundleError, match=r"README\.md.*Not a directory"):
+        Bundle.load(BUNDLE / "README.md")
+
+
+def report_with(change: Callable[[dict[str, Any]], None]) -> bytes:
     report = json.loads((BUNDLE / "report.json").read_bytes())
-    report["abstention"]["threshold"] = float("nan")
+    change(report)
     return json.dumps(report).encode()
 
 
-@pytest.mark.parametrize("content", [b"{}", not_a_number()], ids=["empty", "NaN"])
-def test_a_report_of_another_form_is_refused(copy: Path, rewrite: Callable[..., Path], content: bytes) -> None:
-    (copy / "report.json").write_bytes(content)
-    files = json.loads((copy / "bundle.json").read_bytes())["files"] | {"report.json": sha256(content)}
-    with pytest.raises(BundleError, match=r"report\.json"):
-        Bundle.load(rewrite(files=files))
+REPORTS = {
+    "empty": b"{}",
+    "NaN": report_with(lambda report: report["abstention"].update(threshold=float("nan"))),
+    "deep": b"[" * 100_000,
+    "a surrogate": report_with(lambda report: report.update(split="\ud800")),
+    "not UTF-8": b'{"split": "\xff"}',
+    "nothing": b"",
+    "nine classes": report_with(lambda report: report["per_class"].pop()),
+    "a matrix of another size": report_with(lambda report: report["confusion_matrix"].pop()),
+    "a ragged matrix": report_with(lambda report: report["confusion_matrix"][3].pop()),
+    "other labels": report_with(lambda report: report["per_class"][0].update(label="dog")),
+}
+
+
+@pytest.mark.parametrize("content", REPORTS.values(), ids=REPORTS)
+def test_a_report_of_another_form_is_refused(rewrite: Callable[..., Path], content: bytes) -> None:
+    with pytest.raises(BundleError, match=r"report\.json") as refused:
+        Bundle.load(rewrite({"report.json": content}))
+    assert "\n" not in str(refused.value)
 
 
 def test_the_digest_does_not_depend_on_the_order_of_fields() -> None:

@@ -359,20 +359,6 @@ def test_every_mode_of_pillow_becomes_rgb(mode: str, value: Any, expected: tuple
     assert (result == expected).all()
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_rle_bmp(transposed: bool) -> None:
-    """Pillow reads run lengths (in Python) but does not write them: 4 x 2 pixels of a palette of two."""
-    palette = bytes([0, 0, 255, 0, 255, 0, 0, 0])  # red, blue; as BGRX
-    data = b"\x04\x00\x00\x00" + b"\x04\x01\x00\x00" + b"\x00\x01"  # the bottom row comes first
-    header = struct.pack("<IiiHHIIiiII", 40, 4, 2, 1, 8, 1, len(data), 0, 0, 2, 0)
-    content = b"BM" + struct.pack("<IHHI", 62 + len(data), 0, 0, 62) + header + palette + data
-    result = thumbnail(
-        content[: -len(data)] + (data if not transposed else b"\x04\x01\x00\x00\x04\x00\x00\x00\x00\x01")
-    )
-    assert (result[0] == ((255, 0, 0) if transposed else (0, 0, 255))).all()
-    assert (result[-1] == ((0, 0, 255) if transposed else (255, 0, 0))).all()
-
-
 # Several pictures in a file
 
 

@@ -1,6 +1,5 @@
 import asyncio
 import io
-import threading
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -12,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from app.bundle.reader import Abstention, Bundle
+from app.bundle.manifest import Abstention
+from app.bundle.reader import Bundle
 from app.errors import DeadlineExceeded
-from app.imaging.decode import EncodedImage
-from app.inference.classifier import Classifier, prediction_set, probabilities, top_k
+from app.inference.classifier import Classifier
+from app.inference.decisions import prediction_set, probabilities, top_k
 from app.inference.engine import Answer, Engine
 from app.inference.sessions import Outputs, Session
 from app.settings import Settings
@@ -103,6 +103,9 @@ class Said:
     async def infer(self, *_: object, **__: object) -> Answer:
         return Answer(self.outputs, 0, 0)
 
+    def close(self) -> None:
+        pass
+
 
 def classifier_of(loaded: tuple[Bundle, Session], outputs: Outputs, **manifest: object) -> Classifier:
     settings = Settings(inference_threads=1)
@@ -118,7 +121,7 @@ async def test_the_score_is_the_mean_over_views_and_abstains_only_above_the_thre
         classifier = classifier_of(loaded, outputs, abstention=abstention)
         result = await classifier.classify(cat, time.monotonic() + 30)
         assert (result.ood_score, result.abstain, result.views) == (2, expected, 3)
-        answer = classifier.result(result, 1)
+        answer = result.answer(1)
         assert (answer.ood_score, answer.ood_threshold, answer.abstain) == (2, threshold, expected)
         classifier.close()
 
@@ -129,7 +132,7 @@ async def test_it_abstains_by_the_numbers_that_it_answers(
 ) -> None:
     outputs = Outputs(np.zeros((1, 10), np.float32), np.array([score], np.float64))
     classifier = classifier_of(loaded, outputs, abstention=Abstention(method="energy", threshold=1.00000024, kept=0.95))
-    answer = classifier.result(await classifier.classify(cat, time.monotonic() + 30), 1)
+    answer = (await classifier.classify(cat, time.monotonic() + 30)).answer(1)
     assert answer.abstain is (answer.ood_score > answer.ood_threshold) is False
     classifier.close()
 
@@ -146,88 +149,20 @@ async def test_pixels_have_a_score_each(loaded: tuple[Bundle, Session]) -> None:
 async def test_without_measures_of_trust_there_are_none(loaded: tuple[Bundle, Session], cat: bytes) -> None:
     outputs = Outputs(np.zeros((1, 10), np.float32))
     classifier = classifier_of(loaded, outputs, abstention=None, calibration=None)
-    answer = classifier.result(await classifier.classify(cat, time.monotonic() + 30), 3)
+    answer = (await classifier.classify(cat, time.monotonic() + 30)).answer(3)
     assert answer.prediction_set is answer.abstain is answer.ood_score is answer.ood_threshold is None
     assert len(answer.predictions) == 3
     classifier.close()
 
 
-async def test_a_decode_holds_its_pixels_until_its_thread_is_done(
-    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, end = threading.Event(), threading.Event()
-
-    def slow(*_: object) -> np.ndarray:
-        begun.set()
-        assert end.wait(30)
-        return np.zeros((1, 32, 32, 3), np.uint8)
-
-    monkeypatch.setattr(EncodedImage, "thumbnails", slow)
-    submitted: Future[Answer] = Future()
-    engine = SimpleNamespace(submit=lambda *_, **__: submitted)
-    classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=1))
-    call = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
-    await asyncio.to_thread(begun.wait, 30)
-    call.cancel()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert classifier._pixels.used > 0
-    end.set()
-    await asyncio.wait({call})
-    assert call.cancelled()
-    assert classifier._pixels.used == 0
-    assert submitted.cancelled()  # nobody waits for the answer
-    classifier.close()
-
-
-async def test_an_image_waits_for_its_pixels_and_is_answered_then(loaded: tuple[Bundle, Session], cat: bytes) -> None:
-    classifier = classifier_of(loaded, Outputs(np.zeros((1, 10), np.float32)))
-    async with classifier._pixels.hold(classifier._pixels.limit, time.monotonic() + 30):
-        call = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
-        while not classifier._pixels._waiting:
-            await asyncio.sleep(0)
-        assert not call.done()
-    assert (await call).views == 1
-    assert classifier._pixels.used == 0
-    classifier.close()
-
-
 async def test_an_answer_that_does_not_come_ends_with_the_deadline(loaded: tuple[Bundle, Session], cat: bytes) -> None:
     submitted: Future[Answer] = Future()
-    engine = SimpleNamespace(submit=lambda *_, **__: submitted)
+    engine = SimpleNamespace(submit=lambda *_, **__: submitted, close=lambda: None)
     classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=1))
     with pytest.raises(DeadlineExceeded):
         await classifier.classify(cat, time.monotonic() + 0.05)
     assert submitted.cancelled()
     classifier.close()
-
-
-async def test_a_decode_that_has_not_begun_is_withdrawn(
-    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, end, decoded = threading.Event(), threading.Event(), []
-
-    def slow(image: EncodedImage, *_: object) -> np.ndarray:
-        decoded.append(len(image.content))
-        begun.set()
-        assert end.wait(30)
-        return np.zeros((1, 32, 32, 3), np.uint8)
-
-    monkeypatch.setattr(EncodedImage, "thumbnails", slow)
-    classifier = Classifier(loaded[0].manifest, SimpleNamespace(), Settings(inference_threads=1))
-    busy = asyncio.create_task(classifier.classify(cat, time.monotonic() + 30))
-    await asyncio.to_thread(begun.wait, 30)
-    left = asyncio.create_task(classifier.classify(cat + b"left", time.monotonic() + 30))
-    with pytest.raises(DeadlineExceeded):
-        await classifier.classify(cat + b"late", time.monotonic() + 0.01)
-    left.cancel()
-    await asyncio.wait({left})
-    busy.cancel()
-    end.set()
-    await asyncio.wait({busy})
-    classifier.close()
-    assert left.cancelled() and busy.cancelled()
-    assert decoded == [len(cat)]
 
 
 async def test_many_at_once_are_answered_like_one_after_the_other(loaded: tuple[Bundle, Session]) -> None:
@@ -246,4 +181,3 @@ async def test_many_at_once_are_answered_like_one_after_the_other(loaded: tuple[
         np.testing.assert_allclose(other.probabilities, one, atol=1e-5)
     assert len({tuple(np.round(values, 4)) for values in alone}) == len(contents)  # so that none could be another's
     classifier.close()
-    engine.close()

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import rel_entr
 from starlette.testclient import TestClient
 
-from app.bundle.reader import Bundle, Reference
+from app.bundle.manifest import Reference
+from app.bundle.reader import Bundle
 from app.inference.drift import Drift, stability_index
 from tests.conftest import BUNDLE
 from training.data.cifar10 import load

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from app.errors import DeadlineExceeded, Overloaded, Unavailable
-from app.inference.engine import Engine
+from app.inference.engine import Engine, ThreadsError
 from app.inference.sessions import Images, Outputs
 
 
@@ -306,3 +306,19 @@ async def test_an_error_at_any_moment_leaves_nobody_waiting(seed: int) -> None:
     assert not engine._queue
     assert not any(worker.is_alive() for worker in engine._workers)
     assert deaths == [None]
+
+
+def test_threads_that_the_system_refuses_are_one_error_and_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, started = threading.Thread.start, []
+
+    def limited(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+        started.append(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    with pytest.raises(ThreadsError, match="only 2 of 5 threads could be started") as refused:
+        engine_of(mean_logits, threads=5)
+    assert "\n" not in str(refused.value)
+    assert not any(thread.is_alive() for thread in started)

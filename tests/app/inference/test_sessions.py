@@ -1,4 +1,10 @@
+import base64
+import io
+import json
+import struct
 import sys
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -6,9 +12,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import safetensors.torch
+import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from app.bundle.reader import Abstention, Bundle
+from app.bundle.manifest import Abstention
+from app.bundle.names import CHECKPOINT, GRAPH, NOVELTY, REPORT
+from app.bundle.reader import Bundle
 from app.inference.sessions import (
     OnnxSession,
     Outputs,
@@ -19,6 +30,7 @@ from app.inference.sessions import (
     self_check,
 )
 from app.settings import Settings
+from tests.app.forged import forge, graph
 from tests.conftest import BUNDLE, DATA, SMALL_BUNDLE
 
 
@@ -156,6 +168,272 @@ def test_a_graph_without_maps_gives_none_and_one_without_scores_is_refused() -> 
     strange._files["model.onnx"] = graph.SerializeToString()
     with pytest.raises(SessionError, match="no ood_score"):
         OnnxSession(strange)
+
+
+def rename(model: onnx.ModelProto, name: str) -> None:
+    """Let the graph compute an output under another name."""
+    for node in model.graph.node:
+        for place, output in enumerate(node.output):
+            if output == name:
+                node.output[place] = f"{name}_before"
+
+
+def dimension(model: onnx.ModelProto, name: str, place: int) -> onnx.TensorShapeProto.Dimension:
+    tensors = {tensor.name: tensor for tensor in [*model.graph.input, *model.graph.output]}
+    return tensors[name].type.tensor_type.shape.dim[place]
+
+
+def another_operator(model: onnx.ModelProto) -> None:
+    model.graph.node[3].op_type = "Frobnicate"
+
+
+def another_opset(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 999
+
+
+def half_a_graph(model: onnx.ModelProto) -> None:
+    del model.graph.node[5:9]
+
+
+def a_cycle(model: onnx.ModelProto) -> None:
+    model.graph.node[0].input[0] = "logits"
+
+
+def too_few_values(model: onnx.ModelProto) -> None:
+    model.graph.initializer[5].raw_data = b"123"
+
+
+def fixed_batch(model: onnx.ModelProto) -> None:
+    dimension(model, "images", 0).dim_value = 1
+
+
+def higher_images(model: onnx.ModelProto) -> None:
+    dimension(model, "images", 1).dim_value = 64
+
+
+def open_width(model: onnx.ModelProto) -> None:
+    dimension(model, "images", 2).dim_param = "W"
+
+
+def floats_in(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+
+
+def a_second_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, ["N"]))
+
+
+def no_logits(model: onnx.ModelProto) -> None:
+    del model.graph.output[0]
+
+
+def doubles_out(model: onnx.ModelProto) -> None:
+    rename(model, "logits")
+    model.graph.node.append(helper.make_node("Cast", ["logits_before"], ["logits"], to=TensorProto.DOUBLE))
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def another_number_of_logits(model: onnx.ModelProto) -> None:
+    dimension(model, "logits", 1).dim_value = 9
+
+
+def halved_rows(model: onnx.ModelProto) -> None:
+    rename(model, "logits")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 5]), "shape"))
+    model.graph.node.append(helper.make_node("Reshape", ["logits_before", "shape"], ["logits"]))
+    dimension(model, "logits", 1).dim_param = "C"
+
+
+def a_column_of_scores(model: onnx.ModelProto) -> None:
+    rename(model, "ood_score")
+    model.graph.node.append(helper.make_node("Flatten", ["ood_score_before"], ["ood_score"]))
+    model.graph.output[2].CopyFrom(helper.make_tensor_value_info("ood_score", TensorProto.FLOAT, ["N", 1]))
+
+
+def a_sequence(model: onnx.ModelProto) -> None:
+    rename(model, "ood_score")
+    model.graph.node.append(helper.make_node("SequenceConstruct", ["ood_score_before"], ["ood_score"]))
+    model.graph.output[2].CopyFrom(helper.make_tensor_sequence_value_info("ood_score", TensorProto.FLOAT, None))
+
+
+def flat_maps(model: onnx.ModelProto) -> None:
+    rename(model, "class_maps")
+    model.graph.node.append(helper.make_node("Flatten", ["class_maps_before"], ["class_maps"]))
+    model.graph.output[1].CopyFrom(helper.make_tensor_value_info("class_maps", TensorProto.FLOAT, ["N", "M"]))
+
+
+def only_single_images(model: onnx.ModelProto) -> None:
+    """Declared for any number of images, computed for one: the shape comes from a tensor that only running knows."""
+    rename(model, "logits")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 10]), "shape"))
+    # Inference of shapes does not see through this sum.
+    model.graph.node.append(helper.make_node("ReduceSum", ["logits_before"], ["sum"], keepdims=0))
+    model.graph.node.append(helper.make_node("IsNaN", ["sum"], ["never"]))
+    model.graph.node.append(helper.make_node("Cast", ["never"], ["zero"], to=TensorProto.INT64))
+    model.graph.node.append(helper.make_node("Add", ["shape", "zero"], ["known_late"]))
+    model.graph.node.append(helper.make_node("Reshape", ["logits_before", "known_late"], ["logits"]))
+
+
+def infinite_maps(model: onnx.ModelProto) -> None:
+    rename(model, "class_maps")
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(np.inf), "infinity"))
+    model.graph.node.append(helper.make_node("Add", ["class_maps_before", "infinity"], ["class_maps"]))
+
+
+def four_terabytes(model: onnx.ModelProto) -> None:
+    rename(model, "logits")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([10**6, 10**6]), "shape"))
+    model.graph.node.append(helper.make_node("ConstantOfShape", ["shape"], ["zeros"]))
+    model.graph.node.append(helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0))
+    model.graph.node.append(helper.make_node("Add", ["logits_before", "zero"], ["logits"]))
+
+
+GRAPHS = [
+    *[(change, r"model\.onnx cannot be loaded: .+") for change in (another_operator, another_opset, half_a_graph)],
+    *[(change, r"model\.onnx cannot be loaded: .+") for change in (a_cycle, too_few_values)],
+    *[(change, r"model\.onnx: images is .* \['N', 32, 32, 3\]") for change in (fixed_batch, higher_images, floats_in)],
+    (open_width, r"model\.onnx: images is .* \['N', 32, 32, 3\]"),
+    (a_second_input, "one input, images"),
+    (no_logits, "no logits"),
+    (doubles_out, r"logits is tensor\(double\)"),
+    (another_number_of_logits, r"model\.onnx cannot be loaded: .*Inferred=10 Declared=9"),
+    (halved_rows, r"logits is .* \['N', 5\], but bundle\.json asks for .* \['N', 10\]"),
+    (a_column_of_scores, r"ood_score is .*but bundle\.json asks for tensor\(float\) \['N'\]"),
+    (a_sequence, r"ood_score is seq\(tensor\(float\)\)"),
+    (flat_maps, "class_maps is .*'any'"),
+    (only_single_images, "fails its self-check: .*[Rr]eshape"),
+    (infinite_maps, "class_maps are not all finite"),
+    (four_terabytes, "fails its self-check: .*memory"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), GRAPHS, ids=[change.__name__ for change, _ in GRAPHS])
+def test_a_graph_of_another_form_is_refused_with_one_line_though_its_hashes_are_right(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    folder = forge(tmp_path / "bundle", {GRAPH: graph(change)})
+    with pytest.raises(SessionError, match=message) as refused:
+        load_session(Settings(_env_file=None, model_dir=folder))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
+    assert capfd.readouterr() == ("", "")
+
+
+MANIFEST = json.loads((BUNDLE / "bundle.json").read_bytes())
+
+
+def nine_classes() -> dict[str, Any]:
+    report = json.loads((BUNDLE / REPORT).read_bytes())
+    del report["per_class"][9]
+    check = MANIFEST["self_check"] | {"logits": MANIFEST["self_check"]["logits"][:9]}
+    changes = {"classes": MANIFEST["classes"][:9], "self_check": check, "reference": None}
+    return {"new": {REPORT: json.dumps(report).encode()}, "changes": changes}
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [("onnx", r"logits is .*10\], but bundle\.json"), ("torch", r"classifier\.1\.bias is .*\[10\]")],
+)
+def test_fewer_classes_than_the_network_has_are_refused(tmp_path: Path, engine: Any, message: str) -> None:
+    wanted = nine_classes()
+    folder = forge(tmp_path / "bundle", wanted["new"], **wanted["changes"])
+    with pytest.raises(SessionError, match=message):
+        load_session(Settings(_env_file=None, model_dir=folder, engine=engine))
+
+
+def png(width: int, height: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height)).save(out, "PNG")
+    return out.getvalue()
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def claims(width: int, height: int) -> bytes:
+    """A PNG that says it is so large, and holds next to nothing."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"", "no PNG"),
+        (b"nothing that Pillow knows", "no PNG"),
+        (png(16, 32), "16 x 32 pixels, the model's input 32 x 32"),
+        (png(32, 64), "32 x 64 pixels, the model's input 32 x 32"),
+        (claims(9000, 9000), "9000 x 9000 pixels"),
+        (claims(12000, 12000), "no PNG"),
+        (claims(30000, 30000), "no PNG"),
+        (claims(32, 32), "no PNG"),
+        (png(32, 32)[:60], "no PNG"),
+        (png(32, 32), "a logit is off"),
+    ],
+    ids=["nothing", "text", "narrow", "high", "large", "very large", "a bomb", "empty", "cut off", "black"],
+)
+def test_a_self_check_with_another_image_is_refused(tmp_path: Path, image: bytes, message: str) -> None:
+    check = MANIFEST["self_check"] | {"image": base64.b64encode(image).decode()}
+    with pytest.raises(SessionError, match=message) as refused:
+        load_session(Settings(_env_file=None, model_dir=forge(tmp_path / "bundle", self_check=check)))
+    assert "\n" not in str(refused.value)
+
+
+def test_an_input_of_another_size_is_refused(tmp_path: Path) -> None:
+    folder = forge(tmp_path / "bundle", input=MANIFEST["input"] | {"height": 64})
+    with pytest.raises(SessionError, match=r"images is .* asks for .* \['N', 64, 32, 3\]"):
+        load_session(Settings(_env_file=None, model_dir=folder))
+    with pytest.raises(SessionError, match="32 x 32 pixels, the model's input 32 x 64"):
+        load_session(Settings(_env_file=None, model_dir=folder, engine="torch"))
+
+
+Tensors = dict[str, torch.Tensor]
+HEAD = "classifier.1.weight"
+STORED = [
+    (CHECKPOINT, lambda w: {name: w[name] for name in w if name != HEAD}, f"{HEAD} is missing"),
+    (CHECKPOINT, lambda w: w | {"surprise" * 50: torch.zeros(1)}, "no tensor 'surprise"),
+    (CHECKPOINT, lambda w: w | {HEAD: torch.zeros(9, 1280)}, r"\[9, 1280\], this network needs .*\[10, 1280\]"),
+    (CHECKPOINT, lambda w: w | {HEAD: w[HEAD].double()}, "float64"),
+    (CHECKPOINT, lambda w: w | {HEAD: w[HEAD] * np.nan}, "not all finite"),
+    (CHECKPOINT, lambda w: w | {HEAD: w[HEAD] + 1}, "a logit is off"),
+    (CHECKPOINT, lambda w: {}, "is missing"),
+    (NOVELTY, lambda w: {name: w[name] for name in w if name != "mean"}, "mean is missing"),
+    (NOVELTY, lambda w: w | {"neighbours": torch.zeros(250, 5).half()}, "neighbours is .*1280"),
+    (NOVELTY, lambda w: w | {"neighbours": w["neighbours"][:5].clone()}, "fails its self-check"),
+    (NOVELTY, lambda w: w | {"neighbours": w["neighbours"].float()}, "float32.*needs torch.float16"),
+    (NOVELTY, lambda w: w | {"centre": torch.tensor(1.0)}, r"centre is torch\.float32 \[\]"),
+    (NOVELTY, lambda w: w | {"deviation": w["deviation"] * 0}, "ood_score are not all finite"),
+    (NOVELTY, lambda w: w | {"unusual": torch.zeros(1280, 0).half()}, "its ood_score is"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "message"), STORED, ids=[message for *_, message in STORED])
+def test_pytorch_refuses_weights_of_another_form_with_one_line(
+    tmp_path: Path, file: str, change: Callable[[Tensors], Tensors], message: str
+) -> None:
+    content = safetensors.torch.save(change(safetensors.torch.load((BUNDLE / file).read_bytes())))
+    with pytest.raises(SessionError, match=message) as refused:
+        load_session(Settings(_env_file=None, model_dir=forge(tmp_path / "bundle", {file: content}), engine="torch"))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("file", [CHECKPOINT, NOVELTY])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"garbage",
+        b"\xff" * 9,
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 59) + b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}     ' + bytes(4),
+    ],
+    ids=["nothing", "garbage", "a huge header", "a list", "an unknown type"],
+)
+def test_pytorch_refuses_what_is_no_safetensors_file(tmp_path: Path, file: str, content: bytes) -> None:
+    folder = forge(tmp_path / "bundle", {file: content})
+    with pytest.raises(SessionError, match=rf"^{file} cannot be loaded: ") as refused:
+        load_session(Settings(_env_file=None, model_dir=folder, engine="torch"))
+    assert "\n" not in str(refused.value)
 
 
 def test_torch_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
 
-from app.bundle.reader import Architecture
+from app.bundle.manifest import Architecture
 from app.network.mobilenet import Preprocessed, count_macs, count_parameters, mobilenet_v2
 
 

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from app.api.middleware.telemetry import TRACEPARENT
+from app.api.middleware.request_log import TRACEPARENT
 from app.main import create_app
 from app.process import server
 from app.settings import Settings
@@ -55,12 +55,23 @@ def test_a_person_does_not_wait_for_the_grace() -> None:
         assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize(
-    ("proxies", "client_seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")]
-)
-def test_forwarded_addresses_count_only_from_proxies_that_are_named(proxies: str, client_seen: str) -> None:
+FORWARDED = [
+    ("", "203.0.113.9", "127.0.0.1"),
+    ("10.0.0.0/8", "203.0.113.9", "127.0.0.1"),
+    ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+    ("127.0.0.1", "[2001:db8::1]:443", "2001:db8::1"),
+    ("127.0.0.1", "x" * 60_000, ""),
+    ("127.0.0.1", "\t\x80", ""),
+    ("127.0.0.1", "203.0.113.9, fe80::1%\x85", ""),
+]
+
+
+@pytest.mark.parametrize(("proxies", "forwarded", "client_seen"), FORWARDED)
+def test_forwarded_addresses_count_only_from_proxies_that_are_named_and_if_they_are_addresses(
+    proxies: str, forwarded: str, client_seen: str
+) -> None:
     with serve(TRUSTED_PROXIES=proxies) as (process, client):
-        client.get("/model", headers={"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"})
+        client.get("/model", headers={"X-Forwarded-For": forwarded.encode("latin-1"), "X-Forwarded-Proto": "https"})
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr if '"app.access"' in line]
@@ -89,7 +100,7 @@ def test_the_collector_leaves_alone_what_is_there_for_good() -> None:
     """In a process of its own: a collector that is set so would stay so for all other tests."""
     code = """
 import gc
-from app.process.server import spare_the_collector
+from app.process.runtime import spare_the_collector
 before = gc.get_threshold()
 spare_the_collector()
 assert gc.get_freeze_count() > 10_000, gc.get_freeze_count()

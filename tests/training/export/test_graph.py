@@ -7,16 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from app.bundle.reader import Architecture
+from app.bundle.manifest import Architecture
+from app.bundle.names import OOD_SCORE
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from app.network.novelty import Novelty
+from app.network.served import ServedNetwork
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.evaluate.network_outputs import predict_features
-from training.export.graph import OOD_SCORE, build_graph, fold, run_graph
+from training.export.graph import build_graph, fold, run_graph
 
 
 def trained_looking(architecture: Architecture) -> Preprocessed:
-    """A network whose norms do something: fresh ones are nearly the identity."""
+    """A network whose batch norms have an effect: untrained ones are nearly the identity."""
     torch.manual_seed(0)
     network = mobilenet_v2(architecture)
     random = torch.Generator().manual_seed(0)
@@ -50,7 +52,9 @@ def test_folding_is_convolution_then_norm() -> None:
 def test_the_graph_is_the_network(stem: int, stage2: int, enlarge: int, side: int) -> None:
     strides = {"stem_stride": stem, "stage2_stride": stage2, "enlarge": enlarge}
     model = trained_looking(Architecture.model_validate(strides))
-    session = onnxruntime.InferenceSession(build_graph(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        build_graph(ServedNetwork(model)).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     (images,), (logits, maps) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == ("images", "tensor(uint8)", ["N", 32, 32, 3])
     assert (logits.name, logits.type, logits.shape) == ("logits", "tensor(float)", ["N", 10])
@@ -85,14 +89,14 @@ def test_the_graph_gives_the_score() -> None:
     nearest = 1 - np.sort(unit @ neighbours.T, axis=1)[:, -10]
     residual = np.linalg.norm((unit - centre) @ unusual, axis=1)
     expected = ((nearest - 0.1) / 0.5 + (residual - 0.2) / 2.0) / 2
-    assert run_graph(build_graph(model, novelty=novelty).SerializeToString(), pixels, OOD_SCORE) == pytest.approx(
-        expected, rel=1e-3
-    )
+    assert run_graph(
+        build_graph(ServedNetwork(model, novelty)).SerializeToString(), pixels, OOD_SCORE
+    ) == pytest.approx(expected, rel=1e-3)
     assert novelty.score(torch.from_numpy(features)).numpy() == pytest.approx(expected, rel=1e-3)
 
 
 def test_it_holds_what_it_needs_and_no_more() -> None:
-    graph = build_graph(trained_looking(Architecture(stem_stride=2, stage2_stride=2)))
+    graph = build_graph(ServedNetwork(trained_looking(Architecture(stem_stride=2, stage2_stride=2))))
     onnx.checker.check_model(graph, full_check=True)
     assert Counter(node.op_type for node in graph.graph.node) == {
         "Transpose": 1,
@@ -113,7 +117,7 @@ def test_it_holds_what_it_needs_and_no_more() -> None:
 
 def test_the_same_weights_give_the_same_bytes() -> None:
     first, again = (
-        build_graph(trained_looking(Architecture(stem_stride=2))).SerializeToString(deterministic=True)
+        build_graph(ServedNetwork(trained_looking(Architecture(stem_stride=2)))).SerializeToString(deterministic=True)
         for _ in range(2)
     )
     assert first == again
@@ -125,4 +129,4 @@ def test_a_layer_that_it_does_not_know_is_not_passed_over() -> None:
     assert isinstance(block, nn.Sequential)
     block[2] = nn.Hardswish()
     with pytest.raises(AssertionError, match="no ONNX operator is known for features.0.2, Hardswish"):
-        build_graph(model)
+        build_graph(ServedNetwork(model))

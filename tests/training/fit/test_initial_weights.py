@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models.mobilenetv2 import MobileNet_V2_Weights
 
-from app.bundle.reader import Architecture, sha256
+from app.bundle.manifest import Architecture, sha256
 from app.network.mobilenet import mobilenet_v2
 from tests.training.tiny import TINY
 from training.errors import TrainingError
@@ -21,7 +21,7 @@ HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 @pytest.fixture(scope="module")
 def imagenet() -> dict[str, Tensor]:
-    """Weights of a network with a thousand classes, contiguous as a file wants them."""
+    """Weights of a network with a thousand classes, contiguous, as safetensors needs them."""
     torch.manual_seed(99)
     network = mobilenet_v2(Architecture(), classes=1000)
     return {name: value.contiguous() for name, value in network.state_dict().items()}

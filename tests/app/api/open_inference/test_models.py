@@ -1,6 +1,7 @@
 import pytest
 
-from app.api.open_inference.models import Statistics, served_models
+from app.api.open_inference.models import served_models
+from app.api.open_inference.statistics import Statistics
 from app.bundle.reader import Bundle
 from app.inference.sessions import Session
 from app.settings import Settings

@@ -1,0 +1,31 @@
+"""Problem documents for errors outside of routes."""
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..problems import answer
+
+
+class ProblemDocuments:
+    """Turns errors of the middleware inside it, and unexpected errors, into problem documents."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except Exception as error:
+            response = answer(error, scope)
+            if started:
+                raise  # half an answer is out: all that is left is to break the connection
+            await response(scope, receive, send)

@@ -1,0 +1,22 @@
+"""Paths: the prefix that a proxy serves the application under, and the paths that are treated in their own way."""
+
+from starlette.types import Scope
+
+PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
+# The page holds nothing secret, and a visitor types the API key there. Empty: the prefix without its slash.
+PAGE = frozenset({"", "/"})
+PAGE_FILES = "/assets/web/"
+IMAGE_UPLOADS = frozenset({"/predict", "/predict/batch", "/explain"})
+
+
+def route_path(scope: Scope) -> str:
+    """The path without the prefix."""
+    return scope["path"].removeprefix(prefix_of(scope))  # type: ignore[no-any-return]
+
+
+def prefix_of(scope: Scope) -> str:
+    """The prefix: empty, or a path that begins with a slash and does not end with one.
+
+    Inside a mounted application, `root_path` also holds the place of the mount; Starlette keeps the outer one.
+    """
+    return scope.get("app_root_path", scope.get("root_path", ""))  # type: ignore[no-any-return]

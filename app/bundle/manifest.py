@@ -1,0 +1,163 @@
+"""The manifest of a bundle, bundle.json: its schema, its digest and its exact bytes."""
+
+import hashlib
+import json
+from itertools import pairwise
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Base64Bytes, Field, PositiveFloat, PositiveInt, model_validator
+
+from .report import Fraction, Frozen
+
+SCHEMA_VERSION = 1
+MAX_COUNT = 2**53  # floating point counts exactly up to here
+TEMPERATURES = 1e-3, 1e3  # softmax overflows below, and hardly tells the classes apart above
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Channels = tuple[float, float, float]
+
+
+class Architecture(Frozen):
+    """What app.network needs beside the weights to build the network."""
+
+    name: Literal["mobilenet_v2"] = "mobilenet_v2"
+    stem_stride: Literal[1, 2] = 1
+    stage2_stride: Literal[1, 2] = 1
+    enlarge: Literal[1, 2, 3, 4] = Field(
+        1, description="Factor by which the network first enlarges each side of an image."
+    )
+
+
+class Input(Frozen):
+    """Size in pixels, and the normalisation inside the graph: per channel, for values from 0 to 1."""
+
+    height: PositiveInt = 32
+    width: PositiveInt = 32
+    mean: Channels
+    std: Channels
+
+
+class SelfCheck(Frozen):
+    """One image and the outputs that this model must give for it; checked before the service is ready."""
+
+    image: Base64Bytes
+    logits: list[float]
+    ood_score: float | None = None
+
+
+class ConformalLevel(Frozen):
+    """A label belongs to the prediction set if its calibrated probability is at least `threshold`."""
+
+    coverage: Fraction
+    threshold: Fraction
+
+
+class Conformal(Frozen):
+    """Prediction sets that hold the true class with a stated probability (split conformal, arXiv:1609.00451)."""
+
+    default_coverage: Fraction
+    levels: list[ConformalLevel] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _default_is_a_level(self) -> Self:
+        if self.default_coverage not in [level.coverage for level in self.levels]:
+            raise ValueError(f"default_coverage {self.default_coverage} is not one of the levels")
+        return self
+
+
+class Calibration(Frozen):
+    """How logits become probabilities: softmax(logits / temperature), Guo et al. 2017 (arXiv:1706.04599)."""
+
+    temperature: PositiveFloat
+    conformal: Conformal | None = None
+
+    @model_validator(mode="after")
+    def _probabilities_are_numbers(self) -> Self:
+        least, most = TEMPERATURES
+        if not least <= self.temperature <= most:
+            raise ValueError(f"temperature {self.temperature} is not from {least} to {most}")
+        return self
+
+
+class Abstention(Frozen):
+    """The service abstains if the out-of-distribution score of an image is above `threshold`.
+
+    The model gives the score as `ood_score`: it is larger for images less like the training images. The share `kept`
+    of the calibration images is not above the threshold.
+    """
+
+    method: str
+    threshold: float
+    kept: Fraction
+
+
+class Reference(Frozen):
+    """Histograms of the answers to the calibration images; the drift metrics compare traffic with them."""
+
+    predicted: list[int] = Field(description="Counts by predicted class, in index order.")
+    confidence_edges: list[Fraction] = Field(
+        description="Edges of the bins of the top probability, both ends included."
+    )
+    confidence: list[int] = Field(description="Counts by bin.")
+
+    @model_validator(mode="after")
+    def _are_histograms(self) -> Self:
+        edges = self.confidence_edges
+        if len(edges) != len(self.confidence) + 1:
+            raise ValueError("there must be one more confidence edge than bins")
+        if any(low >= high for low, high in pairwise(edges)):
+            raise ValueError("confidence edges must increase")
+        if not all(0 <= count <= MAX_COUNT for count in (*self.predicted, *self.confidence)):
+            raise ValueError(f"counts must be from 0 to {MAX_COUNT}")
+        return self
+
+
+class ModelDescription(Frozen):
+    """What the manifest says of the model; GET /model answers with it."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern="^[a-z0-9_]+$")
+    version: str
+    classes: list[str] = Field(min_length=2, description="In index order.")
+    architecture: Architecture
+    input: Input
+    macs: PositiveInt = Field(description="Multiply-adds for one image.")
+    parameters: PositiveInt
+    calibration: Calibration | None
+    abstention: Abstention | None
+    reference: Reference | None = None
+    files: dict[str, Sha256] = Field(description="sha256 by name.")
+    provenance: dict[str, Any]
+    digest: Sha256
+
+
+class Manifest(ModelDescription):
+    """The content of bundle.json."""
+
+    self_check: SelfCheck
+
+    @model_validator(mode="after")
+    def _classes_fit(self) -> Self:
+        count = len(self.classes)
+        if len(set(self.classes)) != count or "" in self.classes:
+            raise ValueError("classes must be different labels, none of them empty")
+        if len(self.self_check.logits) != count:
+            raise ValueError(f"there are {count} classes, but {len(self.self_check.logits)} logits in self_check")
+        if self.reference is not None and len(self.reference.predicted) != count:
+            raise ValueError(f"there are {count} classes, but {len(self.reference.predicted)} counts in reference")
+        return self
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def manifest_digest(fields: dict[str, Any]) -> str:
+    """sha256 of the canonical JSON (sorted keys, no white space, UTF-8) of all fields but `digest`."""
+    rest = {name: value for name, value in fields.items() if name != "digest"}
+    return sha256(json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode())
+
+
+def render_manifest(fields: dict[str, Any]) -> bytes:
+    """The exact bytes of bundle.json; a file with any other bytes is refused, white space included."""
+    return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()

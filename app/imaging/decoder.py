@@ -1,0 +1,382 @@
+"""Encoded images in, thumbnails out, at a cost that is bounded whatever the images are.
+
+    decoder = Decoder(processes=2, limits=Limits(), height=32, width=32)
+    decoded = await decoder.decode(content, views=1, deadline=deadline, hand_on=engine.submit, client="192.0.2.1")
+    decoder.close()
+
+A tiny picture is decoded in a thread of the service. All others go to decoding processes, which the service can kill:
+an image that takes more CPU time or memory than Limits allow is refused, and its process is replaced. Each process is
+fed by a thread, its lane. A lane takes the next image of the client that holds the fewest lanes. There are two more
+lanes than `processes`, so that nobody waits long for somebody else's expensive images:
+
+    small    only for files of up to SMALL_BYTES with up to SMALL_PIXELS
+    spare    only for a client that holds no other lane, while all general lanes are busy
+
+Processes start when they are needed and end after IDLE_SECONDS without work. Where no process can be started, images
+are decoded in the lanes themselves, but only in formats whose decoders are in C and take linear time.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DeadlineExceeded, Unavailable, UnsupportedMediaType
+from .decode import EncodedImage
+from .formats import is_tiny, recognise
+from .process import DecoderEnded, DecodingProcess
+
+T = TypeVar("T")
+Images = NDArray[np.uint8]
+Lane = Literal["general", "small", "spare"]
+logger = logging.getLogger("app.decoder")
+
+SMALL_BYTES = 1 << 16
+SMALL_PIXELS = 1 << 20
+IDLE_SECONDS = 60.0
+NO_TIME = "no time was left to decode the image: the service is busy"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """max_pixels: of one image; max_inflight_pixels: of all images above SMALL_PIXELS that are decoded at once.
+
+    cpu_seconds: of one image. memory_bytes: what one image may allocate; the default is what an AVIF of max_pixels
+    takes, the largest that is accepted, and some room for the file itself.
+    """
+
+    max_pixels: int = 25_000_000
+    max_inflight_pixels: int = 25_000_000
+    cpu_seconds: float = 2.0
+
+    @property
+    def memory_bytes(self) -> int:
+        return 12 * self.max_pixels + (96 << 20)
+
+
+@dataclass(frozen=True)
+class Decoded(Generic[T]):
+    """thumbnails: uint8 [k, height, width, 3]; handed_on: what `hand_on` made of them; seconds: waiting included."""
+
+    thumbnails: Images
+    handed_on: "Future[T]"
+    seconds: float
+
+
+@dataclass
+class _Job(Generic[T]):
+    content: bytes
+    views: int
+    deadline: float
+    hand_on: Callable[[Images], "Future[T]"]
+    client: str
+    small: bool
+    started: float = field(default_factory=time.monotonic)
+    result: "Future[Decoded[T]]" = field(default_factory=Future)
+    handed_on: "Future[T] | None" = None
+    abandoned: bool = False
+
+    def finish(self, thumbnails: Images) -> None:
+        """Hand the thumbnails on, unless nobody waits for them any more."""
+        if self.abandoned:
+            self.result.set_exception(DeadlineExceeded(NO_TIME))
+            return
+        self.handed_on = self.hand_on(thumbnails)
+        if self.abandoned:
+            self.handed_on.cancel()
+        self.result.set_result(Decoded(thumbnails, self.handed_on, time.monotonic() - self.started))
+
+    def abandon(self) -> None:
+        """Nobody waits any more: what has not begun is withdrawn, and what comes of the rest is dropped."""
+        self.abandoned = True
+        self.result.cancel()
+        if self.handed_on is not None:
+            self.handed_on.cancel()
+
+
+class Decoder:
+    """For any event loop; `close` it when done. height, width: of thumbnails, in pixels.
+
+    on_kill: is called with the reason for each process that was ended: "cpu", "memory", "time" or "crash".
+    """
+
+    def __init__(
+        self,
+        *,
+        processes: int,
+        limits: Limits,
+        height: int,
+        width: int,
+        on_kill: Callable[[str], None] = lambda _: None,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        self.limits = limits
+        self._height, self._width = height, width
+        self._on_kill = on_kill
+        self._budget = PixelBudget(limits.max_inflight_pixels)
+        self._tiny = ThreadPoolExecutor(processes, thread_name_prefix="decode-tiny")
+        self._queue = _Queue(general=processes, idle_seconds=idle_seconds)
+        self._living: set[DecodingProcess] = set()
+        self._without_processes = False
+        lanes: list[Lane] = ["small", "spare"]
+        lanes += ["general"] * processes
+        self._threads = [
+            threading.Thread(target=self._serve, args=(lane,), name=f"decode-{lane}-{number}", daemon=True)
+            for number, lane in enumerate(lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def decode(
+        self, content: bytes, views: int, deadline: float, hand_on: Callable[[Images], "Future[T]"], client: str = ""
+    ) -> Decoded[T]:
+        """Decode an image to at most `views` thumbnails; see EncodedImage.thumbnails for their number.
+
+        The thread that decoded calls `hand_on` with the thumbnails: a change of threads in between would cost a wait.
+        `deadline` is in seconds of time.monotonic(): then, or when the caller is cancelled, the image is given up, and
+        what was handed on is cancelled. Images of different `client`s share the lanes fairly.
+
+        Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, TooExpensive, DeadlineExceeded or Unavailable, and
+        what `hand_on` raises.
+        """
+        job = _Job(content, views, deadline, hand_on, client, small=len(content) <= SMALL_BYTES)
+        if is_tiny(content):
+            self._tiny.submit(self._decode_here, job)
+        else:
+            self._queue.put(job)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await asyncio.wrap_future(job.result)
+        except TimeoutError:
+            job.abandon()
+            raise DeadlineExceeded(NO_TIME) from None
+        except asyncio.CancelledError:
+            job.abandon()
+            raise
+
+    def pids(self) -> list[int]:
+        """Of the decoding processes that live."""
+        return [process.pid for process in set(self._living)]
+
+    def start_one(self) -> bool:
+        """Whether a decoding process can be started; tried with one, which is ended again. Logs why not."""
+        try:
+            process = self._start()
+        except OSError as error:
+            self._without_processes = True
+            logger.warning("decoding processes cannot be started: %s; AVIF is not accepted", error)
+            return False
+        self._end(process)
+        return True
+
+    def close(self) -> None:
+        """Kill the decoding processes; images that wait or are decoded are answered Unavailable."""
+        self._queue.close()
+        for process in set(self._living):
+            process.end()
+        self._tiny.shutdown(cancel_futures=True)
+        for thread in self._threads:
+            thread.join()
+
+    def _serve(self, lane: Lane) -> None:
+        """A lane: job after job, and a process from the first one on."""
+        process: DecodingProcess | None = None
+        while not self._queue.closed:
+            job = self._queue.take(lane, idle=process is not None)
+            if job is None:
+                self._end(process)
+                process = None
+                continue
+            try:
+                process = process or self._start_if_possible()
+                if process is None:
+                    self._decode_without_process(job)
+                else:
+                    self._decode_in(process, lane, job)
+            except DecoderEnded as ended:
+                self._end(process)
+                process = None
+                if self._queue.closed:
+                    job.result.set_exception(Unavailable("the service is shutting down"))
+                else:
+                    self._on_kill(ended.reason)
+                    job.result.set_exception(ended.problem())
+            except Exception as error:
+                job.result.set_exception(error)
+            finally:
+                self._queue.done(lane, job)
+        self._end(process)
+
+    def _decode_in(self, process: DecodingProcess, lane: Lane, job: _Job[Any]) -> None:
+        """Raises DecoderEnded, or what the job is answered."""
+        pixels = process.identify(
+            job.content, self.limits.max_pixels, views=job.views, height=self._height, width=self._width
+        )
+        if lane == "small" and pixels > SMALL_PIXELS:
+            process.decline()
+            job.small = False
+            self._queue.put(job, first=True)
+            return
+        with self._budget.hold(pixels if pixels > SMALL_PIXELS else 0, job.deadline) as held:
+            if not held or job.abandoned:
+                process.decline()
+                raise DeadlineExceeded(NO_TIME)
+            thumbnails = process.thumbnails()
+        job.finish(thumbnails)
+
+    def _decode_without_process(self, job: _Job[Any]) -> None:
+        if recognise(job.content) == "AVIF":
+            raise UnsupportedMediaType("AVIF is not accepted here: it takes a process that cannot be started")
+        self._decode_here(job)
+
+    def _decode_here(self, job: _Job[Any]) -> None:
+        if not job.result.running() and not job.result.set_running_or_notify_cancel():
+            return
+        try:
+            image = EncodedImage.identify(job.content, self.limits.max_pixels)
+            with self._budget.hold(image.pixels if image.pixels > SMALL_PIXELS else 0, job.deadline) as held:
+                if not held:
+                    raise DeadlineExceeded(NO_TIME)
+                thumbnails = image.thumbnails(job.views, self._height, self._width)
+            job.finish(thumbnails)
+        except Exception as error:
+            job.result.set_exception(error)
+
+    def _start_if_possible(self) -> DecodingProcess | None:
+        if self._without_processes:
+            return None
+        try:
+            return self._start()
+        except OSError as error:
+            logger.warning("a decoding process cannot be started: %s", error)
+            return None
+
+    def _start(self) -> DecodingProcess:
+        process = DecodingProcess(memory_bytes=self.limits.memory_bytes, cpu_seconds=self.limits.cpu_seconds)
+        self._living.add(process)
+        if self._queue.closed:
+            self._end(process)
+            raise OSError("the service is shutting down")
+        return process
+
+    def _end(self, process: DecodingProcess | None) -> None:
+        if process is not None:
+            process.end()
+            self._living.discard(process)
+
+
+class _Queue:
+    """The images that wait for a lane."""
+
+    def __init__(self, *, general: int, idle_seconds: float) -> None:
+        self.closed = False
+        self._idle_seconds = idle_seconds
+        self._free = general  # general lanes without work
+        self._waiting: dict[str, deque[_Job[Any]]] = {}
+        self._held: Counter[str] = Counter()  # lanes by client
+        self._changed = threading.Condition()
+
+    def put(self, job: _Job[Any], *, first: bool = False) -> None:
+        """Raises Unavailable when the queue is closed."""
+        with self._changed:
+            if self.closed:
+                raise Unavailable("the service is shutting down")
+            jobs = self._waiting.setdefault(job.client, deque())
+            jobs.insert(0 if first else len(jobs), job)
+            self._changed.notify_all()
+
+    def take(self, lane: Lane, *, idle: bool) -> _Job[Any] | None:
+        """The next image for a lane. None when the queue is closed, or with `idle` after a time without work."""
+        with self._changed:
+            found = self._changed.wait_for(
+                lambda: self.closed or self._next(lane), self._idle_seconds if idle else None
+            )
+            if not isinstance(found, _Job):
+                return None
+            if lane == "general":
+                self._free -= 1
+                self._changed.notify_all()  # the spare lane may be needed now
+            self._held[found.client] += 1
+            return found
+
+    def done(self, lane: Lane, job: _Job[Any]) -> None:
+        """The lane is free again."""
+        with self._changed:
+            if lane == "general":
+                self._free += 1
+            self._held[job.client] -= 1
+            if not self._held[job.client]:
+                del self._held[job.client]
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self.closed = True
+            for job in [job for jobs in self._waiting.values() for job in jobs]:
+                if job.result.running() or job.result.set_running_or_notify_cancel():
+                    job.result.set_exception(Unavailable("the service is shutting down"))
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _next(self, lane: Lane) -> _Job[Any] | None:
+        if lane == "spare" and self._free:
+            return None
+        for client in sorted(self._waiting, key=self._held.__getitem__):
+            if lane == "spare" and self._held[client]:
+                break
+            wanted: Callable[[_Job[Any]], bool] = (lambda job: job.small) if lane == "small" else (lambda _: True)
+            while (job := next(filter(wanted, self._waiting[client]), None)) is not None:
+                self._remove(job)
+                # A job that comes back from the small lane is running already.
+                if job.result.running() or job.result.set_running_or_notify_cancel():
+                    return job
+                if client not in self._waiting:
+                    break
+        return None
+
+    def _remove(self, job: _Job[Any]) -> None:
+        jobs = self._waiting.pop(job.client)
+        jobs.remove(job)
+        if jobs:
+            self._waiting[job.client] = jobs  # behind the other clients, whose turn comes first
+
+
+class PixelBudget:
+    """Pixels that are decoded at once. For any thread.
+
+    An image that is larger than the whole budget waits until it is alone.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, pixels: int, deadline: float) -> Iterator[bool]:
+        """Wait for the pixels; yields False if `deadline` (seconds of time.monotonic()) passes first."""
+        pixels = min(pixels, self.limit)
+        with self._changed:
+            patience = deadline - time.monotonic()
+            held = self._changed.wait_for(partial(self._fits, pixels), min(max(0.0, patience), threading.TIMEOUT_MAX))
+            self.used += pixels if held else 0
+        try:
+            yield held
+        finally:
+            if held:
+                with self._changed:
+                    self.used -= pixels
+                    self._changed.notify_all()
+
+    def _fits(self, pixels: int) -> bool:
+        return self.used + pixels <= self.limit

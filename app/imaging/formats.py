@@ -1,0 +1,184 @@
+"""The image formats: how their bytes are recognised, checked, and decoded by which class of Pillow.
+
+recognise(content)      # "PNG"; UnsupportedMediaType for what is not accepted
+is_tiny(content)        # whether it is so small, and so simple, that it may be decoded in a thread of the service
+"""
+
+import re
+import struct
+import warnings
+
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+from ..errors import PayloadTooLarge, UndecodableImage, UnsupportedMediaType
+
+# Encoders write some dozen segments, or some thousand chunks. Pillow reads each one in Python: a file of a few
+# megabytes could hold so many that reading them takes seconds, and more memory than a picture.
+MAX_JPEG_SEGMENTS = 2_000
+MAX_JPEG_PADDING = 1 << 16  # bytes between segments
+MAX_PNG_CHUNKS = 20_000
+
+# Up to here a PNG or JPEG costs a thread a millisecond, and at worst some 30: less than a change of processes is worth.
+TINY_BYTES = 1 << 14
+TINY_PIXELS = 1 << 16
+
+
+class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
+    """Frees its decoder, which holds the picture twice, before it allocates the picture itself."""
+
+    def load_prepare(self) -> None:
+        self._decoder = None
+        super().load_prepare()
+
+
+def _read_app1(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:
+    """Keeps the first EXIF segment, which has the orientation; Pillow would join others to it in quadratic time."""
+    first = self.info.pop("exif", None)
+    JpegImagePlugin.APP(self, marker)
+    if first is not None:
+        self.info["exif"] = first
+
+
+# Pillow's table of the function for each marker, for every JPEG that this process opens.
+JpegImagePlugin.MARKER[0xFFE1] = ("APP1", "EXIF or XMP", _read_app1)
+
+# Not Image.open: it would import forty other parsers to find one of these, and read more of a JPEG than its picture
+# (MPO). Pillow's own limit, Image.MAX_IMAGE_PIXELS, stays as a second fence.
+DECODERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": LeanWebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
+if features.check("avif"):
+    DECODERS["AVIF"] = AvifImagePlugin.AvifImageFile
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at the same time
+PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20  # by default, 60 kB of comments may unfold to 256 MB
+
+# Pillow's warnings about odd metadata quote the file. Printed, they would put paths of this machine into the log,
+# and Python remembers each distinct text for ever, unless a filter ignores it.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+# The first match names the format. Formats without a decoder are listed so that the refusal can name them. Every
+# repetition is bounded: a search holds the interpreter's lock, and a file may hold megabytes of white space.
+SIGNATURES = {
+    "JPEG": rb"\xff\xd8\xff",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "WEBP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM",
+    "AVIF": rb"....ftyp(?=.{0,60}avi[fs])(?:avi[fs]|mif1|msf1)",
+    "HEIC": rb"....ftyp(?:he[iv]|mif1|msf1)",
+    "TIFF": rb"II\*\0|MM\0\*",
+    "PostScript": rb"%!PS|\xc5\xd0\xd3\xc6",
+    "PDF": rb"%PDF",
+    "SVG or XML": rb"(?:\xef\xbb\xbf)?\s{0,99}<(?:svg|\?xml|!--|!DOCTYPE svg)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
+}
+
+
+def check_size(content: bytes, max_bytes: int) -> None:
+    """Raises PayloadTooLarge for more than `max_bytes`, and UndecodableImage for an empty file."""
+    if len(content) > max_bytes:
+        raise PayloadTooLarge(f"the file has {len(content)} bytes, at most {max_bytes} are accepted")
+    if not content:
+        raise UndecodableImage("the file is empty")
+
+
+def recognise(content: bytes) -> str:
+    """The format, a key of DECODERS. Raises UnsupportedMediaType, or UndecodableImage for an empty or absurd file."""
+    if not content:
+        raise UndecodableImage("the image is empty")
+    matching = (name for name, pattern in SIGNATURES.items() if re.match(pattern, content, re.DOTALL))
+    name = next(matching, "no image format known here")
+    if name not in DECODERS:
+        raise UnsupportedMediaType(f"this is {name}; accepted are {', '.join(DECODERS)}")
+    if name == "JPEG":
+        _jpeg_size(content)
+    elif name == "PNG":
+        _check_png_chunks(content)
+    elif name == "BMP" and _is_run_length_encoded(content):
+        raise UnsupportedMediaType("this BMP is compressed by run lengths (RLE): save it uncompressed, or as PNG")
+    return name
+
+
+def is_tiny(content: bytes) -> bool:
+    """Whether a file's bytes and pixels are few, and its decoder is in C and takes linear time: a PNG or plain JPEG."""
+    if len(content) > TINY_BYTES:
+        return False
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        size = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
+    elif content.startswith(b"\xff\xd8\xff"):
+        try:
+            size = _jpeg_size(content)
+        except UndecodableImage:
+            return True  # its refusal costs as little
+    else:
+        return False
+    width, height = size
+    return bool(width * height <= TINY_PIXELS)
+
+
+def _jpeg_size(content: bytes) -> tuple[int, int]:
+    """Width and height, as far as segments can be followed up to the first scan; else 0, 0 (ITU-T T.81, annex B).
+
+    Progressive pictures count sixteen-fold, as they have so many scans. Raises UndecodableImage for more segments, or
+    padding between them, than any encoder writes.
+    """
+    position, padding, size = 2, 0, (0, 0)
+    for _ in range(MAX_JPEG_SEGMENTS):
+        start = content.find(b"\xff", position)
+        if start < 0:
+            return size
+        marked = (
+            start
+            + len(content[start : start + MAX_JPEG_PADDING])
+            - len(content[start : start + MAX_JPEG_PADDING].lstrip(b"\xff"))
+        )
+        padding += marked - 1 - position
+        if padding > MAX_JPEG_PADDING or marked - start == MAX_JPEG_PADDING:
+            raise UndecodableImage("the JPEG has more padding between its segments than any encoder writes")
+        if marked >= len(content):
+            return size
+        marker, position = content[marked], marked + 1
+        if marker == 0xDA:
+            return size
+        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:
+            continue  # a marker alone
+        if len(content) < position + 7:
+            return size
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", content, position + 3)
+            size = (width, height if marker in (0xC0, 0xC1) else 16 * height)
+        position += int.from_bytes(content[position : position + 2])
+    raise UndecodableImage(f"the JPEG has more than {MAX_JPEG_SEGMENTS:,} segments")
+
+
+def _check_png_chunks(content: bytes) -> None:
+    position = 8
+    for _ in range(MAX_PNG_CHUNKS):
+        length = int.from_bytes(content[position : position + 4])
+        position += 12 + length
+        if position >= len(content):
+            return
+    raise UndecodableImage(f"the PNG has more than {MAX_PNG_CHUNKS:,} chunks")
+
+
+def _is_run_length_encoded(content: bytes) -> bool:
+    """Whether a BMP's pixels are compressed by run lengths (RLE8, RLE4, RLE24), which Pillow decodes in Python."""
+    header_bytes, compression = int.from_bytes(content[14:18], "little"), int.from_bytes(content[30:34], "little")
+    return header_bytes >= 40 and compression in (1, 2, 4)

@@ -1,0 +1,156 @@
+"""A process that decodes images and nothing else, so that an image that takes too much can be ended with it.
+
+    process = DecodingProcess(memory_bytes=400 << 20, cpu_seconds=2.0)     # OSError where none can be started
+    pixels = process.identify(content, max_pixels, views=1, height=32, width=32)
+    thumbnails = process.thumbnails()     # or process.decline()
+    process.end()
+
+It is a fresh interpreter that imports `app.imaging` alone, and inherits one socket and no secrets. An image costs it a
+round trip. For one thread at a time, except `end`.
+"""
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ImageTooLarge, Problem, TooExpensive, UndecodableImage, UnsupportedMediaType
+from .messages import ANSWER, IDENTIFIED, PROBLEM, READY, REQUEST, THUMBNAILS, receive
+
+START_SECONDS = 30.0  # until the interpreter has imported Pillow and NumPy, on a machine with much else to do
+SILENCE_PER_CPU_SECOND = 10.0  # wall-clock time that a second of CPU time may take on a busy machine
+LONGEST_TEXT = 4096  # bytes of a problem
+PROBLEMS = {kind.code: kind for kind in (ImageTooLarge, TooExpensive, UndecodableImage, UnsupportedMediaType)}
+KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME")
+
+
+class DecoderEnded(Exception):
+    """The process has ended while it had an image; `reason` is "cpu", "memory", "time" or "crash"."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def problem(self) -> Problem:
+        """What the client is told."""
+        if self.reason == "crash":
+            return UndecodableImage("the image makes its decoder crash")
+        what = {"cpu": "processor time", "memory": "memory", "time": "time"}[self.reason]
+        return TooExpensive(f"decoding the image takes more {what} than is allowed")
+
+
+class DecodingProcess:
+    """memory_bytes: what an image may allocate; cpu_seconds: what it may compute, identification included."""
+
+    def __init__(self, *, memory_bytes: int, cpu_seconds: float) -> None:
+        """Raises OSError if the process cannot be started."""
+        self._silence_seconds = SILENCE_PER_CPU_SECOND * cpu_seconds
+        self._channel, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 (no shell, no input in the command)
+                    [sys.executable, "-P", "-m", f"{__package__}.worker", str(memory_bytes), str(cpu_seconds)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    env=_environment(),
+                    process_group=0,  # signals to the service's group are not meant for it
+                )
+        except BaseException:
+            self._channel.close()
+            raise
+        try:
+            self._channel.settimeout(START_SECONDS)
+            walls = self._take(READY, most=100).decode()
+        except (DecoderEnded, ValueError):
+            self.end()
+            raise OSError("a decoding process does not start") from None
+        self.walls = frozenset(walls.split(",")) - {""}
+        self._channel.settimeout(self._silence_seconds)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def identify(self, content: bytes, max_pixels: int, *, views: int, height: int, width: int) -> int:
+        """Read the image's header. Returns what decoding will take, in pixels of four bytes.
+
+        Then `thumbnails` or `decline` must follow. Raises a Problem, or DecoderEnded.
+        """
+        self._shape = (views, height, width, 3)
+        try:
+            self._channel.sendall(REQUEST.pack(len(content), max_pixels, views, height, width))
+            self._channel.sendall(content)
+        except OSError as error:
+            raise self._ended(error) from None
+        return int.from_bytes(self._take(IDENTIFIED))
+
+    def thumbnails(self) -> NDArray[np.uint8]:
+        """uint8 RGB [k, height, width, 3] of the image that was identified. Raises a Problem, or DecoderEnded."""
+        self._say(b"\1")
+        one = self._shape[1] * self._shape[2] * self._shape[3]
+        content = self._take(THUMBNAILS, most=self._shape[0] * one)
+        if not content or len(content) % one:
+            raise self._ended(ValueError())
+        return np.frombuffer(content, np.uint8).reshape(-1, *self._shape[1:])
+
+    def decline(self) -> None:
+        """Do not decode the image that was identified. Raises DecoderEnded."""
+        self._say(b"\0")
+
+    def end(self) -> None:
+        """Kill the process, whatever it does. Any thread may call; a thread that waits for it gets DecoderEnded."""
+        self._process.kill()
+        self._process.wait()
+        self._channel.close()
+
+    def _say(self, word: bytes) -> None:
+        try:
+            self._channel.sendall(word)
+        except OSError as error:
+            raise self._ended(error) from None
+
+    def _take(self, expected: int, most: int = 0) -> bytes:
+        """The answer's bytes; of IDENTIFIED its number, as bytes. Raises a Problem, or DecoderEnded."""
+        try:
+            kind, number = ANSWER.unpack(receive(self._channel, ANSWER.size))
+            if kind == IDENTIFIED == expected:
+                return int(number).to_bytes(8)
+            if kind not in (PROBLEM, expected) or number > max(most, LONGEST_TEXT if kind == PROBLEM else 0):
+                raise ValueError("a decoding process answers with something else")
+            content = receive(self._channel, number)
+            if kind == PROBLEM:
+                code, detail = json.loads(content)
+                problem = PROBLEMS[code](str(detail))
+        except (OSError, EOFError, ValueError, KeyError, TypeError, struct.error) as error:
+            raise self._ended(error) from None
+        if kind == PROBLEM:
+            raise problem
+        return content
+
+    def _ended(self, error: Exception) -> DecoderEnded:
+        """Why it ended. A process that still lives, but fell silent or answers nonsense, is killed."""
+        if isinstance(error, TimeoutError):
+            self.end()
+            return DecoderEnded("time")
+        try:
+            status = self._process.wait(1.0)  # the socket closes a moment before the process is gone
+        except subprocess.TimeoutExpired:
+            status = None
+        self.end()
+        reasons = {-signal.SIGPROF: "cpu", -signal.SIGKILL: "memory"}  # Linux kills a process when memory is short
+        return DecoderEnded(reasons.get(status, "crash") if status is not None else "crash")
+
+
+def _environment() -> dict[str, str]:
+    """Of the decoding process: no secrets, no settings, one thread for NumPy's libraries."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    folder = str(Path(__file__).parents[len(__package__.split("."))])
+    return kept | {"PYTHONPATH": folder, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

@@ -1,0 +1,73 @@
+"""The program of a decoding process: images come over its standard input, a socket, and thumbnails go back.
+
+    python -P -m app.imaging.worker MEMORY_BYTES CPU_SECONDS
+
+app.imaging.process starts it and speaks with it. The kernel ends it when an image takes more CPU time than is allowed.
+"""
+
+import io
+import json
+import signal
+import socket
+import sys
+
+from PIL import Image
+
+from ..errors import Problem, TooExpensive
+from .confinement import confine
+from .decode import EncodedImage
+from .formats import DECODERS
+from .messages import ANSWER, IDENTIFIED, PROBLEM, READY, REQUEST, THUMBNAILS, receive
+
+
+def main(memory_bytes: int, cpu_seconds: float) -> None:
+    """Answer until the other side closes the socket."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the service
+    with socket.socket(fileno=0) as channel:
+        _load_codecs()
+        walls = ",".join(sorted(confine(memory_bytes))).encode()
+        channel.sendall(ANSWER.pack(READY, len(walls)) + walls)
+        while header := receive(channel, REQUEST.size):
+            content = receive(channel, (fields := REQUEST.unpack(header))[0])
+            try:
+                _answer(channel, content, cpu_seconds, *fields[1:])
+            except MemoryError:
+                _refuse(channel, TooExpensive("decoding the image takes more memory than is allowed"))
+                return  # what is left of the heap may be in small pieces
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _answer(
+    channel: socket.socket, content: bytes, cpu_seconds: float, max_pixels: int, views: int, height: int, width: int
+) -> None:
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # SIGPROF, which nobody handles, ends the process
+    try:
+        image = EncodedImage.identify(content, max_pixels)
+        channel.sendall(ANSWER.pack(IDENTIFIED, image.pixels))
+        if receive(channel, 1) != b"\1":
+            return
+        thumbnails = image.thumbnails(views, height, width).tobytes()
+    except Problem as problem:
+        if isinstance(problem.__cause__, MemoryError):
+            raise problem.__cause__ from None
+        _refuse(channel, problem)
+        return
+    channel.sendall(ANSWER.pack(THUMBNAILS, len(thumbnails)) + thumbnails)
+
+
+def _refuse(channel: socket.socket, problem: Problem) -> None:
+    text = json.dumps([problem.code, problem.detail]).encode()
+    channel.sendall(ANSWER.pack(PROBLEM, len(text)) + text)
+
+
+def _load_codecs() -> None:
+    """Decode a picture of each format: what a codec loads at its first use can no longer be loaded afterwards."""
+    for kind in DECODERS:
+        buffer = io.BytesIO()
+        Image.new("RGB", (80, 80)).save(buffer, kind)
+        EncodedImage.identify(buffer.getvalue(), 100_000).thumbnails(3)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), float(sys.argv[2]))

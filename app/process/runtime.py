@@ -1,0 +1,47 @@
+"""The interpreter and the C library, set for a server; and the refusal to run as one of several processes."""
+
+import ctypes
+import gc
+import multiprocessing
+import os
+import sys
+
+M_MMAP_THRESHOLD = -3  # malloc.h
+
+
+def spare_the_collector() -> None:
+    """Exclude objects that live as long as the process from garbage collection, and collect less often.
+
+    Under load a full collection would stop the process for 100 ms every two seconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def give_memory_back() -> None:
+    """Have glibc return large blocks to the system as soon as they are free; elsewhere it does nothing.
+
+    By default it learns from the first large picture to keep blocks of that size for the next one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(M_MMAP_THRESHOLD, 1 << 20)
+
+
+class SeveralProcesses(RuntimeError):
+    """This process was, or would be, one of several that share a port."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "several worker processes would count metrics and hold limits each for itself: "
+            "run one (--workers 1, WEB_CONCURRENCY unset), and more containers for more load"
+        )
+
+
+def refuse_several_processes() -> None:
+    """Raises SeveralProcesses. uvicorn's --workers start children; WEB_CONCURRENCY is what it and gunicorn read."""
+    workers = os.environ.get("WEB_CONCURRENCY", "1")
+    child = multiprocessing.parent_process() is not None and "--reload" not in sys.argv
+    if child or (workers.isdecimal() and int(workers) > 1):
+        raise SeveralProcesses

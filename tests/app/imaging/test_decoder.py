@@ -1,0 +1,344 @@
+import asyncio
+import io
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import DeadlineExceeded, TooExpensive, Unavailable, UndecodableImage, UnsupportedMediaType
+from app.imaging import decoder as decoders
+from app.imaging.decode import EncodedImage
+from app.imaging.decoder import Decoded, Decoder, Limits, PixelBudget
+from app.imaging.formats import is_tiny
+from app.imaging.process import DecodingProcess
+
+
+def soon(seconds: float = 60) -> float:
+    return time.monotonic() + seconds
+
+
+def encoded(width: int, height: int, kind: str = "PNG", **options: object) -> bytes:
+    out = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(out, kind, **options)
+    return out.getvalue()
+
+
+PHOTO = encoded(300, 200)  # is not tiny, and small
+LARGE = encoded(1400, 1000, "PNG")  # above SMALL_PIXELS
+
+
+def hand_on(_: np.ndarray) -> "Future[str]":
+    done: Future[str] = Future()
+    done.set_result("answer")
+    return done
+
+
+async def decode(decoder: Decoder, content: bytes, client: str = "", seconds: float = 60) -> Decoded[str]:
+    return await decoder.decode(content, 1, soon(seconds), hand_on, client)
+
+
+@pytest.fixture
+def killed() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def decoder(killed: list[str]) -> Iterator[Decoder]:
+    decoder = Decoder(processes=1, limits=Limits(cpu_seconds=0.5), height=32, width=32, on_kill=killed.append)
+    yield decoder
+    decoder.close()
+
+
+class Blocked:
+    """Stands for a decoding process whose images take until they are let go."""
+
+    def __init__(self, **_: object) -> None:
+        self.walls = frozenset()
+        self.pid = 0
+        self.ended = threading.Event()
+
+    let_go = threading.Event()
+    decoding: list[bytes] = []
+
+    def identify(self, content: bytes, *_: object, **__: object) -> int:
+        self.content = content
+        return 1
+
+    def thumbnails(self) -> np.ndarray:
+        self.decoding.append(self.content)
+        assert self.let_go.wait(60)
+        return np.zeros((1, 32, 32, 3), np.uint8)
+
+    def decline(self) -> None:
+        pass
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+@pytest.fixture
+def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Blocked]]:
+    monkeypatch.setattr(decoders, "DecodingProcess", Blocked)
+    Blocked.let_go.clear()
+    Blocked.decoding.clear()
+    yield Blocked
+    Blocked.let_go.set()
+
+
+async def until(condition: object) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.005)
+
+
+async def test_a_tiny_picture_is_decoded_in_the_service_and_others_in_a_process(decoder: Decoder, cat: bytes) -> None:
+    tiny = await decode(decoder, cat)
+    assert decoder.pids() == []
+    np.testing.assert_array_equal(tiny.thumbnails, EncodedImage.identify(cat, 10_000).thumbnails(1))
+    photo = await decode(decoder, PHOTO)
+    assert len(decoder.pids()) == 1
+    np.testing.assert_array_equal(photo.thumbnails, EncodedImage.identify(PHOTO, 1_000_000).thumbnails(1))
+    assert photo.handed_on.result() == "answer"
+    assert photo.seconds > 0
+
+
+async def test_a_large_picture_is_the_same_from_whichever_lane(decoder: Decoder) -> None:
+    plain = Image.new("RGB", (2000, 1000), (9, 8, 7))  # few bytes, many pixels: the small lane passes it on
+    out = io.BytesIO()
+    plain.save(out, "PNG")
+    for content in (LARGE, out.getvalue()):
+        answers = await asyncio.gather(*(decode(decoder, content, client) for client in "aabbc"))
+        expected = EncodedImage.identify(content, 25_000_000).thumbnails(1)
+        for answer in answers:
+            np.testing.assert_array_equal(answer.thumbnails, expected)
+
+
+async def test_each_format_is_decoded_in_a_confined_process(decoder: Decoder) -> None:
+    for kind in decoders.EncodedImage.identify.__globals__["DECODERS"]:
+        content = encoded(200, 150, kind)
+        answer = await decode(decoder, content)
+        np.testing.assert_array_equal(answer.thumbnails, EncodedImage.identify(content, 1_000_000).thumbnails(1))
+
+
+async def test_an_image_over_its_time_is_refused_and_others_go_on(
+    decoder: Decoder, killed: list[str], cat: bytes
+) -> None:
+    # 24 million pixels of noise as interlaced PNG would do; a WebP of that size takes longest of all ordinary pictures.
+    slow = encoded(2800, 2800, "WEBP", method=0, lossless=True, quality=0)
+    decoder.limits = Limits(cpu_seconds=0.05)  # for processes that start from now on
+    with pytest.raises(TooExpensive, match="processor time"):
+        await decode(decoder, slow)
+    assert killed == ["cpu"]
+    assert (await decode(decoder, cat)).thumbnails.shape == (1, 32, 32, 3)
+    decoder.limits = Limits()
+    assert (await decode(decoder, slow)).thumbnails.shape == (1, 32, 32, 3)
+    assert killed == ["cpu"]
+
+
+async def test_what_is_refused_is_refused_with_its_reason(decoder: Decoder, killed: list[str]) -> None:
+    with pytest.raises(UndecodableImage, match="the PNG is cut short or corrupt"):
+        await decode(decoder, PHOTO[: len(PHOTO) // 2])
+    with pytest.raises(UnsupportedMediaType, match="TIFF"):
+        await decode(decoder, b"II*\0" + bytes(100_000))
+    assert killed == []
+
+
+async def test_no_more_processes_live_than_there_are_lanes(decoder: Decoder) -> None:
+    for _ in range(8):
+        with pytest.raises(UndecodableImage):
+            await decode(decoder, PHOTO[: len(PHOTO) // 2])
+    assert len(decoder.pids()) <= 3  # one general lane, and the two others
+
+
+async def test_a_decoder_that_dies_is_replaced(decoder: Decoder, killed: list[str]) -> None:
+    await decode(decoder, PHOTO)
+    (pid,) = decoder.pids()
+    os.kill(pid, 6)
+    with pytest.raises((UndecodableImage, TooExpensive)):
+        await decode(decoder, PHOTO)
+    assert killed == ["crash"]
+    await decode(decoder, PHOTO)
+    assert decoder.pids() != [pid]
+
+
+async def test_idle_processes_end() -> None:
+    decoder = Decoder(processes=1, limits=Limits(), height=32, width=32, idle_seconds=0.05)
+    await decode(decoder, PHOTO)
+    await until(lambda: decoder.pids() == [])
+    await decode(decoder, PHOTO)
+    decoder.close()
+    assert decoder.pids() == []
+
+
+async def test_at_the_deadline_the_caller_is_answered_whatever_the_decoder_does(
+    blocked: type[Blocked], decoder: Decoder
+) -> None:
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await decode(decoder, PHOTO, seconds=0.1)
+    assert time.monotonic() - begun < 30
+    assert blocked.decoding == [PHOTO]  # it goes on: nobody waits for it
+    blocked.let_go.set()
+
+
+async def test_what_comes_of_an_image_that_was_given_up_is_not_handed_on(
+    blocked: type[Blocked], decoder: Decoder
+) -> None:
+    handed: list[np.ndarray] = []
+    call = asyncio.create_task(decoder.decode(PHOTO, 1, soon(), lambda images: handed.append(images)))  # type: ignore
+    await until(lambda: blocked.decoding)
+    call.cancel()
+    await asyncio.wait({call})
+    blocked.let_go.set()
+    await until(lambda: not decoder._queue._held)
+    assert handed == []
+
+
+async def test_a_decode_that_has_not_begun_is_withdrawn(blocked: type[Blocked], decoder: Decoder) -> None:
+    busy = [asyncio.create_task(decode(decoder, PHOTO + bytes(100_000), "a")) for _ in range(1)]
+    await until(lambda: len(blocked.decoding) == 1)
+    left = asyncio.create_task(decode(decoder, LARGE + b"left", "a"))
+    with pytest.raises(DeadlineExceeded):
+        await decode(decoder, LARGE + b"late", "a", seconds=0.05)
+    left.cancel()
+    await asyncio.wait({left})
+    blocked.let_go.set()
+    await asyncio.gather(*busy)
+    assert len(blocked.decoding) == 1
+
+
+async def test_another_client_does_not_wait_for_one_that_holds_all_lanes(
+    blocked: type[Blocked], decoder: Decoder
+) -> None:
+    crowd = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "crowd")) for n in range(5)]
+    await until(lambda: len(blocked.decoding) == 1)
+    other = asyncio.create_task(decode(decoder, LARGE + b"other", "other"))
+    await until(lambda: LARGE + b"other" in blocked.decoding)
+    assert len(blocked.decoding) == 2  # one of the crowd, in the one general lane
+    blocked.let_go.set()
+    await asyncio.gather(*crowd, other)
+
+
+async def test_small_pictures_do_not_wait_behind_large_ones_of_the_same_client(
+    blocked: type[Blocked], decoder: Decoder
+) -> None:
+    large = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "one")) for n in range(5)]
+    await until(lambda: len(blocked.decoding) == 1)
+    small = encoded(100, 100)
+    assert not is_tiny(small) and len(small) <= decoders.SMALL_BYTES
+    waiting = asyncio.create_task(decode(decoder, small, "one"))
+    await until(lambda: small in blocked.decoding)
+    blocked.let_go.set()
+    await asyncio.gather(*large, waiting)
+
+
+async def test_lanes_go_to_the_client_that_holds_fewest(blocked: type[Blocked], decoder: Decoder) -> None:
+    crowd = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "crowd")) for n in range(4)]
+    await until(lambda: len(blocked.decoding) == 1)
+    others = [asyncio.create_task(decode(decoder, LARGE + name.encode(), name)) for name in ("x", "y")]
+    await until(lambda: decoder._queue._waiting.keys() == {"crowd", "y"})
+    blocked.let_go.set()
+    await asyncio.gather(*crowd, *others)
+    assert blocked.decoding.index(LARGE + b"y") <= 3
+
+
+async def test_closing_ends_processes_and_answers_everybody(blocked: type[Blocked], decoder: Decoder) -> None:
+    calls = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "one")) for n in range(3)]
+    await until(lambda: blocked.decoding)
+    closing = asyncio.create_task(asyncio.to_thread(decoder.close))
+    await until(lambda: decoder._queue.closed)
+    with pytest.raises(Unavailable):
+        await decode(decoder, LARGE)
+    blocked.let_go.set()
+    await closing
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(result, Unavailable) for result in results) == 2
+
+
+async def test_closing_kills_a_real_process_in_the_middle_of_its_work(decoder: Decoder) -> None:
+    decoder.limits = Limits(cpu_seconds=30)
+    await decode(decoder, PHOTO)
+    pids = decoder.pids()
+    slow = encoded(2800, 2800, "WEBP", method=0, lossless=True, quality=0)
+    call = asyncio.create_task(decode(decoder, slow))
+    await until(lambda: decoder._queue._held)
+    await asyncio.to_thread(decoder.close)
+    with pytest.raises(Unavailable):
+        await call
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+async def test_without_processes_only_linear_formats_are_decoded(
+    monkeypatch: pytest.MonkeyPatch, decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(**_: object) -> DecodingProcess:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(decoders, "DecodingProcess", refuse)
+    assert not decoder.start_one()
+    assert "cannot be started" in caplog.text
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        content = encoded(200, 150, kind)
+        expected = EncodedImage.identify(content, 1_000_000).thumbnails(1)
+        np.testing.assert_array_equal((await decode(decoder, content)).thumbnails, expected)
+    with pytest.raises(UnsupportedMediaType, match="AVIF is not accepted here"):
+        await decode(decoder, encoded(200, 150, "AVIF"))
+
+
+async def test_starting_one_says_that_it_can(decoder: Decoder) -> None:
+    assert await asyncio.to_thread(decoder.start_one)
+    assert decoder.pids() == []
+
+
+async def test_errors_of_what_the_thumbnails_are_handed_to_come_through(decoder: Decoder, cat: bytes) -> None:
+    def refuse(_: np.ndarray) -> "Future[str]":
+        raise Unavailable("the engine is not running")
+
+    for content in (cat, PHOTO):
+        with pytest.raises(Unavailable, match="engine"):
+            await decoder.decode(content, 1, soon(), refuse)
+
+
+def test_pixels_are_shared_and_given_back() -> None:
+    budget = PixelBudget(10)
+    with budget.hold(6, soon()) as first, budget.hold(4, soon()) as second:
+        assert first and second
+        assert budget.used == 10
+        with budget.hold(1, soon(0.01)) as third:
+            assert not third
+        assert budget.used == 10
+    assert budget.used == 0
+
+
+def test_an_image_larger_than_the_budget_is_decoded_alone() -> None:
+    budget = PixelBudget(10)
+    with budget.hold(1, soon()), budget.hold(99, soon(0.01)) as held:
+        assert not held
+    with budget.hold(99, soon()) as held:
+        assert held
+        assert budget.used == 10
+
+
+def test_pixels_that_become_free_go_to_an_image_that_waits() -> None:
+    budget, came = PixelBudget(10), threading.Event()
+
+    def wait() -> None:
+        with budget.hold(10, soon()) as held:
+            assert held
+            came.set()
+
+    with budget.hold(5, soon()):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        assert not came.wait(0.02)
+    assert came.wait(60)
+    thread.join()
+    assert budget.used == 0

@@ -1,0 +1,115 @@
+import gzip
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from app.errors import UndecodableImage, UnsupportedMediaType
+from app.imaging.decode import EncodedImage
+from app.imaging.formats import (
+    MAX_JPEG_PADDING,
+    MAX_JPEG_SEGMENTS,
+    MAX_PNG_CHUNKS,
+    TINY_BYTES,
+    is_tiny,
+    recognise,
+)
+
+
+def encoded(kind: str, width: int = 32, height: int = 32, mode: str = "RGB", **options: object) -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (width, height)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def rle_bmp(compression: int, width: int = 4, height: int = 4, header_bytes: int = 40) -> bytes:
+    """A BMP with a palette whose pixels are compressed by run lengths."""
+    data, palette = b"\x04\x01\0\0" * height + b"\0\1", bytes(4 * 256)
+    info = struct.pack("<IiiHHIIiiII", header_bytes, width, height, 1, 8, compression, len(data), 2835, 2835, 256, 0)
+    info += bytes(header_bytes - 40)
+    offset = 14 + header_bytes + len(palette)
+    return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + info + palette + data
+
+
+@pytest.mark.parametrize("compression", [1, 2, 4])
+@pytest.mark.parametrize("header_bytes", [40, 56, 108, 124])
+def test_run_lengths_in_a_bmp_are_refused_with_their_reason(compression: int, header_bytes: int) -> None:
+    with pytest.raises(UnsupportedMediaType, match="run lengths"):
+        recognise(rle_bmp(compression, header_bytes=header_bytes))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA"])
+def test_other_bmps_are_recognised(mode: str) -> None:
+    assert recognise(encoded("BMP", mode=mode)) == "BMP"
+
+
+JPEG = encoded("JPEG")
+
+
+@pytest.mark.parametrize(
+    "segment", [b"\xff\xe0\x00\x02", b"\xff\xfe\x00\x02", b"\xff\xe1\x00\x03x", b"\xff\xd0", b"\xff\xff\xed\x00\x02"]
+)
+def test_a_jpeg_of_endless_segments_is_refused_at_once(segment: bytes) -> None:
+    with pytest.raises(UndecodableImage, match="segments|padding"):
+        recognise(JPEG[:20] + segment * 100_000 + JPEG[20:])
+
+
+@pytest.mark.parametrize("padding", [b"\xff", b"\x00", b"\xff\x00", b"x"])
+def test_a_jpeg_of_endless_padding_is_refused_at_once(padding: bytes) -> None:
+    with pytest.raises(UndecodableImage, match="segments|padding"):
+        recognise(JPEG[:20] + padding * 3_000_000 + JPEG[20:])
+
+
+def test_as_many_segments_as_are_accepted_are_accepted() -> None:
+    many = JPEG[:2] + b"\xff\xfe\x00\x02" * (MAX_JPEG_SEGMENTS - 20) + JPEG[2:]
+    assert EncodedImage.identify(many, 10_000).thumbnails(1).shape == (1, 32, 32, 3)
+    padded = JPEG[:2] + b"\xff" * (MAX_JPEG_PADDING - 20) + JPEG[2:]
+    assert EncodedImage.identify(padded, 10_000).thumbnails(1).shape == (1, 32, 32, 3)
+
+
+def png_with(count: int, kind: bytes = b"prVt", content: bytes = b"") -> bytes:
+    picture = encoded("PNG")
+    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    return picture[:33] + chunk * count + picture[33:]
+
+
+@pytest.mark.parametrize("kind", [b"prVt", b"tEXt", b"IDAT", b"vpAg"])
+def test_a_png_of_endless_chunks_is_refused_at_once(kind: bytes) -> None:
+    with pytest.raises(UndecodableImage, match="chunks"):
+        recognise(png_with(MAX_PNG_CHUNKS + 1, kind))
+
+
+def test_as_many_chunks_as_encoders_write_are_accepted() -> None:
+    assert recognise(png_with(10_000)) == "PNG"
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xd8\xff", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"BM", b"\xff\xd8\xff\xda"]
+)
+def test_headers_that_end_early_are_left_to_the_decoder(content: bytes) -> None:
+    assert recognise(content) in ("JPEG", "PNG", "BMP")
+    assert is_tiny(content) in (True, False)
+    with pytest.raises(UndecodableImage):
+        EncodedImage.identify(content, 10_000)
+
+
+def test_tiny_are_few_bytes_and_few_pixels_in_plain_formats() -> None:
+    assert is_tiny(encoded("PNG"))
+    assert is_tiny(encoded("JPEG"))
+    assert is_tiny(encoded("PNG", 256, 256))
+    assert not is_tiny(encoded("PNG", 257, 256))
+    assert not is_tiny(encoded("JPEG", 300, 300))
+    assert not is_tiny(encoded("JPEG", 100, 100, progressive=True))
+    for kind in ("GIF", "BMP", "WEBP", "AVIF"):
+        assert not is_tiny(encoded(kind))
+    assert not is_tiny(encoded("PNG") + bytes(TINY_BYTES))
+    assert not is_tiny(b"")
+    assert not is_tiny(gzip.compress(b"x"))
+
+
+def test_a_lie_in_the_first_header_of_a_jpeg_does_not_make_it_tiny() -> None:
+    large = encoded("JPEG", 5000, 5000)[: TINY_BYTES - 100]
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 8, 8, 3) + b"\x01\x11\x00\x02\x11\x01\x03\x11\x01"
+    assert not is_tiny(large[:2] + frame + large[2:])

@@ -1,0 +1,159 @@
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import TooExpensive, UndecodableImage
+from app.imaging.decode import EncodedImage
+from app.imaging.process import DecoderEnded, DecodingProcess
+from tests.conftest import ROOT
+
+SIZE = {"views": 1, "height": 32, "width": 32}
+
+
+@pytest.fixture
+def process() -> Iterator[DecodingProcess]:
+    process = DecodingProcess(memory_bytes=64 << 20, cpu_seconds=5.0)
+    yield process
+    process.end()
+
+
+def decode(process: DecodingProcess, content: bytes, views: int = 1) -> np.ndarray:
+    process.identify(content, 25_000_000, views=views, height=32, width=32)
+    return process.thumbnails()
+
+
+def png(width: int, height: int, mode: str = "RGB") -> bytes:
+    out = io.BytesIO()
+    Image.new(mode, (width, height), 7).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_it_gives_what_the_decoder_gives_image_after_image(process: DecodingProcess, cat: bytes) -> None:
+    for content, views in ((cat, 3), (png(100, 90), 3), (png(100, 90), 1)):
+        expected = EncodedImage.identify(content, 1_000_000).thumbnails(views)
+        np.testing.assert_array_equal(decode(process, content, views), expected)
+
+
+def test_an_image_that_is_declined_is_forgotten(process: DecodingProcess, cat: bytes) -> None:
+    assert process.identify(png(300, 200), 25_000_000, **SIZE) == 60_000
+    process.decline()
+    assert decode(process, cat).shape == (1, 32, 32, 3)
+
+
+def test_problems_come_through_at_either_point(process: DecodingProcess, cat: bytes) -> None:
+    with pytest.raises(UndecodableImage, match="PNG"):
+        process.identify(cat[:60], 25_000_000, **SIZE)
+    broken = png(500, 400)[:-40] + bytes(40)
+    with pytest.raises(UndecodableImage):
+        decode(process, broken)
+    assert decode(process, cat).shape == (1, 32, 32, 3)
+
+
+def test_an_image_over_its_memory_is_too_expensive(process: DecodingProcess) -> None:
+    with pytest.raises(TooExpensive, match="memory"):
+        decode(process, png(5000, 5000))
+    with pytest.raises(DecoderEnded):  # it has ended itself; the heap may be in small pieces
+        decode(process, png(10, 10))
+
+
+def test_a_silent_process_is_ended(cat: bytes) -> None:
+    process = DecodingProcess(memory_bytes=64 << 20, cpu_seconds=0.01)  # so that its silence may last 0.1 s
+    os.kill(process.pid, 19)  # SIGSTOP
+    with pytest.raises(DecoderEnded) as ended:
+        decode(process, cat)
+    assert ended.value.reason == "time"
+
+
+def test_it_inherits_no_descriptor_and_no_secret(process: DecodingProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(f"/proc/{process.pid}")
+    assert sorted(int(name) for name in os.listdir(folder / "fd")) == [0, 1, 2]
+    assert os.readlink(folder / "fd/0").startswith("socket:")
+    monkeypatch.setenv("API_KEYS", "secret-key")
+    other = DecodingProcess(memory_bytes=64 << 20, cpu_seconds=5.0)
+    variables = Path(f"/proc/{other.pid}/environ").read_bytes()
+    other.end()
+    assert b"PYTHONPATH=" in variables
+    assert b"API_KEYS" not in variables and b"secret" not in variables
+
+
+def test_it_gives_way_to_the_service(process: DecodingProcess) -> None:
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) > os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def test_it_ends_when_the_service_is_killed() -> None:
+    code = (
+        "import os, time; from app.imaging.process import DecodingProcess as P;"
+        "p = P(memory_bytes=1 << 26, cpu_seconds=5.0); print(p.pid, flush=True); os.kill(os.getpid(), 9)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert killed.returncode == -9
+    status, end = Path(f"/proc/{int(killed.stdout)}/stat"), time.monotonic() + 60
+    # Nobody may be there to reap it: a zombie has ended, too.
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_process_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(OSError, match="does not start"):
+        DecodingProcess(memory_bytes=64 << 20, cpu_seconds=5.0)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(OSError, match="No such file"):
+        DecodingProcess(memory_bytes=64 << 20, cpu_seconds=5.0)
+
+
+CONFINED = """
+import json, os, socket, sys
+inherited = open("/proc/self/status")
+from app.imaging.confinement import confine
+walls = sorted(confine(64 << 20))
+
+def outcome(attempt):
+    try:
+        attempt()
+    except BaseException as error:
+        return type(error).__name__
+    return "done"
+
+print(json.dumps({
+    "walls": walls,
+    "read": outcome(lambda: open("/etc/passwd")),
+    "write": outcome(lambda: open("/tmp/confined", "w")),
+    "list": outcome(lambda: os.listdir("/")),
+    "socket": outcome(socket.socket),
+    "fork": outcome(lambda: os.fork() or os._exit(0)),
+    "execute": outcome(lambda: os.execv("/bin/true", ["true"])),
+    "kill": outcome(lambda: os.kill(os.getppid(), 0)),
+    "memory": outcome(lambda: bytearray(200 << 20)),
+    "some memory": outcome(lambda: bytearray(20 << 20)),
+    "many files": outcome(lambda: [os.dup(0) for _ in range(100)]),
+}))
+"""
+
+
+def test_a_confined_process_reaches_no_file_no_network_and_no_process() -> None:
+    done = subprocess.run([sys.executable, "-c", CONFINED], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    walls = found.pop("walls")
+    assert (found.pop("memory"), found.pop("some memory"), found.pop("many files")) == (
+        "MemoryError",
+        "done",
+        "OSError",
+    )
+    if "seccomp" in walls:
+        for attempt in ("read", "write", "list", "socket", "fork", "execute", "kill"):
+            assert found[attempt] == "PermissionError", attempt
+    elif "landlock" in walls:
+        for attempt in ("read", "write", "list", "execute"):
+            assert found[attempt] == "PermissionError", attempt
+    assert walls == ["landlock", "seccomp"] or sys.platform != "linux" or "CI" not in os.environ

@@ -1,0 +1,52 @@
+"""Every block of docs/checkpoint.md runs, and all ways to load the checkpoint give the same logits."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "docs/checkpoint.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+SHARED, *WAYS = [content for kind, content in BLOCKS if kind == "python"]
+
+
+def printed(block: str) -> list[str]:
+    """The lines that a block prints after the shared one, with its logits as the last line."""
+    source = f"{SHARED}\n{block}\nprint(*logits[0])\n"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-"],
+        cwd=ROOT,
+        input=source,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_no_block_is_left_out() -> None:
+    assert [kind for kind, _ in BLOCKS] == ["python"] * 4
+    assert TEXT.count("```") == 2 * len(BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def of_the_graph() -> list[str]:
+    return printed(WAYS[0])
+
+
+def test_the_graph_answers(of_the_graph: list[str], cat_label: str) -> None:
+    assert of_the_graph[0] == cat_label
+
+
+@pytest.mark.parametrize("block", WAYS[1:], ids=["PyTorch", "torchvision alone"])
+def test_pytorch_gives_the_logits_of_the_graph(block: str, of_the_graph: list[str]) -> None:
+    label, logits = printed(block)
+    assert label == of_the_graph[0]
+    np.testing.assert_allclose(
+        np.array(logits.split(), float), np.array(of_the_graph[1].split(), float), rtol=0, atol=1e-3
+    )

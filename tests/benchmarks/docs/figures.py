@@ -1,0 +1,273 @@
+"""The figures of the shipped models in README.md and docs/: do they equal the bundles' reports?
+
+python -m tests.benchmarks.docs.figures             # prints each difference; exit code 1 if there is any
+python -m tests.benchmarks.docs.figures --write     # after every export of a new bundle: corrects them
+
+Figures that are measured on a running service (speed, photographs, the container) are in no bundle and are not checked.
+docs/log is history and is not checked either.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from starlette.testclient import TestClient
+
+from app.bundle.manifest import Manifest
+from app.bundle.reader import Bundle
+from app.bundle.report import AbstentionReport, Report
+from app.main import create_app
+from app.settings import Settings
+from tests.benchmarks.docs.examples import DATA, rows
+from training.export.card_trust import METHODS
+
+ROOT = Path(__file__).parents[3]
+BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"
+SMALL = ROOT / "models" / "mobilenet_v2_cifar10_small"
+README, RESULTS, DESIGN = "README.md", "docs/results.md", "docs/design.md"
+# Anything but a table's border, a bracket or the end of a paragraph: a figure never extends into the next one.
+FIGURE = r"((?:(?!\n\n)[^|()])+?)"
+SCORES = ("maximum_softmax", "mahalanobis")  # beside the served one
+CORRUPTIONS = {"gaussian_noise": "Gaussian noise", "jpeg_compression": "JPEG"}
+# Four significant digits and not 1.000: a figure that equals the report's by no coincidence.
+DISTINCTIVE = re.compile(r"(?<![\d.,])(?!1\.0+\b)(?=[0.]*[1-9](?:\.?\d){3})\d+\.\d+(?![.,]?\d)")
+
+
+class Statement(NamedTuple):
+    """A sentence or table row that a file must contain exactly once, with its figures between < and >.
+
+    Line breaks do not matter. <> stands for a figure that is measured elsewhere and stays as it is. The text must begin
+    with words.
+    """
+
+    file: str
+    text: str
+
+    def figures(self) -> list[str]:
+        return re.findall("<(.*?)>", self.text)
+
+    def find(self, content: str) -> re.Match[str]:
+        """The place in `content`, whatever its figures are. Raises ValueError unless there is exactly one."""
+        words = (re.sub(r"\\?\s+", r"\\s+", re.escape(part)) for part in re.split("<.*?>", self.text))
+        found = list(re.finditer(FIGURE.join(words) + r"(?!\w)", content))
+        if len(found) != 1:
+            raise ValueError(f"{self.file} must say once, but says {len(found)} times: {self.text}")
+        return found[0]
+
+    def wrong(self, content: str) -> list[tuple[str, str]]:
+        """Pairs (figure in `content`, true figure) that differ."""
+        said = (" ".join(figure.split()) for figure in self.find(content).groups())
+        return [(one, other) for one, other in zip(said, self.figures(), strict=True) if other and one != other]
+
+    def renewed(self, content: str) -> str:
+        match = self.find(content)
+        for group, figure in reversed(list(enumerate(self.figures(), 1))):
+            if figure and " ".join(match[group].split()) != figure:
+                content = content[: match.start(group)] + figure + content[match.end(group) :]
+        return content
+
+
+def statements(bundle: Bundle, small: Bundle | None) -> Iterator[Statement]:
+    manifest, report = bundle.manifest, bundle.report
+    yield from _rows("default", manifest, report)
+    if small:
+        yield from _rows("small", small.manifest, small.report)
+    yield from _calibration(report)
+    yield from _conformal(manifest, report)
+    yield from _abstention(report)
+    yield from _selective(report)
+    yield from _robustness(report)
+
+
+def _rows(name: str, manifest: Manifest, report: Report) -> Iterator[Statement]:
+    """A model's rows in the tables."""
+    origin = manifest.provenance
+    yield Statement(
+        README,
+        f"| **{name}** | **<{_percent(report.accuracy.value)} %>** (<{_interval(report)}>) | "
+        f"<{manifest.macs / 1e6:.3g}> M | <> ms |",
+    )
+    yield Statement(
+        RESULTS,
+        f"| **{name}** | <{report.macro_avg.f1:.4f}> | <{manifest.input.width}> px | "
+        f"<{manifest.parameters / 1e6:.2f}> M | <{origin['config']['epochs']}> | <{origin['cpu_hours']:.1f}> |",
+    )
+    yield Statement(RESULTS, f"| **{name}** | {' | '.join(f'<{row.f1:.2f}>' for row in report.per_class)} |")
+
+
+def _calibration(report: Report) -> Iterator[Statement]:
+    calibration = report.calibration
+    assert calibration
+    before, after = calibration.before, calibration.after
+    yield Statement(
+        RESULTS,
+        f"The temperature <{calibration.temperature:.3f}>, fitted on <{calibration.fitted_on:,}> calibration images, "
+        f"lowers the expected calibration error (15 bins of equally many images) from <{_percent(before.ece.value)}> % "
+        f"to <{_percent(after.ece.value)}> %, the negative log-likelihood from <{before.nll.value:.4f}> to "
+        f"<{after.nll.value:.4f}> and the Brier score from <{before.brier.value:.4f}> to <{after.brier.value:.4f}>.",
+    )
+
+
+def _conformal(manifest: Manifest, report: Report) -> Iterator[Statement]:
+    assert report.conformal and manifest.calibration and manifest.calibration.conformal and report.abstention
+    for level in report.conformal.levels:
+        low, high = level.expected_coverage
+        worst = min(range(len(manifest.classes)), key=level.class_coverage.__getitem__)
+        yield Statement(
+            RESULTS,
+            f"| {level.coverage * 100:g} % | <{_percent(level.raw_coverage)}> % | "
+            f"<{_percent(low)} to {_percent(high)}> % | <{_percent(level.served_coverage)}> % | "
+            f"<{level.mean_size:.3f}> | <{manifest.classes[worst]}, {_percent(level.class_coverage[worst])}> % |",
+        )
+        if level.coverage == 0.95:
+            yield Statement(DESIGN, f"Without it <{level.empty * 100:.1f}> % of the 95 % sets would be empty")
+        if level.coverage == manifest.calibration.conformal.default_coverage:
+            yield Statement(
+                README,
+                f"prediction sets contain the true class <{_percent(level.served_coverage)}> % of the time, with "
+                f"<{level.mean_size:.2f}> labels on average. Of the 90 % most confident answers, "
+                f"<{_percent(_accuracy_of(report, 0.9))}> % are right. The model abstains on "
+                f"<{_refused(report.abstention)}> % of the test images",
+            )
+
+
+def _abstention(report: Report) -> Iterator[Statement]:
+    assert report.abstention
+    served = report.abstention.method
+    near = {}
+    for one in report.abstention.methods:
+        assert one.near_mean is not None
+        near[one.method] = one.near_mean
+        far = " | ".join(f"<{one.far[kind]:.3f}>" for kind in ("noise", "textures", "fashion_mnist"))
+        if one.method == served:
+            yield Statement(RESULTS, f"| **served** | **<{one.near_mean:.4f}>** | {far} |")
+        elif one.method in SCORES:
+            yield Statement(RESULTS, f"| {METHODS[one.method]} | <{one.near_mean:.4f}> | {far} |")
+    gain = (near[served] - near["maximum_softmax"]) * 100
+    yield Statement(RESULTS, f"The served score gains <{gain:.1f}> points on near images over the largest probability")
+    yield Statement(
+        RESULTS,
+        f"The threshold <{report.abstention.threshold:.3f}> is exceeded by 5 % of the calibration images and by "
+        f"<{_refused(report.abstention)}> % of the test images.",
+    )
+
+
+def _selective(report: Report) -> Iterator[Statement]:
+    assert report.selective
+    aurc = report.selective.aurc
+    right = [_percent(_accuracy_of(report, share)) for share in (0.8, 0.9, 0.95)]
+    yield Statement(
+        RESULTS,
+        f"Of the 80 % most confident answers <{right[0]}> % are right, of 90 % <{right[1]}> %, of 95 % <{right[2]}> %. "
+        f"The area under the risk-coverage curve is <{aurc.value:.5f}>; with every mistake ranked last it would be "
+        f"<{report.selective.optimal_aurc:.5f}>.",
+    )
+
+
+def _robustness(report: Report) -> Iterator[Statement]:
+    robustness = report.robustness
+    assert robustness
+    means = sorted((sum(one.accuracy) / len(one.accuracy), one.name) for one in robustness.corruptions)
+    told = [f"<{CORRUPTIONS.get(name, name.replace('_', ' '))}> (<{mean * 100:.0f}> %)" for mean, name in means]
+    yield Statement(
+        RESULTS,
+        f"On <{robustness.n:,}> test images accuracy is <{robustness.mean_accuracy * 100:.1f}> % on average, "
+        f"<{robustness.clean_accuracy * 100:.1f}> % without corruption. Worst: {told[0]}, {told[1]}, {told[2]}. "
+        f"Best: {told[-1]}, {told[-2]}, {told[-3]}.",
+    )
+
+
+def _refused(abstention: AbstentionReport) -> str:
+    return f"{(1 - abstention.kept) * 100:.1f}"
+
+
+def _accuracy_of(report: Report, share: float) -> float:
+    assert report.selective
+    return min(report.selective.curve, key=lambda one: abs(one.coverage - share)).accuracy
+
+
+def _interval(report: Report) -> str:
+    low, high = report.accuracy.ci95
+    return f"{_percent(low)} to {_percent(high)} %"
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.2f}"
+
+
+def shipped() -> tuple[Bundle, Bundle | None]:
+    """The default bundle, and the small one where there is one."""
+    return Bundle.load(BUNDLE), Bundle.load(SMALL) if SMALL.exists() else None
+
+
+def answered(readme: str, client: TestClient) -> str:
+    """README.md with the answer to its request as `client` receives it now; the times stay."""
+    block = r'(?<=```json\n)\{\n  "model":.*?\n\}\n(?=```)'
+    (shown,) = re.findall(block, readme, re.DOTALL)
+    answer = client.post("/predict?top_k=3", content=(DATA / "cat.png").read_bytes()).json()
+    predictions = ",\n".join(f"    {json.dumps(one)}" for one in answer["predictions"])
+    members = {name: json.dumps(value) for name, value in answer.items()}
+    members |= {"predictions": f"[\n{predictions}\n  ]", "timing_ms": json.dumps(json.loads(shown)["timing_ms"])}
+    order = "model", "predictions", "prediction_set", "abstain", "ood_score", "ood_threshold", "views", "timing_ms"
+    renewed = ",\n".join(f'  "{name}": {members[name]}' for name in order)
+    return _replaced(README, readme, block, f"{{\n{renewed}\n}}\n")
+
+
+def tabulated(results: str, client: TestClient) -> str:
+    """docs/results.md with the answers to the ten example images as `client` receives them now."""
+    return _replaced(
+        RESULTS,
+        results,
+        r"(?<=\| image \| answer \| probability \| second \|\n)(\| --- ){4}\|\n(\|.*?\n)+?(?=\n)",
+        "| --- | --- | --- | --- |\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows(client)),
+    )
+
+
+def _replaced(file: str, content: str, pattern: str, by: str) -> str:
+    content, count = re.subn(pattern, lambda _: by, content, flags=re.DOTALL)
+    assert count == 1, f"{file} must have one place of the form {pattern}, but has {count}"
+    return content
+
+
+def strays(file: str, content: str, held: Sequence[Statement]) -> list[str]:
+    """Figures of the reports that `content` prints where no statement checks them, by at least four equal digits."""
+    figures = {figure for one in held for text in one.figures() for figure in DISTINCTIVE.findall(text)}
+    spans = [
+        match.span(group + 1)
+        for one in held
+        if one.file == file
+        for match in [one.find(content)]
+        for group in range(len(one.figures()))
+    ]
+    for start, end in spans:
+        content = content[:start] + " " * (end - start) + content[end:]
+    return [figure for figure in DISTINCTIVE.findall(content) if figure in figures]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="correct the differences")
+    options = parser.parse_args()
+    bundle, small = shipped()
+    contents = {name: (ROOT / name).read_text() for name in (README, RESULTS, DESIGN)}
+    differ = 0
+    for statement in statements(bundle, small):
+        for said, true in statement.wrong(contents[statement.file]):
+            print(f"{statement.file}: {said} is now {true}")
+            differ += 1
+        contents[statement.file] = statement.renewed(contents[statement.file])
+    if options.write:
+        with TestClient(create_app(Settings(_env_file=None, model_dir=BUNDLE))) as client:
+            contents[README] = answered(contents[README], client)
+            contents[RESULTS] = tabulated(contents[RESULTS], client)
+        for name, content in contents.items():
+            (ROOT / name).write_text(content)
+    sys.exit(bool(differ) and not options.write)
+
+
+if __name__ == "__main__":
+    main()

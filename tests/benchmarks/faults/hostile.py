@@ -1,0 +1,184 @@
+"""Attacks from one address, while probes and a bystander at another address ask how the service is.
+
+    python -m tests.benchmarks.faults.hostile                      # all of them, some 20 minutes, on an idle machine
+    python -m tests.benchmarks.faults.hostile --only AVIF --seconds 5
+
+Each attack sends its request on 30 connections from 127.0.0.1, one after the other on each. The bystander sends ten
+small PNGs a second from 127.0.0.2; both it and the probes are processes of their own.
+
+Goals, a line each: the serving process takes at most 400 MB, all processes together at most 550 MB; probes are answered
+in less than 100 ms in 99 of 100 cases; the bystander gets every answer, 99 of 100 in less than 500 ms; nobody gets a
+500. At the end: ten seconds after the last attack the serving process is within 10 % of what it took after 100 ordinary
+requests, and after another minute no decoding process is left.
+"""
+
+import argparse
+import asyncio
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import httpx
+
+from tests.app.server import serve
+from tests.benchmarks.faults.image_attacks import CAT, requests
+from tests.benchmarks.serving.http_load import Connections, closed_loop, percentile
+from tests.benchmarks.serving.processes import resident_mb
+
+CONNECTIONS = 30
+BYSTANDER = "127.0.0.2"
+SERVING_MB, TOGETHER_MB = 400, 550
+PROBE_SECONDS, BYSTANDER_SECONDS = 0.1, 0.5
+Attack = Callable[[Connections], Awaitable[list[int]]]
+
+
+def repeated(request: bytes, seconds: float) -> Attack:
+    """The request on 30 connections, one after the other on each."""
+
+    async def attack(connections: Connections) -> list[int]:
+        outcomes = await closed_loop(lambda: connections.send(request), CONNECTIONS, seconds)
+        return [one.status for one in outcomes]
+
+    return attack
+
+
+def attacks(seconds: float) -> Iterator[tuple[str, Attack]]:
+    for name, request in requests():
+        yield name, repeated(request, seconds)
+
+
+def ask(
+    address: tuple[str, int], source: str, path: str, body: bytes | None, every: float, stop: Event, end: Connection
+) -> None:
+    """Ask again and again, each time on a new connection from `source`; send the seconds, infinite for a failure."""
+    found = []
+    end.send("begun")
+    while not stop.is_set():
+        started = time.perf_counter()
+        connection = HTTPConnection(*address, timeout=10, source_address=(source, 0))
+        try:
+            connection.request("POST" if body else "GET", path, body)
+            good = connection.getresponse().status == 200
+        except (OSError, HTTPException):
+            good = False
+        took = time.perf_counter() - started
+        found.append(took if good else float("inf"))
+        connection.close()
+        stop.wait(max(0.0, every - took))
+    end.send(found)
+
+
+@contextmanager
+def asking(url: str, source: str, path: str, body: bytes | None, every: float) -> Iterator[list[float]]:
+    """Yields the seconds that each answer took, filled in at the end."""
+    spawn, parts, seconds = multiprocessing.get_context("spawn"), httpx.URL(url), list[float]()
+    stop, (results, end) = spawn.Event(), spawn.Pipe(duplex=False)
+    process = spawn.Process(target=ask, args=((parts.host, parts.port), source, path, body, every, stop, end))
+    process.start()
+    assert results.recv() == "begun"
+    try:
+        yield seconds
+    finally:
+        stop.set()
+        seconds.extend(results.recv())
+        process.join()
+
+
+@contextmanager
+def probing(url: str, seconds: list[float]) -> Iterator[None]:
+    """Ask /readyz every 20 ms from another process; the seconds of each answer are added at the end."""
+    with asking(url, "127.0.0.1", "/readyz", None, 0.02) as found:
+        yield
+    seconds.extend(found)
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+@dataclass
+class Memory:
+    """The most that was seen, in MB: of the serving process, and of it and its children together."""
+
+    pid: int
+    serving: float = 0
+    together: float = 0
+
+    async def watch(self) -> None:
+        while True:
+            serving = resident_mb(self.pid)
+            together = serving
+            for child in children(self.pid):
+                try:
+                    together += resident_mb(child)
+                except (OSError, ProcessLookupError):
+                    continue  # it has ended meanwhile
+            self.serving, self.together = max(self.serving, serving), max(self.together, together)
+            await asyncio.sleep(0.05)
+
+
+async def run(url: str, pid: int, only: str, seconds: float) -> bool:
+    """Whether all goals are met."""
+    kept = True
+    print("| attack | answers | probes, 99 % | bystander, 99 % | unanswered | serving, MB | all, MB | goals |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name, attack in attacks(seconds):
+        if only not in name:
+            continue
+        connections, memory, probes = Connections(url), Memory(pid), list[float]()
+        watching = asyncio.create_task(memory.watch())
+        with probing(url, probes), asking(url, BYSTANDER, "/predict", CAT, 0.1) as bystander:
+            statuses = Counter(await attack(connections))
+        watching.cancel()
+        connections.close()
+        answers = ", ".join(f"{count} x {status or 'cut'}" for status, count in sorted(statuses.items()))
+        probe, other = percentile(probes, 0.99), percentile(bystander, 0.99)
+        unanswered = bystander.count(float("inf"))
+        met = (
+            probe < PROBE_SECONDS
+            and other < BYSTANDER_SECONDS
+            and not unanswered
+            and memory.serving <= SERVING_MB
+            and memory.together <= TOGETHER_MB
+            and not statuses[500]
+        )
+        kept = kept and met
+        print(
+            f"| {name} | {answers} | {probe * 1000:.0f} ms | {other * 1000:.0f} ms | {unanswered} of {len(bystander)} |"
+            f" {memory.serving:.0f} | {memory.together:.0f} | {'met' if met else 'MISSED'} |",
+            flush=True,
+        )
+    return kept
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="WORDS", help="attacks with these in their name")
+    parser.add_argument("--seconds", type=float, default=20, help="of each attack")
+    options = parser.parse_args()
+    with serve(LOG_LEVEL="error", INFERENCE_THREADS=2) as (process, client):
+        for _ in range(100):
+            client.post("/predict", content=CAT).raise_for_status()
+        before = resident_mb(process.pid)
+        kept = asyncio.run(run(str(client.base_url), process.pid, options.only, options.seconds))
+        time.sleep(10)
+        after = resident_mb(process.pid)
+        print(f"serving process: {before:.0f} MB after 100 requests, {after:.0f} MB ten seconds after the last attack")
+        time.sleep(65)
+        left = children(process.pid)
+        print(f"decoding processes that are left after another minute: {len(left)}")
+    raise SystemExit(0 if kept and after <= 1.1 * before and not left else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""Images for schemathesis, which loads this by itself (SCHEMATHESIS_HOOKS); see conformance.py."""
+
+from pathlib import Path
+
+import schemathesis
+from hypothesis import strategies
+from schemathesis.transport.serialization import Binary
+
+images = strategies.sampled_from([path.read_bytes() for path in sorted(Path(__file__).parents[2].glob("data/*.png"))])
+
+schemathesis.openapi.format("binary", images.map(Binary))
+for kind in ("image/*", "application/octet-stream"):
+    schemathesis.openapi.media_type(kind, images)

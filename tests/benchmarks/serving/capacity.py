@@ -1,0 +1,123 @@
+"""What this machine carries: bare inference, and the service under wrk (Debian: apt-get install wrk).
+
+    python tests/benchmarks/serving/capacity.py --seconds 8 --rounds 3 --bundle models/mobilenet_v2_cifar10
+
+A 32x32 PNG is posted over kept-alive connections; wrk runs on the same cores and takes its share of them.
+Every line is the median of the rounds, which are interleaved.
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+from app.cores import available_cores
+from app.inference.sessions import load_session
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+IMAGE = ROOT / "tests/data/cat.png"
+CONCURRENCY = (1, 8, 32, 64)
+SCRIPT = """
+local file = io.open("{image}", "rb")
+wrk.method, wrk.body = "POST", file:read("*all")
+wrk.headers["Content-Type"] = "image/png"
+done = function(summary, latency)
+  local errors = summary.errors
+  io.write(string.format("RESULT %f %f %f %d\\n", summary.requests / summary.duration * 1e6,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+    errors.status + errors.timeout + errors.connect + errors.read + errors.write))
+end
+"""
+
+
+def bare(bundle: Path, engine: str, threads: int, seconds: float) -> float:
+    """Images per second of that many threads that do nothing but single-image inference."""
+    _, session = load_session(Settings(model_dir=bundle, engine=engine))
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    session.run(image)  # the first call of an engine sets it up
+    counts = [0] * threads
+    end = time.perf_counter() + seconds
+
+    def work(index: int) -> None:
+        while time.perf_counter() < end:
+            session.run(image)
+            counts[index] += 1
+
+    workers = [threading.Thread(target=work, args=(index,)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(counts) / seconds
+
+
+def wrk(url: str, connections: int, seconds: float, script: Path) -> tuple[float, float, float]:
+    """Requests per second, median and 99th percentile in ms."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), f"{url}/predict"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = re.search(r"RESULT (\S+) (\S+) (\S+) (\d+)", done.stdout)
+    assert found and found[4] == "0", done.stdout
+    return float(found[1]), float(found[2]), float(found[3])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--port", type=int, default=18232)
+    parser.add_argument("--bundle", type=Path, default=ROOT / Settings().model_dir, help="the folder of what is served")
+    options = parser.parse_args()
+    bundle = options.bundle.resolve()  # the service runs in another folder
+    url = f"http://127.0.0.1:{options.port}"
+    environment = os.environ | {"PORT": str(options.port), "LOG_LEVEL": "warning", "MODEL_DIR": str(bundle)}
+    server = subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=environment)
+    cores = available_cores()
+    inference: dict[tuple[str, int], list[float]] = {("onnx", threads): [] for threads in sorted({1, cores})}
+    inference["torch", 1] = []
+    service: dict[int, list[tuple[float, float, float]]] = {connections: [] for connections in CONCURRENCY}
+    try:
+        wait(url, server)
+        with tempfile.TemporaryDirectory() as folder:
+            script = Path(folder) / "post.lua"
+            script.write_text(SCRIPT.format(image=IMAGE))
+            for _ in range(options.rounds):
+                for (engine, threads), rates in inference.items():
+                    rates.append(bare(bundle, engine, threads, options.seconds / 2))
+                for connections, results in service.items():
+                    results.append(wrk(url, connections, options.seconds, script))
+    finally:
+        server.terminate()
+        server.wait()
+    print("| what | images/s | median ms | 99 % ms |\n| --- | --- | --- | --- |")
+    for (engine, threads), rates in inference.items():
+        rate = statistics.median(rates)
+        name = f"bare inference, {engine}, {threads} thread{'s' * (threads > 1)}"
+        print(f"| {name} | {rate:.0f} | {1000 * threads / rate:.2f} | |")
+    for connections, results in service.items():
+        rate, median, tail = (statistics.median(column) for column in zip(*results, strict=True))
+        print(f"| `/predict`, {connections} at once | {rate:.0f} | {median:.2f} | {tail:.2f} |")
+
+
+def wait(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Return when the service is ready; end when it ended, and said why."""
+    while server.poll() is None:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

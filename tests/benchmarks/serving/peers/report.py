@@ -1,0 +1,123 @@
+"""The tables: every peer against the service, the goals and the losses."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from tests.benchmarks.serving.peers.catalogue import PEERS, Peer
+from tests.benchmarks.serving.peers.results import BARE, Key, Results, Summary
+
+SERVICE = "service"
+TOLERANCE = 0.05
+SHARE_OF_BARE = 0.70  # at 32 at once, of the same number of threads
+OVERHEAD_MS = 1.5  # of a lone request, over its inference
+TITLES = {"png": "32x32 PNG", "jpeg": "3 MP JPEG"}
+
+Summaries = dict[Key, Summary]
+
+
+def losses(summaries: Summaries) -> Iterator[str]:
+    """Where a peer is better than the service by more than the tolerance, in throughput or in the 99th percentile."""
+    for (name, image, connections), peer in summaries.items():
+        own = summaries.get((SERVICE, image, connections))
+        if name in (SERVICE, BARE) or own is None:
+            continue
+        where = f"{title(name)}, {TITLES[image]}, {connections} at once"
+        if peer.rate > own.rate * (1 + TOLERANCE):
+            yield f"{where}: {peer.rate:.0f} images/s against {own.rate:.0f} ({peer.rate / own.rate:.2f} times)"
+        if peer.tail < own.tail * (1 - TOLERANCE):
+            yield f"{where}: 99 % within {peer.tail:.1f} ms against {own.tail:.1f} ({peer.tail / own.tail:.2f} times)"
+
+
+def goals(summaries: Summaries, cores: int) -> Iterator[str]:
+    """The two goals that bare inference in the same run sets."""
+    many, own = summaries.get((BARE, "", cores)), summaries.get((SERVICE, "png", 32))
+    if many and own:
+        share = own.rate / many.rate
+        yield (
+            f"At 32 at once {own.rate:.0f} of the {many.rate:.0f} images/s of {cores} bare threads: {share:.0%}"
+            f" (goal: at least {SHARE_OF_BARE:.0%}; {verdict(share >= SHARE_OF_BARE)})"
+        )
+    one, own = summaries.get((BARE, "", 1)), summaries.get((SERVICE, "png", 1))
+    if one and own:
+        more = own.median - one.median
+        yield (
+            f"A lone request takes {own.median:.2f} ms, bare inference {one.median:.2f} ms: {more:.2f} ms more"
+            f" (goal: at most {OVERHEAD_MS} ms; {verdict(more <= OVERHEAD_MS)})"
+        )
+
+
+def verdict(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def title(name: str) -> str:
+    return next(peer.title for peer in PEERS if peer.name == name)
+
+
+def table(
+    summaries: Summaries, peers: Sequence[Peer], image: str, concurrency: Sequence[int], latency: bool
+) -> Iterator[str]:
+    """Throughput or latency for one image: a row a peer, a column a concurrency; in brackets, against the service."""
+    yield f"| | {' | '.join(f'{connections} at once' for connections in concurrency)} |"
+    yield f"| ---{' | ---' * len(concurrency)} |"
+    for peer in peers:
+        row = [peer.title]
+        for connections in concurrency:
+            own, cell = summaries.get((SERVICE, image, connections)), summaries.get((peer.name, image, connections))
+            if cell is None:
+                row.append("not measured")
+                continue
+            text = f"{cell.median:.1f} / {cell.tail:.1f}" if latency else f"{cell.rate:.0f}"
+            if own and peer.name != SERVICE:
+                text += f" ({cell.tail / own.tail:.2f})" if latency else f" ({cell.rate / own.rate:.2f})"
+            row.append(text + (f" **{cell.errors} errors**" if cell.errors else ""))
+        yield f"| {' | '.join(row)} |"
+
+
+def render(results: Results, cores: int) -> str:
+    """The whole report, Markdown."""
+    summaries = results.summaries()
+    peers = [peer for peer in PEERS if any(name == peer.name for name, _, _ in summaries)]
+    images = [image for image in TITLES if any(key[1] == image for key in summaries)]
+    concurrency = sorted({key[2] for key in summaries if key[0] != BARE})
+    rounds = {summary.rounds for summary in summaries.values()}
+    seconds = {each.seconds for each in results.measurements if each.peer != BARE}
+    lines = [
+        f"Medians of {alternatives(rounds)} rounds, {alternatives(seconds)} s a cell; {cores} cores, shared with wrk. "
+        "In brackets, the peer's figure over the service's.",
+        "",
+    ]
+    for image in images:
+        lines += [f"{TITLES[image]}, images a second:", "", *table(summaries, peers, image, concurrency, False), ""]
+        lines += [
+            f"{TITLES[image]}, milliseconds, median / 99 % (the ratio is that of the 99 %):",
+            "",
+            *table(summaries, peers, image, concurrency, True),
+            "",
+        ]
+    lines += ["Bare inference, with one image at a time in each thread:", ""]
+    for (name, _, threads), bare in sorted(summaries.items()):
+        if name == BARE:
+            lines.append(f"- {threads} thread{'s' * (threads > 1)}: {bare.rate:.0f} images/s, {bare.median:.2f} ms")
+    lines += ["", "Goals:", "", *(f"- {goal}" for goal in goals(summaries, cores))]
+    lines += [f"- {line}" for line in leads(summaries, peers)]
+    lost = list(losses(summaries))
+    lines += ["", "Losses, where a peer is better by more than 5 %:", "", *(f"- {loss}" for loss in lost or ["none"])]
+    return "\n".join(lines) + "\n"
+
+
+def alternatives(numbers: set[int]) -> str:
+    return " or ".join(str(number) for number in sorted(numbers))
+
+
+def leads(summaries: Summaries, peers: Sequence[Peer]) -> Iterator[str]:
+    """How far ahead the service is of each peer: throughput, over all cells."""
+    for peer in peers:
+        ratios = [
+            summaries[SERVICE, image, connections].rate / max(cell.rate, 1e-9)
+            for (name, image, connections), cell in summaries.items()
+            if name == peer.name != SERVICE and (SERVICE, image, connections) in summaries
+        ]
+        if ratios:
+            least, most, median = min(ratios), max(ratios), statistics.median(ratios)
+            yield f"Images/s over {peer.title}: {least:.2f} to {most:.2f} times, median {median:.2f}"

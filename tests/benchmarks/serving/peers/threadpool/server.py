@@ -1,0 +1,16 @@
+"""FastAPI done well: the ONNX graph, called from `def`, which FastAPI runs in its thread pool.
+
+fastapi.tiangolo.com/async/#path-operation-functions; fastapi.tiangolo.com/deployment/server-workers
+"""
+
+from fastapi import FastAPI, UploadFile
+
+from tests.benchmarks.serving.peers.work import Graph, answer, decode
+
+graph = Graph()
+app = FastAPI()
+
+
+@app.post("/predict")
+def predict(file: UploadFile) -> dict:
+    return answer(graph.logits(decode(file.file.read())))

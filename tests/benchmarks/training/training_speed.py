@@ -1,0 +1,145 @@
+"""How fast our training loop is beside the usual one: same network, batch and optimiser, on this machine.
+
+    python -m tests.benchmarks.training.training_speed --data-dir data
+
+Ours: `training.fit.run` with tcmalloc (where it is installed, as `make train` uses it). bfloat16: ours with
+`--precision bfloat16`, for CPUs that compute in it. The usual one: torchvision's transforms image by image in a
+DataLoader's workers, contiguous memory, the system's allocator, AdamW as it comes. Each side is a process of its own;
+their order changes from round to round. Prints images/s, and the medians of the ratios within a round.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from training.config import Precision
+
+WARM_UP = 5  # steps that are not timed
+TCMALLOC = [*Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4")]
+
+
+class Enough(Exception):
+    """The steps that were to be timed are done."""
+
+
+def ours(data_dir: Path, steps: int, precision: "Precision" = "float32") -> float:
+    from training.config import Config
+    from training.data.cifar10 import load, split
+    from training.fit.checkpoint import Progress
+    from training.fit.run import Run
+
+    images = load(data_dir, train=True, download=False)
+    parts = split(images.labels, 0)
+    clock = 0.0
+
+    def watch(progress: Progress, step: int, total: int, images_per_second: float) -> None:
+        nonlocal clock
+        if step == WARM_UP:
+            clock = time.perf_counter()
+        if step == WARM_UP + steps:
+            clock = time.perf_counter() - clock
+            raise Enough
+
+    config = Config(precision=precision)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), config, "random", images.take(parts.train), images.take(parts.select))
+        try:
+            run.fit(watch)
+        except Enough:
+            return steps * config.batch_size / clock
+    raise AssertionError("too few steps in the run")
+
+
+def usual(data_dir: Path, steps: int) -> float:
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+    from torchvision.datasets import CIFAR10
+
+    from app.network.mobilenet import mobilenet_v2
+    from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
+
+    config = Config()
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            transforms.RandomErasing(),
+        ]
+    )
+    data = CIFAR10(str(data_dir), train=True, transform=transform)
+    loader = DataLoader(data, batch_size=config.batch_size, shuffle=True, num_workers=2, drop_last=True)
+    network = mobilenet_v2(config.architecture).to(memory_format=torch.contiguous_format).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    loss_of = torch.nn.CrossEntropyLoss()
+    clock = 0.0
+    for step, (images, labels) in enumerate(loader, 1):
+        optimizer.zero_grad()
+        loss = loss_of(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        if step == WARM_UP:
+            clock = time.perf_counter()
+        if step == WARM_UP + steps:
+            return steps * config.batch_size / (time.perf_counter() - clock)
+    raise AssertionError("too few images")
+
+
+SIDES = {"ours": ours, "usual": usual, "bfloat16": partial(ours, precision="bfloat16")}
+
+
+def measure(side: str, options: argparse.Namespace) -> float:
+    environment = dict(os.environ)
+    environment.pop("LD_PRELOAD", None)
+    if side != "usual" and TCMALLOC:
+        environment["LD_PRELOAD"] = str(TCMALLOC[0])
+    command = [sys.executable, "-m", "tests.benchmarks.training.training_speed", "--side", side]
+    command += ["--data-dir", str(options.data_dir), "--steps", str(options.steps)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--steps", type=int, default=25, help="timed steps of 64 images a side and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--sides", nargs="+", choices=SIDES, default=["bfloat16", "ours", "usual"], help="two or more of them"
+    )
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        print(SIDES[options.side](options.data_dir, options.steps))
+        return
+    if not TCMALLOC:
+        print("tcmalloc is not installed: ours runs without it")
+    rounds: list[dict[str, float]] = []
+    for number in range(options.rounds):
+        order = options.sides if number % 2 == 0 else options.sides[::-1]
+        speed = {side: measure(side, options) for side in order}
+        rounds.append(speed)
+        print("   ".join(f"{side} {speed[side]:6.1f} images/s" for side in options.sides), flush=True)
+    for side, other in itertools.combinations(options.sides, 2):
+        ratios = [speed[side] / speed[other] for speed in rounds]
+        goal = "; goal: at least 2" if (side, other) == ("ours", "usual") else ""
+        print(
+            f"{side} / {other}: median {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}){goal}"
+        )
+
+
+if __name__ == "__main__":
+    main()
