@@ -55,7 +55,7 @@ class Lineage(BaseModel):
         last, *before = self.runs[digest].runs
         chain = "".join(f"which began with those of {run}, " for run in before)
         first = self.imagenet_weights[self.runs[digest].began_with]
-        return f"those of the run {last} (docs/runs.md), {chain}which began with\n  {first}"
+        return f"those of the run {last} (docs/log/runs.md), {chain}which began with\n  {first}"
 
 
 def render_card(manifest: Manifest, report: Report) -> str:
