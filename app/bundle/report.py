@@ -1,4 +1,4 @@
-"""The report of a bundle, report.json: how the model does on images held out from its making.
+"""The report of a bundle, report.json: the evaluation of the model on held-out images.
 
 Fractions are 0 to 1. `training` writes it, `GET /metrics/report` serves it.
 """
@@ -11,13 +11,13 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):
-    """Neither a bundle nor a report holds a number that is none: JSON could not answer with it."""
+    """Immutable; no unknown fields, no NaN or infinity (JSON cannot carry them)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Interval(Frozen):
-    """A fraction and its 95 % interval (Wilson 1927)."""
+    """A fraction and its 95 % confidence interval (Wilson 1927)."""
 
     value: Fraction
     ci95: tuple[Fraction, Fraction]
@@ -27,7 +27,7 @@ class Scores(Frozen):
     precision: Fraction
     recall: Fraction
     f1: Fraction
-    support: int = Field(ge=0, description="How many images.")
+    support: int = Field(ge=0, description="The number of images.")
 
 
 class ClassScores(Scores):
@@ -37,116 +37,127 @@ class ClassScores(Scores):
 
 
 class Estimate(Frozen):
-    """A number from 0 up and its 95 % percentile bootstrap interval over the images."""
+    """A non-negative number and its 95 % percentile bootstrap interval over the images."""
 
     value: float = Field(ge=0)
     ci95: tuple[float, float]
 
 
 class ConfidenceBin(Frozen):
-    """Images whose confidence, the probability of the top answer, is in one of 15 bins of equal width."""
+    """The images in one of 15 bins of equal width by confidence, the probability of the most probable class."""
 
     images: PositiveInt
-    confidence: Fraction = Field(description="Mean, of those images.")
+    confidence: Fraction = Field(description="The mean confidence of these images.")
     accuracy: Fraction
 
 
 class CalibrationScores(Frozen):
-    """How far probabilities can be trusted, on the report's images."""
+    """The calibration of the probabilities on the report's images."""
 
-    ece: Estimate = Field(description="Expected calibration error, 15 bins of equally many images; a fraction.")
-    nll: Estimate = Field(description="Negative log-likelihood, nats.")
+    ece: Estimate = Field(description="Expected calibration error, a fraction; 15 bins with equal numbers of images.")
+    nll: Estimate = Field(description="Negative log-likelihood, in nats.")
     brier: Estimate = Field(description="Brier score, 0 to 2.")
-    bins: list[ConfidenceBin] = Field(
-        [], description="From little confidence to much; bins without images are left out."
-    )
+    bins: list[ConfidenceBin] = Field([], description="The bins by increasing confidence; empty bins are left out.")
 
 
 class CalibrationReport(Frozen):
-    """Probabilities are softmax(logits / temperature); before is without, after with the temperature."""
+    """Temperature scaling: probabilities are softmax(logits / temperature). `before` uses a temperature of 1."""
 
-    fitted_on: PositiveInt = Field(description="Images of the calibration split.")
+    fitted_on: PositiveInt = Field(description="The number of images in the calibration split.")
     temperature: PositiveFloat
     before: CalibrationScores
     after: CalibrationScores
 
 
 class ConformalScores(Frozen):
-    """What the prediction sets of one level do on the report's images."""
+    """The prediction sets of one nominal level, measured on the report's images."""
 
-    coverage: Fraction = Field(description="The nominal level: at least so often a set should hold the true class.")
-    threshold: Fraction = Field(description="A class is in the set if its probability is at least this.")
-    raw_coverage: Fraction = Field(description="Measured, of the sets as the method gives them; some are empty.")
-    served_coverage: Fraction = Field(description="Measured, of the served sets: the most probable class always in.")
-    expected_coverage: tuple[Fraction, Fraction] = Field(
-        description="99 % interval of the raw coverage that chance allows for these numbers of images."
+    coverage: Fraction = Field(
+        description="The nominal level: the share of sets that should contain the true class, at least."
     )
-    mean_size: float = Field(description="Of the served sets, classes.")
-    sizes: list[int] = Field(description="How many served sets hold 1, 2, ... classes.")
-    empty: Fraction = Field(description="Of the raw sets.")
+    threshold: Fraction = Field(description="A class is in the set if its probability is at least this.")
+    raw_coverage: Fraction = Field(
+        description="The measured coverage of the raw sets, as the method defines them. Some of them are empty."
+    )
+    served_coverage: Fraction = Field(
+        description="The measured coverage of the served sets. They always contain the most probable class."
+    )
+    expected_coverage: tuple[Fraction, Fraction] = Field(
+        description="The 99 % interval of the raw coverage by chance, for these numbers of images."
+    )
+    mean_size: float = Field(description="The mean number of classes in a served set.")
+    sizes: list[int] = Field(description="The numbers of served sets with 1, 2, ... classes.")
+    empty: Fraction = Field(description="The share of raw sets that are empty.")
     class_coverage: list[Fraction] = Field(description="Served coverage by true class, in index order.")
 
 
 class ConformalReport(Frozen):
-    """Split conformal prediction, least ambiguous sets (Sadinle et al. 2019, arXiv:1609.00451)."""
+    """Split conformal prediction with least ambiguous sets (Sadinle et al. 2019, arXiv:1609.00451)."""
 
-    fitted_on: PositiveInt = Field(description="Images of the calibration split.")
+    fitted_on: PositiveInt = Field(description="The number of images in the calibration split.")
     levels: list[ConformalScores]
 
 
 class Selection(Frozen):
-    """Answering only the most confident images."""
+    """One point of the risk-coverage curve: only the most confident predictions are kept."""
 
-    coverage: Fraction = Field(description="Share of images that are answered.")
-    accuracy: Fraction = Field(description="On those.")
+    coverage: Fraction = Field(description="The share of images whose prediction is kept.")
+    accuracy: Fraction = Field(description="The accuracy on these images.")
 
 
 class SelectiveReport(Frozen):
-    """Risk and coverage when the least confident answers are withheld (Geifman & El-Yaniv 2017, arXiv:1705.08500)."""
+    """Selective prediction: risk and coverage without the least confident predictions (Geifman & El-Yaniv 2017,
+    arXiv:1705.08500)."""
 
     aurc: Estimate = Field(description="Area under the risk-coverage curve; 0 is best.")
-    optimal_aurc: float = Field(ge=0, description="Of a ranking that puts every error last.")
-    curve: list[Selection] = Field(description="From few answers to all.")
+    optimal_aurc: float = Field(ge=0, description="The area for a ranking that puts all errors last.")
+    curve: list[Selection] = Field(description="The points by increasing coverage.")
 
 
 class AbstentionScores(Frozen):
-    """One score for being unlike the training images; areas under the ROC curve, 0.5 is chance, 1 is best."""
+    """One out-of-distribution score, as areas under the ROC curve: 0.5 is chance, 1 is best."""
 
     method: str
-    near: list[Fraction] = Field(description="By pair of classes that a network never saw in training.")
-    near_mean: Fraction | None
-    far: dict[str, Fraction] = Field(description="Other images against the selection split, by their kind.")
+    near: list[Fraction] = Field(
+        description="The areas for classes that a network never saw in training, one for each of `near_pairs`."
+    )
+    near_mean: Fraction | None = Field(description="The mean of `near`.")
+    far: dict[str, Fraction] = Field(
+        description="The areas for unrelated images against the selection split, by kind of image."
+    )
 
 
 class AbstentionReport(Frozen):
-    """How well the service knows what it does not know."""
+    """Out-of-distribution detection, by which the service abstains."""
 
-    method: str = Field(description="The one that is served.")
-    threshold: float
-    kept: Fraction = Field(description="Share of the report's images below the threshold; 0.95 is aimed at.")
-    near_pairs: list[tuple[int, int]]
+    method: str = Field(description="The served method.")
+    threshold: float = Field(description="The service abstains if the out-of-distribution score is above this.")
+    kept: Fraction = Field(description="The share of the report's images below the threshold; the target is 0.95.")
+    near_pairs: list[tuple[int, int]] = Field(
+        description="Pairs of classes, by index. For each pair, a network was trained without these two classes."
+    )
     methods: list[AbstentionScores]
 
 
 class Corruption(Frozen):
     name: str
-    accuracy: list[Fraction] = Field(description="By severity, 1 to 5.")
+    accuracy: list[Fraction] = Field(description="The accuracies at severity 1 to 5.")
 
 
 class RobustnessReport(Frozen):
-    """Accuracy on damaged test images, in the style of CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv:1903.12261).
+    """Accuracy on corrupted test images, in the style of CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv:1903.12261).
 
-    The damage is done by this project's own code: figures do not compare with those of the published files.
+    This project's own code corrupts the images, so figures are not comparable with those of the published files.
     """
 
-    n: PositiveInt = Field(description="Images, drawn by lot from the report's.")
-    clean_accuracy: Fraction = Field(description="On the same images, undamaged.")
-    mean_accuracy: Fraction = Field(description="Over kinds and severities.")
+    n: PositiveInt = Field(description="The number of images, a random sample of the report's.")
+    clean_accuracy: Fraction = Field(description="The accuracy on the same images without corruption.")
+    mean_accuracy: Fraction = Field(description="The mean accuracy over corruptions and severities.")
     corruptions: list[Corruption]
 
 
 class Epoch(Frozen):
-    """One row of history.csv; losses in nats, validation on the selection split with averaged weights."""
+    """One row of history.csv. Losses are in nats. Validation is on the selection split, with averaged weights."""
 
     epoch: PositiveInt
     lr: float
@@ -158,7 +169,7 @@ class Epoch(Frozen):
 
 
 class Report(Frozen):
-    """The content of report.json: how the model does on images held out from its making. Fractions are 0 to 1."""
+    """The content of report.json: the evaluation of the model on held-out images. Fractions are 0 to 1."""
 
     schema_version: Literal[1] = 1
     split: str
@@ -167,7 +178,7 @@ class Report(Frozen):
     per_class: list[ClassScores]
     macro_avg: Scores
     weighted_avg: Scores
-    confusion_matrix: list[list[int]] = Field(description="Counts; rows are the true classes, columns the predicted.")
+    confusion_matrix: list[list[int]] = Field(description="Counts; rows are true classes, columns predicted classes.")
     calibration: CalibrationReport | None
     conformal: ConformalReport | None = None
     selective: SelectiveReport | None = None
