@@ -150,7 +150,6 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
         self._rest = self._rest + data if self._rest else data
         self._read_on()
 
@@ -173,7 +172,6 @@ class Connection(HttpToolsProtocol):
 
     def _go_on(self) -> None:
         if self._may_begin():
-            self._unset_keepalive_if_required()
             self._read_on()
 
     def _may_begin(self) -> bool:
@@ -188,6 +186,7 @@ class Connection(HttpToolsProtocol):
                 data = self._read_head(data)
             else:
                 self._rest = b"" if self.transport.is_closing() else data
+                self._unset_keepalive_if_required()
                 break
         self._flow.full = len(self._rest) >= READ_BYTES
         if self._flow.full:
@@ -251,6 +250,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._header_bytes, self._head_complete, self._detail, self._framing = 0, False, NO_HTTP, {}
+        self._unset_keepalive_if_required()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:

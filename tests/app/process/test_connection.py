@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from app.api.middleware.lingering_close import LingeringClose
+from app.process.server import PATIENCE
 from tests.app.problems import assert_problem
 from tests.app.server import serve
 from tests.benchmarks.serving.processes import descriptors, resident_mb
@@ -333,8 +335,11 @@ def test_an_old_client_is_answered_and_left(server: httpx.Client, cat: bytes) ->
     assert statuses(talk(server, head + cat)) == [200]
 
 
-def test_a_connection_that_is_kept_is_closed_when_nothing_more_comes(server: httpx.Client) -> None:
-    assert statuses(talk(server, GET * 3)) == [200] * 3
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"\n" * 100])
+def test_a_connection_that_is_kept_is_closed_when_nothing_more_comes(server: httpx.Client, more: bytes) -> None:
+    begun = time.monotonic()
+    assert statuses(talk(server, GET * 3 + more)) == [200] * 3
+    assert time.monotonic() - begun < PATIENCE * 30  # the deadline of this server
 
 
 def test_who_asks_before_sending_may_have_a_request_before(server: httpx.Client, cat: bytes) -> None:

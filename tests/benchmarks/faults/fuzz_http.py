@@ -3,7 +3,7 @@
     python -m tests.benchmarks.faults.fuzz_http --seed 1 --seconds 60
 
 Connection n of a run depends on the seed and n alone, so that `--only n` sends it again. The run ends with status 1,
-and names the connection, if an answer has a status of 500 or more, if a connection stays open for longer than three
+and names the connection, if an answer has a status of 500 or more, if a connection stays open for longer than five
 deadlines, if the process ends or logs an error, or if its memory grows by more than GROWTH_MB.
 """
 
@@ -262,7 +262,7 @@ def fuzz(options: argparse.Namespace, address: tuple[str, int], pid: int) -> tup
         nonlocal done
         while time.monotonic() < end and not failures and (number := next(numbers, None)) is not None:
             try:
-                found = exchange(address, options.seed, number, 3 * options.deadline)
+                found = exchange(address, options.seed, number, 5 * options.deadline + 10)
             except OSError as error:
                 failures.append(f"connection {number}: {error!r}")
                 return
