@@ -6,9 +6,13 @@ python -m app classify --ray --output answers s3://bucket/photos    # on all cor
 """
 
 import asyncio
+import errno
+import io
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +49,15 @@ class UsageError(StartupError):
     """What was typed makes no sense."""
 
     exit_code = 2
+
+
+class OutputError(Exception):
+    """Standard output takes no more; `broken_pipe` if whoever read it has gone."""
+
+    def __init__(self, reason: OSError) -> None:
+        super().__init__(f"standard output: {reason.strerror}")
+        self.broken_pipe = isinstance(reason, BrokenPipeError)
+        self.exit_code = 128 + signal.SIGPIPE if self.broken_pipe else 1  # what a shell says of a program like `cat`
 
 
 @cli.callback(invoke_without_command=True)
@@ -97,8 +110,12 @@ def classify(
     In the table a `?` before the classes says that the image is unlike those that the model knows.
     With --ray, answers go to Parquet files, and the same command goes on where one before it was ended.
 
-    Exit status: 0, 1 when a file failed, 2 when there is nothing to do or an option makes no sense.
+    Exit status: 0, 1 when a file failed or the answers cannot be written, 2 when there is nothing to do or an option
+    makes no sense, 141 when the program that reads the answers has ended.
     """
+    if not isinstance(sys.stdout, io.TextIOWrapper):
+        raise OutputError(OSError(0, "it is closed"))
+    sys.stdout.reconfigure(errors="backslashreplace")  # its encoding may lack characters of a path
     if ray != (output is not None) or (ray and json):
         raise UsageError("--ray and --output go together, and without --json")
     if output is not None:
@@ -106,7 +123,7 @@ def classify(
     else:
         failed, total = _classify_here(paths, top_k, json)
     if failed:
-        print(f"{failed} of {total} files failed", file=sys.stderr)
+        _complain(f"{failed} of {total} files failed\n")
         sys.exit(1)
 
 
@@ -137,21 +154,22 @@ def _classify_on_ray(patterns: Sequence[str], output: str, top_k: int) -> tuple[
         found = bulk.find(patterns)
         parts = bulk.Output(output, bulk.Asked(manifest.version, manifest.digest, top_k, settings.views))
         before = parts.done(found)
+        parts.make()
     except files.FilesError as error:
         raise UsageError(str(error)) from None
     done, failed = len(before), list(before.values()).count(False)
-    progress = sys.stderr.isatty()
+    progress = _on_terminal()
     try:
         for part in bulk.classify([path for path in found if path not in before], parts, settings):
             done, failed = done + part.files, failed + part.failed
             if progress:
-                print(f"\r\x1b[K{done} of {len(found)} files", end="", file=sys.stderr, flush=True)
+                _complain(f"\r\x1b[K{done} of {len(found)} files")
     except bulk.ClusterError as error:
         raise StartupError(str(error)) from None
     finally:
         if progress:
-            print(end="\r\x1b[K", file=sys.stderr, flush=True)
-    print(f"{done - len(before)} files answered, {len(before)} were before; in {output}")
+            _complain("\r\x1b[K")
+    _answer(f"{done - len(before)} files answered, {len(before)} were before; in {output}", flush=True)
     return failed, len(found)
 
 
@@ -166,17 +184,47 @@ async def _print_results(
 ) -> int:
     """Print each result as it comes, and to a terminal how many there are to come. Returns how many files failed."""
     width = max(len(files.shown(path)) for path in paths)
-    progress = sys.stderr.isatty()
+    progress = _on_terminal()
     done = failed = 0
-    async for result in files.classify(paths, settings, loaded, top_k):
-        done += 1
-        failed += result.fault is not None
-        if progress:
-            print(end="\r\x1b[K", file=sys.stderr, flush=True)
-        print(files.as_json(result) if json else files.as_row(result, width), flush=progress)
-        if progress and done < len(paths):
-            print(f"{done} of {len(paths)} files", end="", file=sys.stderr, flush=True)
+    async with aclosing(files.classify(paths, settings, loaded, top_k)) as results:
+        async for result in results:
+            done += 1
+            failed += result.fault is not None
+            if progress:
+                _complain("\r\x1b[K")
+            last = done == len(paths)
+            _answer(files.as_json(result) if json else files.as_row(result, width), flush=progress or last)
+            if progress and not last:
+                _complain(f"{done} of {len(paths)} files")
     return failed
+
+
+def _answer(line: str, *, flush: bool) -> None:
+    """Print it. Raises OutputError."""
+    try:
+        print(line, flush=flush)
+    except OSError as error:
+        raise OutputError(error) from None
+
+
+def _complain(text: str) -> None:
+    """Write it to standard error, if there is one that takes it: nothing else could be told about its failure."""
+    try:
+        if sys.stderr is not None:
+            print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        _discard(2)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _discard(descriptor: int) -> None:
+    """Lead a stream nowhere: Python writes what is left of it at its end, and would fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 def _load() -> tuple[Settings, tuple[Bundle, Session]]:
@@ -209,7 +257,16 @@ def main() -> None:
     try:
         cli()
     except StartupError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)  # one line, whatever a file's name holds
+        _complain(f"error: {' '.join(str(error).split())}\n")  # one line, whatever a file's name holds
+        sys.exit(error.exit_code)
+    except (OutputError, OSError) as error:
+        if isinstance(error, OSError):
+            if error.errno != errno.ENOSPC:
+                raise
+            error = OutputError(error)  # of --help, which typer prints
+        _discard(1)
+        if not error.broken_pipe:
+            _complain(f"error: {error}\n")
         sys.exit(error.exit_code)
 
 

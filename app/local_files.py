@@ -1,23 +1,32 @@
 """Image files on this machine in, predictions out; no server and no HTTP.
 
     paths = find(["photos", "more/*.jpg"])
-    async for result in classify(paths, settings, loaded, top_k=3):
-        print(as_json(result))
+    async with aclosing(classify(paths, settings, loaded, top_k=3)) as results:
+        async for result in results:
+            print(as_json(result))
 
 It is the service's own engine and classifier, with its settings and its limits on a file; there is no deadline.
+
+Every path gets one result. A folder that cannot be searched is such a path, and its result is an error. A link to a
+file is a name of its own. Links to folders are followed only if they are named, by a path or by a glob without `**`,
+so a search ends even if they lead in a circle; and a file that is found by several ways is taken once.
 """
 
 import asyncio
+import fnmatch
 import glob
+import io
 import json
 import math
+import os
+import stat
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .bundle.reader import Bundle
-from .errors import Problem
+from .errors import PayloadTooLarge, Problem
 from .imaging.formats import check_size
 from .inference.answers import Fault, ImageResult
 from .inference.classifier import Classifier
@@ -34,7 +43,7 @@ class FilesError(Exception):
 
 @dataclass(frozen=True)
 class FileResult:
-    """What a file shows, or why that cannot be said: one of the two is there."""
+    """What a file shows, or why the service cannot say: exactly one of `answer` and `fault` is given."""
 
     path: Path | str
     answer: ImageResult | None = None
@@ -44,42 +53,164 @@ class FileResult:
 def find(patterns: Iterable[str]) -> list[Path]:
     """The files that paths and globs name, and the images in folders and their folders; each once, in order.
 
-    Raises FilesError for a pattern that names nothing.
+    A folder that cannot be listed stands in the list itself. Raises FilesError for a pattern that names nothing.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for pattern in patterns:
-        path = Path(pattern)
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-        files = [file for match in matches for file in _files(match)]
+        files = [file for match in _matches(pattern) for file in _files(match)]
         if not files:
-            raise FilesError(_nothing(pattern, path))
-        found.update(dict.fromkeys(files))
-    return list(found)
+            raise FilesError(_nothing(pattern))
+        for file in files:
+            found.setdefault(entry(file), file)
+    return list(found.values())
+
+
+def entry(path: Path) -> str:
+    """The folder's real path and the file's name: the same for all ways that lead to one name in one folder."""
+    return os.path.join(os.path.realpath(path.parent), path.name)
+
+
+def _matches(pattern: str) -> list[Path]:
+    """The path that a pattern is, even one that cannot be looked at; or else what it matches."""
+    try:
+        os.lstat(pattern)
+    except (OSError, ValueError) as error:  # ValueError: a NUL
+        if isinstance(error, ValueError):
+            return []
+        if glob.has_magic(pattern):
+            return sorted(_expand(pattern))
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            return []
+    return [Path(pattern)]
+
+
+def _expand(pattern: str) -> Iterable[Path]:
+    """What glob.glob(pattern, recursive=True) gives, but `**` follows no links, and unreadable folders are included."""
+    first, *parts = Path(pattern).parts
+    absolute = Path(pattern).is_absolute()
+    places = [Path(first) if absolute else Path()]
+    unreadable: list[Path] = []
+    for part in parts if absolute else [first, *parts]:
+        found = [path for place in places for path in _step(place, part, unreadable)]
+        places = list({entry(path): path for path in found}.values())
+    if pattern.endswith(os.sep):
+        places = [path for path in places if os.path.isdir(path)]
+    return {*places, *unreadable}
+
+
+def _step(place: Path, part: str, unreadable: list[Path]) -> Iterator[Path]:
+    """What one part of a glob matches in a place."""
+    if not glob.has_magic(part):
+        try:
+            os.lstat(place / part)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError:
+            pass  # it may be there: reading it will say what is wrong
+        yield place / part
+    elif not os.path.isdir(place):
+        return
+    elif part == "**":
+        for folder, entries in _walk(place, unreadable, hidden=False):
+            yield folder
+            visible = (item for item in entries if not item.name.startswith("."))
+            yield from (folder / item.name for item in visible if not (item.is_symlink() and os.path.isdir(item)))
+    else:
+        for item in _list(place, unreadable):
+            if fnmatch.fnmatch(item.name, part) and (part.startswith(".") or not item.name.startswith(".")):
+                yield place / item.name
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    """The images in a folder and in its folders, sorted; anything else is a file, whatever its name."""
+    if not os.path.isdir(path):
         return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    unreadable: list[Path] = []
+    images = [
+        folder / item.name
+        for folder, entries in _walk(path, unreadable, hidden=True)
+        for item in entries
+        if Path(item.name).suffix.lower() in SUFFIXES and not os.path.isdir(item.path)
+    ]
+    return sorted([*images, *unreadable])
 
 
-def _nothing(pattern: str, path: Path) -> str:
-    if path.is_dir():
-        return f"no images in the folder {shown(path)}"
+def _walk(top: Path, unreadable: list[Path], *, hidden: bool) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
+    """A folder and the folders in it, each with its entries. Adds those that cannot be listed to `unreadable`."""
+    folders = [top]  # os.walk of Python 3.11 calls itself, and fails at a depth of a thousand
+    while folders:
+        folder = folders.pop()
+        entries = _list(folder, unreadable)
+        yield folder, entries
+        folders += [
+            folder / item.name
+            for item in entries
+            if item.is_dir(follow_symlinks=False) and (hidden or not item.name.startswith("."))
+        ]
+
+
+def _list(folder: Path, unreadable: list[Path]) -> list["os.DirEntry[str]"]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        unreadable.append(folder)
+        return []
+
+
+def _nothing(pattern: str) -> str:
+    if os.path.isdir(pattern):
+        return f"no images in the folder {shown(pattern)}"
     if glob.has_magic(pattern):
-        return f"nothing matches {shown(path)}"
-    return f"there is no file or folder {shown(path)}"
+        return f"nothing matches {shown(pattern)}"
+    return f"there is no file or folder {shown(pattern) or repr(pattern)}"
 
 
 def read(path: Path | str, max_bytes: int) -> bytes:
-    """A file's content, of which there must be some. Raises OSError, or a Problem for more than `max_bytes`."""
-    path = Path(path)
-    if not path.is_file():
-        raise OSError(0, "not a regular file")  # reading from a pipe or a device may never end
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
+    """A regular file's content, of which there must be some. Never waits for a pipe or a device.
+
+    Raises OSError, or a Problem for an empty file and for one of more than `max_bytes`.
+    """
+    if os.path.isdir(path):  # a search came upon it, and could not list it
+        os.scandir(path).close()
+        raise OSError(0, "it is a folder")
+    try:
+        _check_regular(os.stat(path))  # before it is opened: opening a device can do something
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except ValueError as error:  # a NUL, or a character that the file system's encoding does not have
+        raise OSError(0, str(error)) from None
+    with open(descriptor, "rb", buffering=0) as file:
+        status = os.fstat(descriptor)
+        _check_regular(status)
+        content = b""
+        # Files of /proc are said to be empty, and are taken as such: some of them never end.
+        if 0 < status.st_size <= max_bytes:
+            content = _read_up_to(file, max_bytes + 1)
+        size = status.st_size
+        if len(content) > max_bytes:  # it has grown meanwhile
+            size = max(len(content), os.fstat(descriptor).st_size)
+    if size > max_bytes:
+        raise PayloadTooLarge(f"the file has {size} bytes, at most {max_bytes} are accepted")
     check_size(content, max_bytes)
     return content
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(0, "not a regular file")
+
+
+def _read_up_to(file: io.FileIO, size: int) -> bytes:
+    """Up to `size` bytes. Raises OSError where reading would have to wait."""
+    content = bytearray()
+    while len(content) < size:
+        piece = file.read(size - len(content))
+        if piece is None:
+            raise OSError(0, "not a regular file")
+        if not piece:
+            break
+        content += piece
+    return bytes(content)
 
 
 async def classify(
@@ -88,8 +219,11 @@ async def classify(
     loaded: tuple[Bundle, Session],
     top_k: int,
     read: Callable[[Path | str, int], bytes] = read,
-) -> AsyncIterator[FileResult]:
-    """One result a file, in order; `read` gets a file's content. Raises a Problem only when the engine dies."""
+) -> AsyncGenerator[FileResult, None]:
+    """One result for each file, in order; `read` gets a file's content. Raises a Problem only when the engine dies.
+
+    Close it (contextlib.aclosing): a process that ends while the engine's threads compute is aborted.
+    """
     bundle, session = loaded
     classifier = Classifier.start(bundle.manifest, session, settings)
 

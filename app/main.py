@@ -22,6 +22,7 @@ from .api.service import Service
 from .bundle.reader import Bundle
 from .inference.classifier import Classifier
 from .inference.sessions import Session, load_session
+from .process.logging import dropped_lines
 from .process.runtime import refuse_several_processes
 from .settings import Settings
 
@@ -57,6 +58,7 @@ def create_app(
             service.classifier.close()
 
     metrics = Metrics()
+    metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
     app = Application(
         title="CIFAR-10 classifier",
         summary="Which of the ten CIFAR-10 classes an image shows, and how far to trust the answer.",
@@ -69,8 +71,8 @@ def create_app(
     problems.install(app)
     for router in routers:
         app.include_router(router)
-    app.mount("/assets/swagger", page.swagger_files)
-    app.mount("/assets/web", page.own_files)
+    for files in (page.swagger_files, page.own_files):
+        app.mount(files.mount, files)
     return app
 
 

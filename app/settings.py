@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     max_inflight_body_bytes: PositiveInt = Field(
         64 * MEBIBYTE, le=1024 * GIBIBYTE, description="Of all bodies being read or decoded."
     )
+    min_body_bytes_per_second: PositiveInt = Field(1024, le=GIBIBYTE, description="Slower bodies are answered 408.")
     max_inflight_pixels: PositiveInt = Field(25_000_000, le=10**12, description="Of all images being decoded.")
     drift_window_images: PositiveInt = Field(
         1000, le=1_000_000, description="Answers that the drift gauge looks back on."

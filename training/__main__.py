@@ -6,9 +6,10 @@ torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, o
 python -m training evaluate --run-dir runs/seven
 python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifar10 --force
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
-python -m training leave-two-out                 # which score tells unknown classes from known ones
+python -m training leave-two-out                 # which score detects unknown classes
+python -m training card BUNDLE                   # render a bundle's model card again
 
-A command that was stopped goes on where it was when it is given again.
+A command that was stopped resumes when it is given again.
 """
 
 import inspect
@@ -23,44 +24,44 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from typer.exceptions import TyperException
 
+from app.bundle.manifest import Manifest
 from app.cores import available_cores
 from training.config import FIELDS, Config, allowed
-from training.data.cifar10 import load, split
+from training.data.cifar10 import Dataset
 from training.errors import TrainingError
-from training.evaluate import compare as comparing
-from training.evaluate import evaluate as evaluation
-from training.evaluate import leave_two_out as leaving_out
-from training.export import bundle as exporting
+from training.evaluate import leave_two_out
+from training.evaluate.compare import compare, correct
+from training.evaluate.evaluate import check_sources, evaluate
+from training.evaluate.test_reads import check_log
+from training.export.bundle import check_target, export, render_card_again
 from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
 from training.fit.progress_bar import ProgressBar
 from training.fit.run import Run
-from training.fit.run_folder import Outcome
+from training.fit.run_folder import BUNDLE, FinishedRun, split_seed
 from training.fit.teachers import read_teacher
-from training.provenance import split_seed
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
-DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="Holds cifar-10-batches-py, or will.")]
+DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="The folder of cifar-10-batches-py.")]
 Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
-RunDir = Annotated[Path, typer.Option(help="Where the run lives; the same folder resumes it.")]
+RunDir = Annotated[Path, typer.Option(help="The run's folder; the same folder resumes the run.")]
 Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
 Teacher = Annotated[
     list[Path] | None, typer.Option(help="A bundle or finished run to learn from, or several; needs --views.")
 ]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads in each process; the bits depend on it.")]
-ComputeOn = Annotated[Device, typer.Option(help="auto: GPUs where there are any.")]
-TestReads = Annotated[Path, typer.Option(help="Log of the readings of the test set, appended to.")]
-Near = Annotated[Path, typer.Option(help="What leave-two-out found; goes into the report.")]
+ComputeOn = Annotated[Device, typer.Option(help="auto uses GPUs if there are any.")]
+TestReads = Annotated[Path, typer.Option(help="The log of the readings of the test set, which is appended to.")]
+Near = Annotated[Path, typer.Option(help="The result of leave-two-out, which becomes part of the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
 BundleDir = Annotated[
     Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
 ]
-Force = Annotated[bool, typer.Option(help="Replace the bundle that is there.")]
+Force = Annotated[bool, typer.Option(help="Replace an existing bundle.")]
 
 PROGRAM = "python -m training"
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
 TEST_READS = Path("models/test_reads.csv")
-BUNDLE = "bundle"  # in a run's folder: what is served changes only when it is named
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 
 
@@ -100,7 +101,7 @@ def _help(field: FieldInfo) -> str:
     return f"{field.description} {bounds.capitalize()}." if bounds.startswith("from") else str(field.description)
 
 
-# Without the \\b the command lines would be run together.
+# Without the \\b, Typer would join the command lines.
 @cli.callback(invoke_without_command=True, help=__doc__.replace("\n\n", "\n\n\b\n", 1))
 def bare(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
@@ -109,9 +110,9 @@ def bare(context: typer.Context) -> None:
         raise TrainingError(f"{context.invoked_subcommand} runs in one process: torchrun is for fit")
 
 
-@cli.command()
+@cli.command("fit")
 @with_config
-def fit(
+def fit_command(
     *,
     config: Config,
     data_dir: DataDir = DATA_DIR,
@@ -122,17 +123,21 @@ def fit(
     threads: Threads = default_threads(),
     device: ComputeOn = "auto",
 ) -> None:
-    """Train, or go on training: a run that was stopped continues where it was."""
+    """Train, or resume a run that was stopped."""
     torch.set_num_threads(threads)
+    _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device)
+
+
+def _fit(config: Config, dataset: Dataset, run_dir: Path, init: str, teachers: list[Path], device: Device) -> None:
     with join(device) as world:
-        images, teachers = world.from_leader(
+        images, parts, graphs = world.from_leader(
             lambda: (
-                load(data_dir, train=True, download=download),
-                [read_teacher(folder, config.split_seed) for folder in teacher or ()],
+                dataset.training,
+                dataset.split(config.split_seed),
+                [read_teacher(folder, config.split_seed) for folder in teachers],
             )
         )
-        parts = split(images.labels, config.split_seed)
-        run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), teachers, world)
+        run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), graphs, world)
         with ProgressBar(Console(stderr=True), min(config.views, config.epochs)) as bar:
             weights = run.fit(bar if world.leads else None, bar.answered)
     if world.leads:
@@ -140,8 +145,8 @@ def fit(
         print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
 
 
-@cli.command()
-def evaluate(
+@cli.command("evaluate")
+def evaluate_command(
     *,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
@@ -153,17 +158,19 @@ def evaluate(
 ) -> None:
     """Compute a finished run's logits and its report on the test set."""
     torch.set_num_threads(threads)
-    outcome = Outcome.read(run_dir)
+    _evaluate(Dataset(data_dir, download=download), run_dir, test_reads, near, fashion_mnist)
+
+
+def _evaluate(dataset: Dataset, run_dir: Path, test_reads: Path, near: Path, fashion_mnist: Path | None) -> None:
+    run = FinishedRun.read(run_dir)
     with Console(stderr=True).status("computing logits"):
-        report = evaluation.evaluate(
-            outcome, data_dir, test_reads, download=download, near=near, fashion_mnist=fashion_mnist
-        )
+        report = evaluate(run, dataset, test_reads, near=near, fashion_mnist=fashion_mnist)
     low, high = report.accuracy.ci95
     print(f"{run_dir}: test accuracy {report.accuracy.value:.2%} (95 % interval {low:.2%} to {high:.2%})")
 
 
-@cli.command()
-def export(
+@cli.command("export")
+def export_command(
     *,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
@@ -174,16 +181,19 @@ def export(
 ) -> None:
     """Write the bundle of a run that was evaluated."""
     torch.set_num_threads(threads)
-    outcome = Outcome.read(run_dir)
-    bundle = bundle or run_dir / BUNDLE
+    _export(Dataset(data_dir, download=download), run_dir, bundle or run_dir / BUNDLE, force)
+
+
+def _export(dataset: Dataset, run_dir: Path, bundle: Path, force: bool) -> None:
+    run = FinishedRun.read(run_dir)
     with Console(stderr=True).status("writing the bundle"):
-        manifest = exporting.export(outcome, data_dir, bundle, force=force, download=download)
-    print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
+        manifest = export(run, dataset, bundle, force=force)
+    _print_bundle(bundle, manifest)
 
 
 @cli.command("all")
 @with_config
-def everything(
+def all_command(
     *,
     config: Config,
     data_dir: DataDir = DATA_DIR,
@@ -199,35 +209,20 @@ def everything(
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
 ) -> None:
-    """Fit, evaluate, export. What can be refused is refused before the training."""
+    """Fit, evaluate, export. Whatever can be refused is refused before the training."""
+    torch.set_num_threads(threads)
     bundle = bundle or run_dir / BUNDLE
-    exporting.check_target(bundle, force=force)
-    evaluation.append_read(test_reads)
-    evaluation.check_sources(near, fashion_mnist)
-    fit(
-        **config.as_dict(),
-        data_dir=data_dir,
-        download=download,
-        run_dir=run_dir,
-        init=init,
-        teacher=teacher,
-        threads=threads,
-        device=device,
-    )
-    evaluate(
-        data_dir=data_dir,
-        download=False,
-        run_dir=run_dir,
-        threads=threads,
-        test_reads=test_reads,
-        near=near,
-        fashion_mnist=fashion_mnist,
-    )
-    export(data_dir=data_dir, download=False, run_dir=run_dir, threads=threads, bundle=bundle, force=force)
+    check_target(bundle, force=force)
+    check_log(test_reads)
+    check_sources(near, fashion_mnist)
+    dataset = Dataset(data_dir, download=download)
+    _fit(config, dataset, run_dir, init, teacher or [], device)
+    _evaluate(dataset, run_dir, test_reads, near, fashion_mnist)
+    _export(dataset, run_dir, bundle, force)
 
 
-@cli.command()
-def compare(
+@cli.command("compare")
+def compare_command(
     *,
     old: Annotated[Path, typer.Argument(help="A bundle or the folder of a finished run.")],
     new: Annotated[Path, typer.Argument(help="Another.")],
@@ -237,19 +232,18 @@ def compare(
 ) -> None:
     """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
     torch.set_num_threads(threads)
-    images = load(data_dir, train=True, download=download)
-    seed = split_seed(old) or Config().split_seed
-    parts = split(images.labels, seed)
-    held_out = images.take(torch.cat([parts.select, parts.calibrate]))
-    found = comparing.compare(*(comparing.correct(source, held_out, seed) for source in (old, new)))
+    dataset, seed = Dataset(data_dir, download=download), split_seed(old) or Config().split_seed
+    parts = dataset.split(seed)
+    held_out = dataset.training.take(torch.cat([parts.select, parts.calibrate]))
+    found = compare(*(correct(source, held_out, seed) for source in (old, new)))
     print(f"{old}: {found.old_accuracy:.2%} of {found.n:,}, {found.only_old} that the other has wrong")
     print(f"{new}: {found.new_accuracy:.2%} of {found.n:,}, {found.only_new} that the other has wrong")
     print(f"McNemar's exact test: p = {found.p_value:.3g}: {found.verdict}")
     raise typer.Exit(0 if found.better else 1)
 
 
-@cli.command()
-def leave_two_out(
+@cli.command("leave-two-out")
+def leave_two_out_command(
     *,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
@@ -258,20 +252,30 @@ def leave_two_out(
     threads: Threads = default_threads(),
     near: Near = NEAR,
 ) -> None:
-    """Train five networks without two classes each, and compare the scores that should notice those."""
+    """Train five networks, each without two classes, and compare the scores that should detect images of those."""
     torch.set_num_threads(threads)
-    images = load(data_dir, train=True, download=download)
-    parts = split(images.labels, leaving_out.CONFIG.split_seed)
+    config, dataset = leave_two_out.CONFIG, Dataset(data_dir, download=download)
+    parts = dataset.split(config.split_seed)
     with ProgressBar(Console(stderr=True)) as watch:
-        networks = leaving_out.leave_two_out(run_dir, leaving_out.CONFIG, init, images, parts, watch)
-        areas = leaving_out.compare_methods(networks)
-    leaving_out.write_near(near, leaving_out.CONFIG, areas)
+        folds = leave_two_out.leave_two_out(run_dir, config, init, dataset.training, parts, watch)
+        areas = leave_two_out.compare_methods(folds)
+    leave_two_out.write_near(near, config, areas)
     for name, by_pair in areas.items():
         print(f"{name:16} {sum(by_pair) / len(by_pair):.4f}   " + "  ".join(f"{area:.4f}" for area in by_pair))
 
 
+@cli.command("card")
+def card_command(*, bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")]) -> None:
+    """Render the model card of a bundle again from its manifest and report; no other file of it changes."""
+    _print_bundle(bundle, render_card_again(bundle))
+
+
+def _print_bundle(bundle: Path, manifest: Manifest) -> None:
+    print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
+
+
 def main() -> None:
-    """Run the command line; whatever goes wrong for a reason that the user can mend is one line."""
+    """Run the command line; an error that the user can correct is one line."""
     try:
         code = cli(prog_name=PROGRAM, standalone_mode=False)
     except LeaderFailed:
@@ -284,7 +288,7 @@ def main() -> None:
         command = context.command_path if context is not None else PROGRAM
         _stop(f"{message} ({command} --help shows what is allowed)", error.exit_code)
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""  # a write that fails does not know it
+        where = f" ({error.filename})" if error.filename else ""  # a failed write does not tell it
         _stop(f"{error.strerror}{where}: free some space, or name another folder", 1)
     except (KeyboardInterrupt, typer.Abort):
         code = 130

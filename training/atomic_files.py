@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or not there."""
+"""Write files and folders atomically: a reader, or a crash, sees the old content or the new, never a part."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_folder_atomically(folder: Path, files: Mapping[str, bytes], check: Callable[[Path], None]) -> None:
     """Write `files` to a folder beside `folder`, let `check` look at it, then put it in `folder`'s place.
 
-    A folder that was there is moved aside first and removed last: when anything fails it is back where it was.
-    Raises OSError, and whatever `check` raises.
+    An existing folder is moved aside first and removed last, and moved back when anything fails.
+    Raises OSError, and any error of `check`.
     """
     temporary, aside = _beside(folder, "tmp"), _beside(folder, "old")
     try:

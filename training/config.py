@@ -1,6 +1,6 @@
 """Everything that decides a run's weights, in one frozen dataclass that is saved whole in the bundle.
 
-The defaults are a recipe that was measured: docs/runs.md has its results.
+The defaults are a recipe that was measured: docs/log/runs.md has its results.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,5 @@
-"""Where weights come from: the code, the versions and the machine."""
+"""Where weights come from: the code, the versions of packages, and the machine."""
 
-import json
 import platform
 import shutil
 import subprocess
@@ -11,16 +10,14 @@ from typing import Any
 
 import torch
 
-from app.bundle.names import MANIFEST
 from app.cores import available_cores
-from training.errors import TrainingError
 
 PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
-CODE = ("app", "training", "pyproject.toml")  # what decides the weights, below the repository's root
+CODE = ("app", "training", "pyproject.toml")  # paths in the repository that decide the weights
 
 
 def environment(processes: int = 1, device: torch.device | None = None) -> dict[str, Any]:
-    """Commit, versions and hardware of this process, one of so many like it, as JSON."""
+    """Commit, versions and hardware of this process, one of `processes`, as JSON."""
     hardware = {
         "cpu": cpu_model(),
         "cores": available_cores(),
@@ -37,10 +34,10 @@ def environment(processes: int = 1, device: torch.device | None = None) -> dict[
 
 
 def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: int, step: int) -> dict[str, Any]:
-    """`record` of a run that goes on here, with so many epochs and steps finished.
+    """`record` of a run that resumes in `environment`, after the given epochs and steps.
 
-    It began in its "environment"; each of "continued" is a later one, with where it took over: only where something
-    changed, and without those that have computed nothing that is left.
+    Its "environment" is the first one; "continued" lists later ones that differ, each with the epoch and step it took
+    over at. Environments whose work was lost in a kill are removed.
     """
     if (epoch, step) == (0, 0):
         return {**record, "environment": environment, "continued": []}
@@ -51,31 +48,8 @@ def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: 
     return {**record, "continued": later}
 
 
-def split_seed(folder: Path) -> int | None:
-    """Of the split that the weights in `folder`, a bundle or a run, were trained with; None where nothing says so."""
-    for name in ("run.json", MANIFEST):
-        try:
-            record = json.loads((folder / name).read_bytes())
-            return int(
-                record.get("provenance", record)["config"]["split_seed"]
-            )  # a bundle keeps its run's record there
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
-    return None
-
-
-def check_split(option: str, folder: Path, seed: int) -> None:
-    """Raises TrainingError when weights in `folder` were trained with another split than that of `seed`."""
-    found = split_seed(folder)
-    if found not in (None, seed):
-        raise TrainingError(
-            f"{option} {folder} was trained with --split-seed {found}, not {seed}: "
-            f"it has seen images that would be held out here"
-        )
-
-
 def describe(hardware: Mapping[str, Any]) -> str:
-    """For people, in a few words."""
+    """The processor or GPU, processes and threads, for people."""
     processes, threads = hardware.get("processes", 1), hardware["threads"]
     what = hardware.get("gpu", hardware["cpu"])
     shared = f"{processes} processes, {threads} threads each" if processes > 1 else f"{threads} threads"
@@ -83,7 +57,7 @@ def describe(hardware: Mapping[str, Any]) -> str:
 
 
 def _comparable(environment: Mapping[str, Any]) -> dict[str, Any]:
-    # Earlier versions knew one process only, and did not say so.
+    # Records of earlier versions lack "processes": there was always one.
     hardware = {"processes": 1} | environment.get("hardware", {})
     return {name: environment.get(name) for name in ("git_commit", "versions")} | {"hardware": hardware}
 
@@ -100,7 +74,7 @@ def git_commit(root: Path) -> str | None:
 
     try:
         return ask("rev-parse", "HEAD") + ("+dirty" if ask("status", "--porcelain", "--", *CODE) else "")
-    except subprocess.CalledProcessError:  # no commit yet, or a repository of somebody else
+    except subprocess.CalledProcessError:  # no commit yet, or a repository of another user
         return None
 
 

@@ -33,19 +33,19 @@ async def read_body(request: Request, max_bytes: int) -> AsyncIterator[bytearray
             content += chunk
         yield content
         return
-    budget = context_of(request.scope).budget
-    assert budget is not None
+    claim = context_of(request.scope).claim
+    assert claim is not None
     taken = 0
     try:
         async for piece in _unpacked(request.stream(), FORMATS[encoding]):
             if len(content) + len(piece) > max_bytes:
                 raise PayloadTooLarge(f"the body unpacks to more than the {max_bytes} bytes that are accepted")
-            budget.take(len(piece))
+            await claim.take_bytes(len(piece))
             taken += len(piece)
             content += piece
         yield content
     finally:
-        budget.give_back(taken)
+        claim.give_back_bytes(taken)
 
 
 async def _unpacked(chunks: AsyncIterator[bytes], window_bits: int) -> AsyncIterator[bytes]:

@@ -3,9 +3,13 @@
 Labels are route templates, outcomes, stages and classes: each has a bounded number of values, whatever clients send.
 """
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from ..bundle.manifest import Manifest
 
@@ -63,6 +67,20 @@ class Metrics:
         """Count a decoding process that was ended."""
         self.decoders_killed.labels(reason).inc()
 
+    def count(self, name: str, documentation: str, read: Callable[[], int]) -> None:
+        """Add a counter that is kept elsewhere."""
+        self.registry.register(_Count(name, documentation, read))
+
     def render(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self.registry)
+
+
+@dataclass(frozen=True)
+class _Count(Collector):
+    name: str
+    documentation: str
+    read: Callable[[], int]
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(self.name, self.documentation, self.read())

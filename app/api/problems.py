@@ -5,7 +5,6 @@ The member `error` repeats `detail` for clients of the Open Inference Protocol.
 
 import http
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,6 +24,7 @@ from ..errors import (
     NotFound,
     Problem,
 )
+from ..validation import one_line
 from .paths import prefix_of
 from .request_context import context_of
 from .schemas import ProblemDocument
@@ -99,16 +99,8 @@ def install(app: FastAPI) -> None:
 
 
 def _validation_message(error: RequestValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part not in ("query", "body", "path", "header"))
-        parts.append(f"{where or 'request'}: {item['msg']}{_input_value(item)}")
-    return "; ".join(parts)
-
-
-def _input_value(item: Mapping[str, Any]) -> str:
-    value = item.get("input")
-    return f" (given: {value[:40]!r})" if isinstance(value, str) else ""
+    """One line. The location leaves out its first part, which is the kind of parameter: query, path or header."""
+    return one_line(({**item, "loc": item["loc"][1:]} for item in error.errors()), "request")
 
 
 def _from_http(error: HTTPException) -> Problem:

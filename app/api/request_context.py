@@ -4,28 +4,37 @@ context = context_of(scope)      # the same object, wherever in the application
 context.deadline
 """
 
+import ipaddress
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import Scope
 
+from ..errors import Problem
+
 if TYPE_CHECKING:
-    from .middleware.body_limits import Budget
+    from .fair_share import Claim
 
 KEY = "classifier.request"  # in the ASGI scope
+MAX_ADDRESS = 64  # characters: an IPv6 address and its zone
+ADDRESS = re.compile(r"[0-9A-Fa-f.:]+(%[A-Za-z0-9._-]+)?")
 
 
 @dataclass
 class RequestContext:
-    """One request. RequestLog creates it; the fields are set by the middleware that each comment names."""
+    """One request. The first who asks creates it; the fields are set by the middleware that each comment names."""
 
     request_id: str = ""  # RequestLog
-    client: str = ""  # RequestLog; the address that shares are counted by
+    client: str = ""  # RequestLog; whom shares are counted by, see network_of
     traceparent: str = ""  # RequestLog; W3C Trace Context
-    route: str | None = None  # Admission, for requests that it refuses before they are routed
+    route: str | None = None  # Admission and mounted applications, for requests that no route of ours answers
     deadline: float = math.inf  # BodyLimits; seconds of time.monotonic()
-    budget: "Budget | None" = None  # BodyLimits; memory for bodies
+    claim: "Claim | None" = None  # BodyLimits; what this request holds of the memory and of the queue
+    fault: Problem | None = None  # the connection; what is wrong with a body that came
     outcome: str = "ok"  # the code of the problem that was answered
     log: dict[str, Any] = field(default_factory=dict)  # the route; more fields for the line in the log
 
@@ -36,3 +45,26 @@ def context_of(scope: Scope) -> RequestContext:
     if context is None:
         context = scope[KEY] = RequestContext()
     return context
+
+
+def client_address(scope: Mapping[str, Any]) -> str:
+    """The client's address; empty if there is none, as when a proxy forwards a text that is no IP address."""
+    host = (scope.get("client") or ("",))[0]
+    return host if network_of(host) else ""
+
+
+def network_of(host: str) -> str:
+    """Whom an address belongs to: an IPv4 address to itself, an IPv6 address to its /64; empty for what is neither."""
+    return _parsed(host) if len(host) <= MAX_ADDRESS else ""  # what is longer shall not fill the cache
+
+
+@lru_cache(4096)
+def _parsed(host: str) -> str:
+    try:
+        address = ipaddress.ip_address(host) if ADDRESS.fullmatch(host) else None
+    except ValueError:
+        address = None
+    if isinstance(address, ipaddress.IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped or ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address or "")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Base64Bytes, Field, PositiveFloat, PositiveInt, model_validator
@@ -9,23 +10,26 @@ from pydantic import Base64Bytes, Field, PositiveFloat, PositiveInt, model_valid
 from .report import Fraction, Frozen
 
 SCHEMA_VERSION = 1
-TEMPERATURES = 1e-3, 1e3  # beyond them softmax overflows, or tells the classes apart no longer
+MAX_COUNT = 2**53  # floating point counts exactly up to here
+TEMPERATURES = 1e-3, 1e3  # softmax overflows below, and hardly tells the classes apart above
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Channels = tuple[float, float, float]
 
 
 class Architecture(Frozen):
-    """What the weights alone do not say of the network; app.network builds it from this."""
+    """What app.network needs beside the weights to build the network."""
 
     name: Literal["mobilenet_v2"] = "mobilenet_v2"
     stem_stride: Literal[1, 2] = 1
     stage2_stride: Literal[1, 2] = 1
-    enlarge: Literal[1, 2, 3, 4] = Field(1, description="How many times its side the network enlarges an image first.")
+    enlarge: Literal[1, 2, 3, 4] = Field(
+        1, description="Factor by which the network first enlarges each side of an image."
+    )
 
 
 class Input(Frozen):
-    """Size in pixels, and the normalisation that the graph does inside (per channel, of 0..1)."""
+    """Size in pixels, and the normalisation inside the graph: per channel, for values from 0 to 1."""
 
     height: PositiveInt = 32
     width: PositiveInt = 32
@@ -34,7 +38,7 @@ class Input(Frozen):
 
 
 class SelfCheck(Frozen):
-    """One image and what this model must give for it, tried before the service is ready."""
+    """One image and the outputs that this model must give for it; checked before the service is ready."""
 
     image: Base64Bytes
     logits: list[float]
@@ -57,7 +61,7 @@ class Conformal(Frozen):
     @model_validator(mode="after")
     def _default_is_a_level(self) -> Self:
         if self.default_coverage not in [level.coverage for level in self.levels]:
-            raise ValueError(f"default_coverage {self.default_coverage} is none of the levels")
+            raise ValueError(f"default_coverage {self.default_coverage} is not one of the levels")
         return self
 
 
@@ -76,9 +80,10 @@ class Calibration(Frozen):
 
 
 class Abstention(Frozen):
-    """The model gives `ood_score` beside its logits, larger for images less like the training images.
+    """The service abstains if the out-of-distribution score of an image is above `threshold`.
 
-    Above `threshold`, which keeps the share `kept` of calibration images, the service abstains.
+    The model gives the score as `ood_score`: it is larger for images less like the training images. The share `kept`
+    of the calibration images is not above the threshold.
     """
 
     method: str
@@ -87,37 +92,49 @@ class Abstention(Frozen):
 
 
 class Reference(Frozen):
-    """What the answers to the calibration images looked like; traffic is compared with it."""
+    """Histograms of the answers to the calibration images; the drift metrics compare traffic with them."""
 
     predicted: list[int] = Field(description="Counts by predicted class, in index order.")
-    confidence_edges: list[Fraction] = Field(description="Of the bins of the top probability, both ends included.")
+    confidence_edges: list[Fraction] = Field(
+        description="Edges of the bins of the top probability, both ends included."
+    )
     confidence: list[int] = Field(description="Counts by bin.")
 
     @model_validator(mode="after")
-    def _bins_have_edges(self) -> Self:
-        if len(self.confidence_edges) != len(self.confidence) + 1:
-            raise ValueError("there must be one confidence edge more than bins")
+    def _are_histograms(self) -> Self:
+        edges = self.confidence_edges
+        if len(edges) != len(self.confidence) + 1:
+            raise ValueError("there must be one more confidence edge than bins")
+        if any(low >= high for low, high in pairwise(edges)):
+            raise ValueError("confidence edges must increase")
+        if not all(0 <= count <= MAX_COUNT for count in (*self.predicted, *self.confidence)):
+            raise ValueError(f"counts must be from 0 to {MAX_COUNT}")
         return self
 
 
-class Manifest(Frozen):
-    """The content of bundle.json."""
+class ModelDescription(Frozen):
+    """What the manifest says of the model; GET /model answers with it."""
 
     schema_version: Literal[1]
     name: str = Field(pattern="^[a-z0-9_]+$")
     version: str
-    classes: list[str] = Field(min_length=2)
+    classes: list[str] = Field(min_length=2, description="In index order.")
     architecture: Architecture
     input: Input
-    macs: PositiveInt
+    macs: PositiveInt = Field(description="Multiply-adds for one image.")
     parameters: PositiveInt
     calibration: Calibration | None
     abstention: Abstention | None
     reference: Reference | None = None
-    self_check: SelfCheck
-    files: dict[str, Sha256]
+    files: dict[str, Sha256] = Field(description="sha256 by name.")
     provenance: dict[str, Any]
     digest: Sha256
+
+
+class Manifest(ModelDescription):
+    """The content of bundle.json."""
+
+    self_check: SelfCheck
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:

@@ -68,6 +68,8 @@ class Bundle:
         report = _validate(Report, files[REPORT], directory / REPORT)
         if [scores.label for scores in report.per_class] != manifest.classes:
             raise BundleError(f"{directory / REPORT}: per_class: its labels are not the classes in {MANIFEST}")
+        if [len(row) for row in report.confusion_matrix] != [len(manifest.classes)] * len(manifest.classes):
+            raise BundleError(f"{directory / REPORT}: confusion_matrix: it must have a row and a column for each class")
         return cls(manifest, report, files)
 
 

@@ -1,6 +1,6 @@
 """The report of a bundle, report.json: the evaluation of the model on held-out images.
 
-Fractions are 0 to 1. `training` writes it, `GET /metrics/report` serves it.
+Fractions are 0 to 1. `training` writes the report, and `GET /metrics/report` answers with it.
 """
 
 from typing import Annotated, Literal

@@ -18,7 +18,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from fsspec.core import url_to_fs
 
 from .. import local_files as files
 from ..cores import available_cores
+from ..errors import PayloadTooLarge
 from ..imaging.formats import check_size
 from ..inference.sessions import load_session
 from ..local_files import SUFFIXES, FileResult, FilesError
@@ -89,18 +90,32 @@ class Done:
 
 
 def find(patterns: Iterable[str]) -> list[str]:
-    """What app.local_files.find finds, as absolute paths, and the same for URLs. Raises FilesError."""
-    found: dict[str, None] = {}
+    """What app.local_files.find finds, as absolute paths, and the same for URLs; each once. Raises FilesError."""
+    found: dict[str, str] = {}
     for pattern in patterns:
-        if "://" in pattern:
-            found.update(dict.fromkeys(_find_url(pattern)))
+        if "://" not in pattern:
+            names = {files.entry(path): str(path.absolute()) for path in files.find([pattern])}
+        elif (path := _local(pattern)) is not None:
+            names = {files.entry(path): f"file://{path.absolute()}" for path in files.find([str(path)])}
         else:
-            found.update(dict.fromkeys(os.path.abspath(path) for path in files.find([pattern])))
-    return list(found)
+            names = {name: name for name in _find_url(pattern)}
+        for key, name in names.items():
+            found.setdefault(key, name)
+    return list(found.values())
+
+
+def _local(url: str) -> Path | None:
+    """The path of a URL of this machine's own file system, which has pipes, devices and links in circles."""
+    scheme, _, path = url.partition("://")
+    return Path(path) if scheme in ("file", "local") and "::" not in path else None
 
 
 def _find_url(url: str) -> list[str]:
     pattern, *outer = url.split("::")  # zip://*.png::s3://bucket/photos.zip
+    for archive in outer:
+        local = _local(archive) if "://" in archive else Path(archive)
+        if local is not None and local.exists() and not local.is_file():
+            raise FilesError(f"{files.shown(archive)} is not a regular file")  # opening a pipe may never end
     with _reached(url):
         system, path = url_to_fs(url)
         if "*" in path:
@@ -116,11 +131,11 @@ def _find_url(url: str) -> list[str]:
 
 @contextmanager
 def _reached(place: str) -> Iterator[None]:
-    """Raises FilesError for a file system that is not installed, not known or not reached."""
+    """Raises FilesError for a file system that is not installed, not known, not reached or damaged."""
     try:
         yield
-    except (ImportError, ValueError, OSError) as error:
-        raise FilesError(f"{files.shown(place)}: {error}") from None
+    except Exception as error:  # each file system has its own kinds
+        raise FilesError(f"{files.shown(place)}: {files.shown(str(error)) or type(error).__name__}") from None
 
 
 def _utf8(path: str) -> str:
@@ -140,7 +155,7 @@ class Output:
     def done(self, found: Iterable[str]) -> dict[str, bool]:
         """Which of those files are in some part, and whether they could be answered.
 
-        Raises FilesError for parts that hold answers to something else.
+        Raises FilesError for parts that are damaged, or hold answers to something else.
         """
         done: dict[str, bool] = {}
         with _reached(self._place):
@@ -149,26 +164,40 @@ class Output:
                 part for part in self._system.find(self._folder, maxdepth=1) if PART_NAME.fullmatch(Path(part).name)
             ]
         for part in parts:
-            with self._system.open(part, "rb") as file:
-                table = pq.read_table(file, columns=["path", "error"])
-            asked = Asked(**json.loads(table.schema.metadata[b"asked"]))
+            try:
+                with self._system.open(part, "rb") as file:
+                    table = pq.read_table(file, columns=["path", "error"])
+                asked = Asked(**json.loads(table.schema.metadata[b"asked"]))
+            except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's errors are among them
+                raise FilesError(f"{files.shown(part)} is no part, or is damaged: delete it ({_root(error)})") from None
             if asked != self.asked:
                 raise FilesError(f"the output holds answers of {asked}; this is {self.asked}: choose another folder")
             done.update((row["path"], row["error"] is None) for row in table.to_pylist())
         return {path: done[_utf8(path)] for path in found if _utf8(path) in done}
 
+    def make(self) -> None:
+        """Make the folder. Raises FilesError."""
+        with _reached(self._place):
+            self._system.makedirs(self._folder, exist_ok=True)
+
     def write(self, results: Sequence[FileResult]) -> None:
+        """Write a part. Raises whatever the file system does, and leaves nothing behind then."""
         rows = [{**json.loads(files.as_json(result)), "model": self.asked.model} for result in results]
         for row in rows:
             row["path"] = _utf8(row["path"])
         table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"asked": json.dumps(asdict(self.asked))}))
-        # Of the same files, the same name: a part that is made twice, as after a node's death, is there once.
+        # The name is a hash of the paths, so a part that is made again, as after a node's death, replaces itself.
         name = hashlib.sha256("\n".join(row["path"] for row in rows).encode()).hexdigest()[:16]
-        self._system.makedirs(self._folder, exist_ok=True)
+        self.make()
         unfinished = f"{self._folder}/.{name}.unfinished"
-        with self._system.open(unfinished, "wb") as file:
-            pq.write_table(table, file)
-        self._system.mv(unfinished, f"{self._folder}/part-{name}.parquet")
+        try:
+            with self._system.open(unfinished, "wb") as file:
+                pq.write_table(table, file)
+            self._system.mv(unfinished, f"{self._folder}/part-{name}.parquet")
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what counts
+                self._system.rm(unfinished)
+            raise
 
 
 class Part:
@@ -186,12 +215,14 @@ class Part:
 
     async def _results(self, paths: Sequence[str]) -> list[FileResult]:
         stream = files.classify(paths, self._settings, self._loaded, self._output.asked.top_k, read=_read)
-        return [result async for result in stream]
+        async with aclosing(stream):
+            return [result async for result in stream]
 
 
 def _read(path: Path | str, max_bytes: int) -> bytes:
-    if "://" not in str(path):
-        return files.read(path, max_bytes)
+    local = _local(str(path)) if "://" in str(path) else path
+    if local is not None:
+        return files.read(local, max_bytes)
     try:
         with fsspec.open(path, "rb") as file:
             content = bytes(file.read(max_bytes + 1))
@@ -199,6 +230,8 @@ def _read(path: Path | str, max_bytes: int) -> bytes:
         raise
     except Exception as error:  # each file system has its own kinds
         raise OSError(0, f"{type(error).__name__}: {error}") from None
+    if len(content) > max_bytes:
+        raise PayloadTooLarge(f"the file has more than the {max_bytes} bytes that are accepted")
     check_size(content, max_bytes)
     return content
 

@@ -198,7 +198,11 @@ class Decoder:
                 process = None
                 continue
             try:
-                process = self._work(lane, job, process)
+                process = process or self._start_if_possible()
+                if process is None:
+                    self._decode_without_process(job)
+                else:
+                    self._decode_in(process, lane, job)
             except DecoderEnded as ended:
                 self._end(process)
                 process = None
@@ -213,18 +217,8 @@ class Decoder:
                 self._queue.done(lane, job)
         self._end(process)
 
-    def _work(self, lane: Lane, job: _Job[Any], process: DecodingProcess | None) -> DecodingProcess | None:
-        """Decode an image in the lane's process, and return it. Raises DecoderEnded, or what the job is answered."""
-        if process is None and not self._without_processes:
-            try:
-                process = self._start()
-            except OSError as error:
-                logger.warning("a decoding process cannot be started: %s", error)
-        if process is None:
-            if recognise(job.content) == "AVIF":
-                raise UnsupportedMediaType("AVIF is not accepted here: it takes a process that cannot be started")
-            self._decode_here(job)
-            return None
+    def _decode_in(self, process: DecodingProcess, lane: Lane, job: _Job[Any]) -> None:
+        """Raises DecoderEnded, or what the job is answered."""
         pixels = process.identify(
             job.content, self.limits.max_pixels, views=job.views, height=self._height, width=self._width
         )
@@ -232,14 +226,18 @@ class Decoder:
             process.decline()
             job.small = False
             self._queue.put(job, first=True)
-            return process
+            return
         with self._budget.hold(pixels if pixels > SMALL_PIXELS else 0, job.deadline) as held:
             if not held or job.abandoned:
                 process.decline()
                 raise DeadlineExceeded(NO_TIME)
             thumbnails = process.thumbnails()
         job.finish(thumbnails)
-        return process
+
+    def _decode_without_process(self, job: _Job[Any]) -> None:
+        if recognise(job.content) == "AVIF":
+            raise UnsupportedMediaType("AVIF is not accepted here: it takes a process that cannot be started")
+        self._decode_here(job)
 
     def _decode_here(self, job: _Job[Any]) -> None:
         if not job.result.running() and not job.result.set_running_or_notify_cancel():
@@ -253,6 +251,15 @@ class Decoder:
             job.finish(thumbnails)
         except Exception as error:
             job.result.set_exception(error)
+
+    def _start_if_possible(self) -> DecodingProcess | None:
+        if self._without_processes:
+            return None
+        try:
+            return self._start()
+        except OSError as error:
+            logger.warning("a decoding process cannot be started: %s", error)
+            return None
 
     def _start(self) -> DecodingProcess:
         process = DecodingProcess(memory_bytes=self.limits.memory_bytes, cpu_seconds=self.limits.cpu_seconds)

@@ -28,7 +28,7 @@ MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_PADDING = 1 << 16  # bytes between segments
 MAX_PNG_CHUNKS = 20_000
 
-# Up to these limits a PNG or JPEG takes a thread about 1 ms and at worst 30 ms. Another process is not worth its cost.
+# Up to these limits a PNG or JPEG takes a thread about 1 ms and at worst 30 ms. A process would cost more.
 TINY_BYTES = 1 << 14
 TINY_PIXELS = 1 << 16
 
@@ -179,9 +179,9 @@ def _check_png_chunks(content: bytes) -> None:
     """Raise UndecodableImage for more than MAX_PNG_CHUNKS chunks."""
     position = 8
     for _ in range(MAX_PNG_CHUNKS):
-        length = int.from_bytes(content[position : position + 4])
+        length, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
         position += 12 + length
-        if position >= len(content):
+        if position >= len(content) or kind == b"IEND":
             return
     raise UndecodableImage(f"the PNG has more than {MAX_PNG_CHUNKS:,} chunks")
 

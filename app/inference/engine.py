@@ -113,6 +113,10 @@ class Engine:
         """The number of places that requests have reserved, one for each image."""
         return self._reserved
 
+    def fits(self, images: int) -> bool:
+        """Whether the queue has free places for this number of images."""
+        return self._reserved + images <= self._queue_images
+
     @contextmanager
     def reserve(self, images: int) -> Iterator[Callable[[int], None]]:
         """Reserve places in the queue for `images` images while the block runs. Call it on the event loop's thread.
@@ -120,7 +124,7 @@ class Engine:
         Yields a function that keeps the given number of places and releases the others, for a request that has fewer
         images than reserved. Raises Overloaded if too few places are free.
         """
-        if self._reserved + images > self._queue_images:
+        if not self.fits(images):
             raise Overloaded(f"{self._reserved} images are being processed, the limit is {self._queue_images}")
         held = images
         self._reserved += held

@@ -1,12 +1,26 @@
-"""The process's log: one JSON object a line, on standard error."""
+"""The process's log: one JSON object a line, on standard error, written by a thread of its own.
+
+Whoever reads standard error may stop reading, and a disk may be full or slow: nobody who logs waits for that. Lines
+wait in a queue of QUEUE_BYTES. Those for which it has no room are dropped and counted, and a line says how many once
+others are written again.
+"""
 
 import asyncio
 import json
 import logging
+import os
 import sys
+import threading
 import time
 import warnings
+from collections import deque
+from types import TracebackType
 from typing import Any
+
+QUEUE_BYTES = 1 << 20  # some 3,000 lines
+PAUSE_SECONDS = 0.01  # between two writes: lines that come together are written together
+FLUSH_SECONDS = 2.0  # at the end, for what is queued
+STANDARD_ERROR = 2
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,9 +44,88 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False)
 
 
+class QueuedHandler(logging.Handler):
+    """Writes lines to a file descriptor from a thread of its own. `emit` never waits for the descriptor."""
+
+    def __init__(self, descriptor: int = STANDARD_ERROR) -> None:
+        super().__init__()
+        self.dropped = 0  # lines since the start
+        self._descriptor = descriptor
+        self._changed = threading.Condition()  # of a lock that a signal handler can take again
+        self._queue: deque[bytes] = deque()
+        self._queued_bytes = 0
+        self._sleeping = False
+        self._closed = False
+        self._broken_line = False
+        self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = (self.format(record) + "\n").encode(errors="backslashreplace")
+        except Exception:  # a record whose message has no such arguments: logging's own answer would wait for stderr
+            line = b""
+        with self._changed:
+            if not line or self._queued_bytes + len(line) > QUEUE_BYTES:
+                self.dropped += 1
+                return
+            self._queue.append(line)
+            self._queued_bytes += len(line)
+            if self._sleeping:
+                self._changed.notify()
+
+    def close(self) -> None:
+        """Write what is queued, for at most FLUSH_SECONDS. logging calls this when the process ends."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join(FLUSH_SECONDS)
+        super().close()
+
+    def _write_all(self) -> None:
+        reported = 0
+        while lines := self._take():
+            if self._write(lines):
+                with self._changed:
+                    dropped, reported = self.dropped - reported, self.dropped
+                if dropped:
+                    self._write([self._line_about(dropped)])
+            else:
+                with self._changed:
+                    self.dropped += len(lines)
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed, PAUSE_SECONDS)
+
+    def _take(self) -> list[bytes]:
+        """All lines that are queued, as soon as there are some; none when the handler is closed and has no more."""
+        with self._changed:
+            self._sleeping = True
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._sleeping = False
+            lines = list(self._queue)
+            self._queue.clear()
+            self._queued_bytes = 0
+            return lines
+
+    def _write(self, lines: list[bytes]) -> bool:
+        """Whether all of them were written. The descriptor may be closed, its reader gone, or its disk full."""
+        rest = memoryview((b"\n" if self._broken_line else b"") + b"".join(lines))
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+                self._broken_line = bool(rest)
+        except OSError:
+            return False
+        return True
+
+    def _line_about(self, dropped: int) -> bytes:
+        values = {"name": "app", "levelname": "WARNING", "msg": "log lines were dropped", "fields": {"lines": dropped}}
+        return (self.format(logging.makeLogRecord(values)) + "\n").encode()
+
+
 def configure_logging(level: str) -> None:
-    """Write logs and warnings as JSON lines on standard error. Our access log replaces uvicorn's."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Write logs, warnings and errors that nobody caught as JSON lines. Our access log replaces uvicorn's."""
+    handler = QueuedHandler()
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -40,10 +133,31 @@ def configure_logging(level: str) -> None:
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("PIL").setLevel(logging.INFO)  # below that it quotes images
     warnings.showwarning = _log_warning
+    threading.excepthook = _log_threads_error
+    sys.unraisablehook = _log_unraisable_error
+
+
+def dropped_lines() -> int:
+    """Lines that the process's log has dropped."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, QueuedHandler))
 
 
 def _log_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     logging.getLogger("app").warning("%s: %s", category.__name__, message)
+
+
+def _log_threads_error(error: threading.ExceptHookArgs) -> None:
+    _log_error("a thread met an error", error.exc_type, error.exc_value, error.exc_traceback)
+
+
+def _log_unraisable_error(error: "sys.UnraisableHookArgs") -> None:
+    _log_error("an error could not be raised", error.exc_type, error.exc_value, error.exc_traceback)
+
+
+def _log_error(
+    message: str, kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    logging.getLogger("app").error(message, exc_info=(kind, error or kind(), trace))
 
 
 def log_stray_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

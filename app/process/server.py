@@ -17,8 +17,10 @@ from typing import Any, cast
 import uvicorn
 from fastapi import FastAPI
 
+from ..api.middleware.request_log import record_refused
 from ..settings import Settings
-from .connection import Connection
+from .connection import BODY_READ_BYTES, Connection
+from .connection_limit import ConnectionLimit, most_connections
 from .listener import BindError
 from .logging import log_stray_error
 from .runtime import spare_the_collector
@@ -35,13 +37,21 @@ class Server(uvicorn.Server):
         self._lifespan = AsyncExitStack()
         self._grace_seconds = settings.grace_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
-        patience = PATIENCE * settings.deadline_seconds
+        self._limit = ConnectionLimit(most_connections())
+        connection = partial(
+            Connection,
+            patience_seconds=PATIENCE * settings.deadline_seconds,
+            buffer=memoryview(bytearray(BODY_READ_BYTES)),
+            limit=self._limit,
+            on_refused=self._record_refused,
+            prefix=settings.root_path,
+        )
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=cast(Any, partial(Connection, patience_seconds=patience, prefix=settings.root_path)),
+                http=cast(Any, connection),
                 ws="none",
                 lifespan="off",  # `startup` and `shutdown` run it: so its errors reach the caller of `run`
                 log_config=None,
@@ -62,6 +72,7 @@ class Server(uvicorn.Server):
         except OSError as error:  # another process began to listen on the port since it was bound
             await self._lifespan.aclose()
             raise BindError(self._settings.host, self._settings.port, error) from None
+        self._limit.most = most_connections()  # now that all other descriptors are open
         spare_the_collector()
         self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
         logger.info("ready", extra={"fields": self._described(sockets or [])})
@@ -90,6 +101,9 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._loop.call_later, self._grace_seconds, super().handle_exit, sig, frame)
         else:
             super().handle_exit(sig, frame)
+
+    def _record_refused(self, request_id: str, client: str) -> None:
+        record_refused(self._app.state.service.metrics, request_id, client)
 
 
 def _address(bound: socket.socket) -> str:

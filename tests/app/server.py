@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -17,14 +18,20 @@ LISTENING = "0A"  # in /proc/net/tcp
 
 
 @contextmanager
-def serve(**environment: object) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it."""
+def serve(
+    *, stderr: int | IO[bytes] = subprocess.PIPE, descriptors: int | None = None, **environment: object
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it.
+
+    It may hold at most `descriptors` open.
+    """
+    limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
     settings = {"PORT": 0, "INFERENCE_THREADS": 1, "GRACE_SECONDS": 0, **environment}
     process = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve"],
+        [*limited, sys.executable, "-m", "app", "serve"],
         cwd=ROOT,
         env=os.environ | {name: str(value) for name, value in settings.items()},
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         text=True,
     )
     try:
@@ -33,8 +40,8 @@ def serve(**environment: object) -> Iterator[tuple[subprocess.Popen[str], httpx.
     finally:
         process.kill()
         process.wait()
-        assert process.stderr is not None
-        process.stderr.close()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 def run(*arguments: str, **environment: object) -> subprocess.CompletedProcess[str]:
@@ -62,5 +69,4 @@ def _port(process: subprocess.Popen[str]) -> int:
             if state == LISTENING and f"socket:[{inode}]" in held:
                 return int(address.split(":")[1], 16)
         time.sleep(0.01)
-    assert process.stderr is not None
-    raise AssertionError("the server did not start:\n" + process.stderr.read())
+    raise AssertionError("the server did not start:\n" + (process.stderr.read() if process.stderr else ""))

@@ -12,7 +12,16 @@ from PIL import Image
 
 from app.api.schemas import ImageFailure, PredictResponse
 from app.bundle.reader import Bundle
-from app.client import AsyncClient, Client, Explanation, ProblemError
+from app.client import (
+    AnswerTimeoutError,
+    AsyncClient,
+    Client,
+    ClientError,
+    Explanation,
+    InvalidAnswerError,
+    NoAnswerError,
+    ProblemError,
+)
 from app.inference.answers import ImageResult
 from app.main import create_app
 from app.settings import Settings
@@ -20,6 +29,7 @@ from tests.app.server import serve
 from tests.conftest import BUNDLE, DATA
 
 CAT = DATA / "cat.png"
+PNG = b"\x89PNG\r\n\x1a\nand so on"
 GOOD = {
     "model": {"name": "m", "version": "1"},
     "predictions": [{"label": "cat", "class_id": 3, "probability": 0.5}],
@@ -118,8 +128,10 @@ async def test_a_broken_connection_is_tried_again(kind: str, error: type[httpx.T
     assert (await predict(service, kind)).views == 1
     assert service.pauses == [0.5]
     broken = Service(*(error("broken") for _ in range(4)))
-    with pytest.raises(error):
+    with pytest.raises(NoAnswerError, match="broken") as caught:
         await predict(broken, kind)
+    assert isinstance(caught.value.__cause__, error)
+    assert caught.value.request.url == "http://test/predict?top_k=5"
 
 
 @both
@@ -140,9 +152,17 @@ def test_an_error_of_the_service_is_not_tried_again() -> None:
 @pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.WriteTimeout, httpx.UnsupportedProtocol])
 async def test_what_another_attempt_would_not_mend_is_raised(kind: str, error: type[httpx.TransportError]) -> None:
     service = Service(error("slow"))
-    with pytest.raises(error):
+    with pytest.raises(NoAnswerError) as caught:
         await predict(service, kind)
+    assert isinstance(caught.value, AnswerTimeoutError) == issubclass(error, httpx.TimeoutException)
     assert service.pauses == []
+
+
+def test_a_program_that_catches_httpx_s_errors_still_does() -> None:
+    assert issubclass(NoAnswerError, httpx.TransportError)
+    assert issubclass(AnswerTimeoutError, httpx.TimeoutException)
+    for kind in (ProblemError, NoAnswerError, AnswerTimeoutError, InvalidAnswerError):
+        assert issubclass(kind, ClientError)
 
 
 def test_retry_after_may_be_a_date() -> None:
@@ -150,12 +170,16 @@ def test_retry_after_may_be_a_date() -> None:
         busy(**{"Retry-After": email.utils.formatdate(time.time() + 30, usegmt=True)}),
         busy(**{"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
         busy(**{"Retry-After": "soon"}),
+        busy(**{"Retry-After": f"Wed, 21 Oct {10**30} 07:28:00 GMT"}),
+        busy(**{"Retry-After": "Mon, 01 Jan 0001 00:00:00 -0000"}),
         good(),
     )
-    service.client().predict(b"image")
+    service.client(retries=5).predict(b"image")
     first, *rest = service.pauses
     assert 0 < first <= 30
-    assert rest == [0, 2]
+    assert rest == [0, 2, 4, 0]
+    with pytest.raises(ProblemError):
+        Service(busy(**{"Retry-After": "9" * 5000})).client().predict(b"image")
 
 
 @both
@@ -233,9 +257,9 @@ def test_what_was_not_asked_is_left_to_the_service() -> None:
 
 def test_a_picture_comes_with_its_class() -> None:
     headers = {"X-Class-Id": "3", "X-Class-Label": "big%20c%C3%A4t", "X-Class-Probability": "0.25"}
-    service = Service(*(httpx.Response(200, content=b"picture", headers=headers) for _ in range(2)))
+    service = Service(*(httpx.Response(200, content=PNG, headers=headers) for _ in range(2)))
     client = service.client()
-    assert client.explain(b"image", class_id=0) == Explanation(b"picture", 3, "big cät", 0.25)
+    assert client.explain(b"image", class_id=0) == Explanation(PNG, 3, "big cät", 0.25)
     client.explain(b"image")
     assert [str(request.url) for request in service.requests] == [
         "http://test/explain?class_id=0",
@@ -298,6 +322,6 @@ def test_a_server_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     pauses: list[float] = []
-    with Client(f"http://127.0.0.1:{port}", sleep=pauses.append) as client, pytest.raises(httpx.ConnectError):
+    with Client(f"http://127.0.0.1:{port}", sleep=pauses.append) as client, pytest.raises(NoAnswerError):
         client.model()
     assert pauses == [0.5, 1, 2]

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -297,6 +298,74 @@ def test_classify_needs_a_path_and_a_whole_bundle() -> None:
     done = run("classify", str(DATA), MODEL_DIR="nowhere")
     assert done.returncode == 1
     assert "nowhere" in one_line(done.stderr)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """So many images that the first answers are written while the engine still computes."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(300):
+        (folder / f"{number}.png").symlink_to(DATA / "cat.png")
+    return folder
+
+
+def in_shell(script: str, *paths: Path) -> subprocess.CompletedProcess[str]:
+    """The script with `classify` as a command, and the paths as its arguments."""
+    command = f'classify() {{ {shlex.quote(sys.executable)} -m app classify "$@"; }}; {script}'
+    return subprocess.run(
+        ["bash", "-c", command, "bash", *map(str, paths)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("option", ["--top-k 1", "--json"])
+def test_classify_ends_quietly_when_its_reader_does(many: Path, option: str) -> None:
+    done = in_shell(f'classify {option} "$1" | head -1; exit ${{PIPESTATUS[0]}}', many)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", ["--json", "--top-k 1", "--help"])
+def test_classify_says_that_the_disk_is_full(many: Path, arguments: str) -> None:
+    for folder in (many, DATA / "cat.png"):
+        done = in_shell(f'classify {arguments} "$1" > /dev/full', folder)
+        assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
+
+
+def test_classify_says_that_its_output_is_closed() -> None:
+    done = in_shell('classify "$1" >&-', DATA)
+    assert (done.returncode, one_line(done.stderr)) == (1, "error: standard output: it is closed")
+
+
+@pytest.mark.parametrize("stream", ["2> /dev/full", "2>&-", "2> >(true)"])
+def test_classify_needs_no_standard_error(tmp_path: Path, stream: str) -> None:
+    (tmp_path / "bad.png").write_text("no image")
+    done = in_shell(f'classify "$@" {stream}', DATA / "cat.png", tmp_path / "bad.png")
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 2)
+    assert in_shell(f'classify "$@" {stream}', tmp_path / "nowhere").returncode == 2
+
+
+def test_classify_writes_names_that_its_output_cannot_spell(tmp_path: Path) -> None:
+    (tmp_path / "Bär\n.png").symlink_to(DATA / "cat.png")
+    done = run("classify", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert one_line(done.stdout).startswith(f"{tmp_path}/B\\xe4r\\n.png")
+
+
+def test_classify_is_interrupted_without_a_trace(many: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "classify", "--json", *map(str, many.iterdir()), "/dev/null"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()  # the engine is at work
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (1, 128 + signal.SIGINT)
+    assert "Traceback" not in said
 
 
 def test_classify_counts_on_a_terminal_only() -> None:

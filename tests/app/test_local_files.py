@@ -1,14 +1,18 @@
 import asyncio
+import errno
 import json
 import os
 import shutil
+import socket
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from app import local_files
 from app.errors import Unavailable
 from app.inference.answers import Fault, ImageResult, Prediction, PredictionSet
 from app.inference.sessions import Outputs
@@ -65,6 +69,121 @@ def test_what_names_nothing_is_an_error(album: Path, pattern: str, words: str) -
         find([str(album / "b.png"), str(album / pattern)])
 
 
+def test_a_search_does_not_go_round_in_circles(album: Path) -> None:
+    (album / "deep/up").symlink_to(album)
+    (album / "deep/er/self").symlink_to(".")
+    (album / "deep/er/other").symlink_to(album / "deep")
+    three = [album / "a.JPG", album / "b.png", album / "deep/er/c.png"]
+    assert find([str(album)]) == find([str(album), str(album / "deep/up")]) == three
+    assert find([f"{album}/**"]) == [*three, album / "notes.txt"]
+    assert find([f"{album}/**/*.png"]) == find([f"{album}/**/**/*.png"]) == three[1:]
+    assert len(find([f"{album}/{'*/' * 30}*.png"])) == 2  # of paths through the circles there are millions
+
+
+def test_each_file_is_taken_once_however_it_is_named(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album)
+    (album / "link").symlink_to("deep")
+    (album / "second.png").symlink_to("b.png")
+    ways = ["b.png", str(album / "b.png"), "./deep/../b.png", "deep/er/c.png", "link/er/c.png", "link"]
+    assert find(ways) == [Path("b.png"), Path("deep/er/c.png")]
+    assert find(["second.png", "b.png"]) == [Path("second.png"), Path("b.png")]  # a link is a name of its own
+
+
+async def test_a_folder_that_cannot_be_read_is_answered_for(
+    album: Path, loaded: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def scandir(folder: str | Path) -> "Iterator[os.DirEntry[str]]":
+        if Path(folder).name == "er":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # root may read all folders
+    for pattern in ("", "/deep", "/deep/er", "/deep/*", "/**/*.png", "/*/er", "/d*/*/*.png"):
+        assert album / "deep/er" in find([f"{album}{pattern}"])
+    (result,) = await results(find([f"{album}/deep"]), loaded)
+    assert (result.path, result.fault.code) == (album / "deep/er", "unreadable_file")
+    assert result.fault.detail == "Permission denied"
+
+
+async def test_a_search_goes_deeper_than_python_and_paths_do(tmp_path: Path, loaded: tuple) -> None:
+    bottom, levels = os.open(tmp_path, os.O_RDONLY), 1200
+    for level in range(levels):
+        os.mkdir("abcd" if level > 1100 else "a", dir_fd=bottom)
+        below = os.open("abcd" if level > 1100 else "a", os.O_RDONLY, dir_fd=bottom)
+        os.close(bottom)
+        bottom = below
+    for _ in range(20):
+        os.mkdir("b" * 200, dir_fd=bottom)
+        below = os.open("b" * 200, os.O_RDONLY, dir_fd=bottom)
+        os.close(bottom)
+        bottom = below
+    os.close(bottom)
+    try:
+        (path,) = find([str(tmp_path)])
+        (result,) = await results([path], loaded)
+        assert result.fault.detail == "File name too long"
+    finally:
+        subprocess.run(["rm", "-r", str(tmp_path / "a")], check=True)  # pytest's own way fails at such a depth
+
+
+@pytest.mark.parametrize("pattern", ["", "no\0thing", "b.png/c.png", "\ud800"])
+def test_what_cannot_be_a_name_is_an_error(album: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(album)
+    with pytest.raises(FilesError, match="no file or folder"):
+        find([pattern])
+
+
+async def test_what_cannot_be_looked_at_is_answered_for(album: Path, loaded: tuple) -> None:
+    (album / "round.png").symlink_to("round.png")
+    (album / "dangling.png").symlink_to("nowhere")
+    os.mkfifo(album / "pipe.png")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(album / "socket.png"))
+    long = album / ("x" * 300)
+    found = find(
+        [str(album), str(long), str(album / "round.png/below.png"), "/dev/zero", "/proc/kmsg", "/proc/self/mem"]
+    )
+    faults = {result.path.name: result.fault for result in await results(found, loaded) if result.fault}
+    assert {name: fault.detail for name, fault in faults.items()} == {
+        "round.png": "Too many levels of symbolic links",
+        "dangling.png": "No such file or directory",
+        "pipe.png": "not a regular file",
+        "socket.png": "not a regular file",
+        long.name: "File name too long",
+        "below.png": "Too many levels of symbolic links",
+        "zero": "not a regular file",
+        "kmsg": "the file is empty",
+        "mem": "the file is empty",
+    }
+    assert len(found) == 3 + len(faults)
+
+
+async def test_what_changes_while_it_is_read_is_answered_for(
+    album: Path, loaded: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, check = album / "b.png", local_files._check_regular
+    large = 11 << 20
+
+    def then(*changes: Callable[[], object]) -> Callable[[os.stat_result], None]:
+        """What the file is, is looked at twice: before it is opened, and after."""
+        coming = iter(changes)
+        return lambda status: (check(status), next(coming)())[0]
+
+    monkeypatch.setattr(local_files, "_check_regular", then(lambda: None, lambda: os.truncate(path, large)))
+    (result,) = await results([path], loaded)
+    assert result.fault.detail == f"the file has {large} bytes, at most 10485760 are accepted"
+    monkeypatch.setattr(local_files, "_check_regular", then(lambda: (path.unlink(), os.mkfifo(path))))
+    (result,) = await results([path], loaded)
+    assert result.fault.detail == "not a regular file"
+    monkeypatch.undo()
+    gone, folder, wrong = await results([album / "gone.png", album / "deep", Path("a\0b")], loaded)
+    assert gone.fault.detail == "No such file or directory"
+    assert folder.fault.detail == "it is a folder"
+    assert wrong.fault.detail == "embedded null byte"
+
+
 async def test_results_come_in_order_and_failures_in_their_place(album: Path, loaded: tuple, cat_label: str) -> None:
     (album / "empty.png").touch()
     os.mkfifo(album / "pipe.png")
@@ -86,6 +205,7 @@ async def test_a_file_that_is_too_large_is_not_read_whole(album: Path, loaded: t
         file.truncate(1 << 40)
     (result,) = await results([album / "large.png"], loaded)
     assert result.fault.code == "payload_too_large"
+    assert result.fault.detail == f"the file has {1 << 40} bytes, at most 10485760 are accepted"
 
 
 async def test_only_a_window_of_files_is_in_memory(loaded: tuple) -> None:

@@ -106,7 +106,7 @@ def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, val
 
 
 def test_all_numbers_are_known_to_the_tests() -> None:
-    assert len(numbers()) == 14
+    assert len(numbers()) == 15
 
 
 @pytest.mark.parametrize(("value", "allowed"), [("1024", True), ("1025", False), ("100000", False)])

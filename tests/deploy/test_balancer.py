@@ -1,16 +1,22 @@
 """deploy/nginx.conf agrees with the service's settings, and nginx balances, refuses and fails over as documented."""
 
+import io
 import json
 import re
 import shutil
+import socket
 import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import uvicorn
 
-from app.errors import NotFound, PayloadTooLarge, Problem, Unavailable
+from app.errors import DeadlineExceeded, NotFound, PayloadTooLarge, Problem, Unavailable
 from app.settings import Settings
 from tests.app.server import serve
 from tests.benchmarks.serving.balancer import configuration, free_port, nginx
@@ -38,7 +44,7 @@ class TestAgreesWithTheService:
         served = uvicorn.Config("app.main:app").timeout_keep_alive
         assert int(directive("keepalive_timeout").removesuffix("s")) < served
 
-    @pytest.mark.parametrize("problem", [NotFound, PayloadTooLarge, Unavailable])
+    @pytest.mark.parametrize("problem", [NotFound, PayloadTooLarge, Unavailable, DeadlineExceeded])
     def test_problem_documents_equal_those_of_the_service(self, problem: type[Problem]) -> None:
         returned = [json.loads(text) for text in re.findall(r"return \d+ '(.+)';", CONFIGURATION)]
         documents = [document for document in returned if document["code"] == problem.code]
@@ -114,3 +120,145 @@ class TestNginx:
                 assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
                 assert refused.headers["Retry-After"] == "1"
                 assert refused.headers["Content-Type"] == "application/problem+json"
+
+
+class Instance:
+    """What nginx may meet in place of an instance. Counts the whole POSTs that it gets, by their body."""
+
+    def __init__(self, conduct: str) -> None:
+        self.conduct = conduct
+        self.posts: Counter[bytes] = Counter()
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._start(self._accept)
+
+    def close(self) -> None:
+        self._over.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(thread := threading.Thread(target=work, args=arguments))
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                self._start(self._serve, self._listener.accept()[0])
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream, suppress(OSError, ValueError):
+            connection.settimeout(30)
+            while not self._over.is_set() and self._answer(connection, stream):
+                pass
+
+    def _answer(self, connection: socket.socket, stream: io.BufferedReader) -> bool:
+        """Whether the connection may be used again."""
+        method, *_ = stream.readline().split() or [b""]
+        headers = {}
+        while line := stream.readline().strip().lower():
+            name, _, value = line.partition(b": ")
+            headers[name] = value
+        body = stream.read(int(headers.get(b"content-length", 0)))
+        if method == b"POST":
+            self.posts[body] += 1
+        if self.conduct == "breaks" or not method:
+            return False
+        if self.conduct == "is silent":
+            self._over.wait(30)
+            return False
+        if self.conduct == "breaks in its answer":
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n")
+            return False
+        status = self.conduct
+        connection.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: {len(status)}\r\n\r\n{status}".encode())
+        return True
+
+
+@contextmanager
+def behind(*conducts: str) -> Iterator[tuple[list[Instance], httpx.Client]]:
+    """nginx before such instances, with waits that a test can bear; "refuses" is a port on which nobody listens."""
+    waits = {f"{name} 8s;": f"{name} 1s;" for name in ("proxy_read_timeout", "proxy_send_timeout")}
+    with ExitStack() as stack:
+        instances = [Instance(conduct) for conduct in conducts if conduct != "refuses"]
+        for instance in instances:
+            stack.callback(instance.close)
+        dead = [free_port() for conduct in conducts if conduct == "refuses"]
+        port = free_port()
+        stack.enter_context(nginx(port, [*dead, *(instance.port for instance in instances)], waits))
+        yield instances, stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60))
+
+
+BODIES = {"small": b"small", "in a file": bytes(200_000)}
+
+
+class TestTries:
+    """On how many instances nginx tries a POST."""
+
+    @pytest.mark.parametrize("conduct", ["breaks", "breaks in its answer", "503"])
+    @pytest.mark.parametrize("size", BODIES)
+    def test_a_request_that_breaks_its_instance_is_sent_to_two(
+        self, nginx_program: str, conduct: str, size: str
+    ) -> None:
+        with behind(*[conduct] * 10) as (instances, client):
+            for number in range(3):  # in the end all are marked as failed
+                body = BODIES[size] + b"%d" % number
+                answer = client.post("/predict", content=body)
+                assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+                assert answer.headers["Retry-After"] == "1"
+                tried = [instance.posts[body] for instance in instances if instance.posts[body]]
+                assert tried == [1, 1]
+
+    @pytest.mark.parametrize("size", BODIES)
+    def test_a_request_that_is_not_answered_in_time_is_sent_to_one(self, nginx_program: str, size: str) -> None:
+        with behind(*["is silent"] * 10) as (instances, client):
+            answer = client.post("/predict", content=BODIES[size])
+            assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+            assert sum(instance.posts.total() for instance in instances) == 1
+
+    @pytest.mark.parametrize("first", ["breaks", "503"])
+    def test_a_request_that_broke_one_instance_and_is_not_answered_by_the_next_is_sent_to_two(
+        self, nginx_program: str, first: str
+    ) -> None:
+        with behind(first, "is silent") as ((broken, silent), client):
+            for number in range(4):
+                body = b"%d" % number
+                answer = client.post("/predict", content=body)
+                # A silent instance is the last to be asked. While it is left alone, the other one is asked again.
+                expected = (504, 1) if silent.posts[body] else (503, 0)
+                assert (answer.status_code, silent.posts[body]) == expected
+                assert broken.posts[body] <= 3
+            assert broken.posts and silent.posts
+
+    @pytest.mark.parametrize("conduct", ["200", "413", "422", "429", "500"])
+    def test_an_answer_passes_through_and_is_the_only_one(self, nginx_program: str, conduct: str) -> None:
+        with behind(conduct, conduct) as (instances, client):
+            answer = client.post("/predict", content=b"body")
+            assert (answer.status_code, answer.text) == (int(conduct), conduct)
+            assert sum(instance.posts.total() for instance in instances) == 1
+
+    def test_the_one_of_ten_that_lives_is_found(self, nginx_program: str) -> None:
+        with behind(*["refuses"] * 9, "200") as ((instance,), client):
+            for number in range(20):
+                for body in (b"%d" % number, BODIES["in a file"] + b"%d" % number):
+                    assert client.post("/predict", content=body).status_code == 200
+                    assert instance.posts[body] == 1
+
+    @pytest.mark.parametrize("conduct", ["breaks", "503"])
+    def test_one_that_breaks_costs_nothing_while_another_lives(self, nginx_program: str, conduct: str) -> None:
+        with behind(*["refuses"] * 4, conduct, "200") as ((broken, alive), client):
+            for number in range(20):
+                body = b"%d" % number
+                assert client.post("/predict", content=body).status_code == 200
+                assert (broken.posts[body] <= 1, alive.posts[body]) == (True, 1)
+            assert broken.posts
+
+    def test_nobody_is_there(self, nginx_program: str) -> None:
+        with behind(*["refuses"] * 10) as (_, client):
+            answer = client.post("/predict", content=b"body")
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")

@@ -1,4 +1,4 @@
-"""What the training tests share: a tiny data set in CIFAR-10's shape, and a run on it that has finished."""
+"""Fixtures of the training tests: a tiny data set in CIFAR-10's shape, and a finished run on it."""
 
 import gzip
 import os
@@ -15,13 +15,13 @@ import torch
 from app.network.mobilenet import mobilenet_v2
 from tests.training.tiny import FASHION_HEADER, TINY, TINY_OPTIONS, lively_weights, make_images
 from training.__main__ import main
-from training.data import cifar10 as data
+from training.data import cifar10
 from training.data.unrelated import FASHION_MNIST
-from training.evaluate import evaluate as evaluation
+from training.evaluate import evaluate
 from training.export import plots
 from training.export.bundle import bundle_name, export
-from training.fit import initial_weights as initialise
-from training.fit.run_folder import Outcome
+from training.fit import initial_weights
+from training.fit.run_folder import FinishedRun
 
 
 class TinyCIFAR10:
@@ -47,15 +47,15 @@ def one_thread() -> None:
 
 @pytest.fixture
 def tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every program under test reads the tiny data set, whatever folder it is told."""
+    """Every program under test reads the tiny data set, whatever its --data-dir."""
     _use_tiny_data(monkeypatch)
 
 
 def _use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "CIFAR10", TinyCIFAR10)
-    monkeypatch.setattr(data, "HELD_OUT", 2)
-    monkeypatch.setattr(evaluation, "FAR_IMAGES", 12)
-    monkeypatch.setattr(evaluation, "DAMAGED_IMAGES", 10)
+    monkeypatch.setattr(cifar10, "CIFAR10", TinyCIFAR10)
+    monkeypatch.setattr(cifar10, "HELD_OUT", 2)
+    monkeypatch.setattr(evaluate, "UNRELATED_IMAGES", 12)
+    monkeypatch.setattr(evaluate, "CORRUPTED_IMAGES", 10)
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.set_num_threads(1)  # fixtures of a session come before those of a test
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
-        monkeypatch.setattr(initialise, "mobilenet_v2", mobilenet_v2)  # a module that asks first may have replaced it
+        monkeypatch.setattr(initial_weights, "mobilenet_v2", mobilenet_v2)  # a test module may have replaced it
         init = folder / "init.safetensors"
         init.write_bytes(lively_weights())
-        # Not the repository's: what it found with other networks is none of this run's.
+        # Not the repository's result, which is of other networks.
         places = ("--test-reads", str(folder / "test_reads.csv"), "--near", str(folder / "none.json"))
         for arguments in (("fit", *TINY_OPTIONS, "--init", str(init)), ("evaluate", *places)):
             monkeypatch.setattr(
@@ -96,11 +96,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def finished_bundle(finished_run: Path) -> Path:
-    """Its bundle, in a folder "models"; to be read only."""
+    """The bundle of the finished run, in a folder "models". Tests must not change it."""
     bundle = finished_run.parent / "models" / bundle_name(TINY.architecture)
     with pytest.MonkeyPatch.context() as monkeypatch:
         _use_tiny_data(monkeypatch)
-        export(Outcome.read(finished_run), finished_run, bundle, force=False, download=False)
+        export(FinishedRun.read(finished_run), cifar10.Dataset(finished_run, download=False), bundle, force=False)
     return bundle
 
 
@@ -122,6 +122,6 @@ def quick_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_dir(finished_run: Path, tmp_path: Path, tiny_data: None) -> Path:
-    """A finished and evaluated run of one's own. Its files are links, and the program replaces files as a whole."""
+    """A copy of the finished run for one test. Its files are links, which the program replaces as a whole."""
     shutil.copytree(finished_run, tmp_path / "run", copy_function=os.link)
     return tmp_path / "run"

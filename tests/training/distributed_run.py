@@ -1,4 +1,4 @@
-"""What each process of tests/training/test_distributed.py does: a tiny run, in which one rank may come to grief."""
+"""The program of the processes in tests/training/fit/test_distributed.py: a tiny run, in which one rank may fail."""
 
 import argparse
 import os
@@ -14,20 +14,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.training.tiny import TINY, TINY_OPTIONS, make_images, shallow
+from training.__main__ import main
 from training.config import Config
+from training.data import cifar10
 from training.data.cifar10 import LabelledImages, Split
 from training.errors import TrainingError
-from training.fit import distributed
-from training.fit import initial_weights as initialise
-from training.fit import run as fit
+from training.fit import distributed, initial_weights, run
+from training.fit.run import Run
 
 TRAIN, SELECT = make_images(30, seed=1), make_images(20, seed=2)
 FROZEN = replace(TINY, batch_size=9, zoom=1.2, colour=0.2, label_smoothing=0.1)
 TROUBLED_STEP = 3
 
 
-class Noting(fit.Run):
-    """A run with norms frozen, that notes the images this process has trained on, and the first step's gradients."""
+class Noting(Run):
+    """A run with frozen norms that records this process's training images and the first step's gradients."""
 
     def __init__(self, folder: Path, world: distributed.World) -> None:
         super().__init__(folder, FROZEN, "random", TRAIN, SELECT, None, world)
@@ -48,32 +49,30 @@ class Noting(fit.Run):
 
 def note(folder: Path) -> None:
     with distributed.join("cpu") as world:
-        run = Noting(folder / "run", world)
-        run.fit()
-        save_file(run.noted, folder / f"rank{world.rank}.safetensors")
+        noting = Noting(folder / "run", world)
+        noting.fit()
+        save_file(noting.noted, folder / f"rank{world.rank}.safetensors")
 
 
 def train(folder: Path, config: Config = TINY) -> None:
     with distributed.join("cpu") as world:
-        fit.Run(folder, config, "random", TRAIN, SELECT, None, world).fit()
+        Run(folder, config, "random", TRAIN, SELECT, None, world).fit()
 
 
 def command(folder: Path) -> None:
     """The same by `python -m training fit`."""
-    from training import __main__ as program
-
     images = LabelledImages(*(torch.cat(pair) for pair in zip(TRAIN, SELECT, strict=True)))
-    program.load = lambda *_, **__: images
-    program.split = lambda *_: Split(*torch.arange(50).split([30, 20, 0]))
+    cifar10.load = lambda *_, **__: images
+    cifar10.split = lambda *_: Split(*torch.arange(50).split([30, 20, 0]))
     sys.argv = ["training", "fit", *TINY_OPTIONS, "--run-dir", str(folder), "--threads", "1", "--device", "cpu"]
-    program.main()
+    main()
 
 
 def make_trouble(kind: str) -> None:
-    """The last rank comes to grief in a step of the first epoch."""
-    step, steps = fit.Run._step, 0
+    """Let the last rank be killed, or hang, in a step of the first epoch."""
+    step, steps = Run._step, 0
 
-    def troubled(self: fit.Run, *rest: object) -> tuple[float, int]:
+    def troubled(self: Run, *rest: object) -> tuple[float, int]:
         nonlocal steps
         steps += 1
         if steps == TROUBLED_STEP and self.world.rank == self.world.size - 1:
@@ -83,7 +82,7 @@ def make_trouble(kind: str) -> None:
                 time.sleep(1)
         return step(self, *rest)  # type: ignore[arg-type]
 
-    fit.Run._step = troubled  # type: ignore[method-assign, assignment]
+    Run._step = troubled  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":
@@ -94,8 +93,8 @@ if __name__ == "__main__":
     parser.add_argument("--timeout", type=float, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    initialise.mobilenet_v2 = shallow
-    fit.SAVE_EVERY_SECONDS = 0.0
+    initial_weights.mobilenet_v2 = shallow
+    run.SAVE_EVERY_SECONDS = 0.0
     distributed.TIMEOUT = timedelta(seconds=options.timeout)
     if options.trouble:
         make_trouble(options.trouble)

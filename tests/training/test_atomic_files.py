@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from training import atomic_files as storage
+from training import atomic_files
 from training.atomic_files import write_atomically, write_folder_atomically
 
 
@@ -76,7 +76,7 @@ def test_whenever_it_fails_everything_is_as_before(
     if existed:
         write_folder_atomically(bundle, {"a": b"old"}, accept)
     before = listing(tmp_path)
-    write_through, rename = storage._write_through, Path.rename
+    write_through, rename = atomic_files._write_through, Path.rename
 
     def failing_write(path: Path, content: bytes) -> None:
         if moment == "write" and path.name == "b":
@@ -92,7 +92,7 @@ def test_whenever_it_fails_everything_is_as_before(
         if moment == "check":
             raise Disk
 
-    monkeypatch.setattr(storage, "_write_through", failing_write)
+    monkeypatch.setattr(atomic_files, "_write_through", failing_write)
     monkeypatch.setattr(Path, "rename", failing_rename)
     with pytest.raises(Disk):
         write_folder_atomically(bundle, {"a": b"new", "b": b"new"}, check)

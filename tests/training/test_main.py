@@ -1,4 +1,4 @@
-"""The command line: what it does, and that whatever goes wrong is one line."""
+"""The command line; every error that the user can correct is one line."""
 
 import csv
 import inspect
@@ -20,6 +20,8 @@ from tests.training.conftest import TINY_OPTIONS, Answer
 from tests.training.tiny import TINY
 from training import __main__ as program
 from training.config import FIELDS
+from training.data import cifar10
+from training.data.cifar10 import LabelledImages, Split
 from training.export.bundle import NAME
 from training.fit.run import Run
 
@@ -34,7 +36,7 @@ def one_line(answer: Answer, code: int) -> str:
 
 @pytest.fixture
 def everything(tmp_path: Path, tiny_data: None, quick_pictures: None) -> list[str]:
-    """`all`, quick and away from the repository."""
+    """The arguments of a quick `all` that writes to tmp_path."""
     places = {
         "--data-dir": tmp_path,
         "--run-dir": tmp_path / "run",
@@ -68,6 +70,26 @@ def test_all_makes_a_bundle_from_images(command: Command, everything: list[str],
     again = command(*everything, "--force")
     assert again.code == 0 and Bundle.load(tmp_path / "models" / NAME).manifest.files == bundle.manifest.files
     assert len((tmp_path / "test_reads.csv").read_text().splitlines()) == 3
+
+
+def test_all_loads_and_splits_the_training_images_once(
+    command: Command, everything: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    load, split = cifar10.load, cifar10.split
+
+    def counted_load(*arguments: Any, train: bool, **options: Any) -> LabelledImages:
+        calls.append("training" if train else "test")
+        return load(*arguments, train=train, **options)
+
+    def counted_split(*arguments: Any) -> Split:
+        calls.append("split")
+        return split(*arguments)
+
+    monkeypatch.setattr(cifar10, "load", counted_load)
+    monkeypatch.setattr(cifar10, "split", counted_split)
+    assert command(*everything).code == 0
+    assert sorted(calls) == ["split", "test", "training"]
 
 
 def test_a_bundle_lands_in_its_run_s_folder_and_can_be_served(
@@ -124,7 +146,7 @@ def test_another_configuration_is_refused_by_its_field(command: Command, run_dir
     assert "lr is 0.5 here and 0.001 there" in one_line(answer, 1)
 
 
-def test_steps_before_their_time_are_one_line(command: Command, run_dir: Path, tmp_path: Path) -> None:
+def test_commands_in_the_wrong_order_are_one_line(command: Command, run_dir: Path, tmp_path: Path) -> None:
     places = ["--threads", 1, "--data-dir", tmp_path, "--run-dir"]
     assert "holds no run" in one_line(command("evaluate", *places, tmp_path / "none"), 1)
     assert "holds no run" in one_line(command("export", *places, tmp_path / "none"), 1)
@@ -150,7 +172,7 @@ def test_steps_before_their_time_are_one_line(command: Command, run_dir: Path, t
         (["fit", "--lr", "nan"], 1, "lr is nan: it must be from 0 to 10"),
     ],
 )
-def test_words_that_it_does_not_know_are_one_line(
+def test_wrong_arguments_are_one_line(
     command: Command, arguments: list[str], code: int, said: str, no_training: None, tmp_path: Path
 ) -> None:
     error = one_line(command(*arguments), code)
@@ -180,7 +202,7 @@ def test_a_full_disk_is_one_line(
     assert said in one_line(command(*everything), 1)
 
 
-def test_bare_it_shows_its_help(command: Command) -> None:
+def test_without_a_command_it_shows_its_help(command: Command) -> None:
     answer = command()
     assert (answer.code, answer.err) == (0, "")
     assert "python -m training all " in answer.out
@@ -189,7 +211,7 @@ def test_bare_it_shows_its_help(command: Command) -> None:
     assert command("fit", "--help").code == 0
 
 
-@pytest.mark.parametrize("name", ["fit", "everything"])
+@pytest.mark.parametrize("name", ["fit_command", "all_command"])
 def test_every_field_of_the_configuration_is_an_option(name: str) -> None:
     options = inspect.signature(getattr(program, name)).parameters
     assert {name: field.default for name, field in FIELDS.items()}.items() <= {

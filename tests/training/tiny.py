@@ -20,7 +20,7 @@ FASHION_HEADER = np.array([2051, 10000, 28, 28], ">i4").tobytes()  # of Fashion-
 
 
 def make_images(count: int, seed: int) -> LabelledImages:
-    """Noise whose brightness tells the class; labels go round."""
+    """Noise whose brightness depends on the class; labels repeat from 0 to 9."""
     random = np.random.default_rng(seed)
     labels = np.arange(count) % 10
     pixels = random.integers(0, 60, (count, 32, 32, 3)) + 19 * labels[:, None, None, None]
@@ -28,10 +28,10 @@ def make_images(count: int, seed: int) -> LabelledImages:
 
 
 def lively_weights() -> bytes:
-    """Initial weights, safetensors, whose norms have seen images.
+    """Initial weights, as safetensors, whose batch norms have the statistics of images.
 
-    With fresh norms a handful of steps ends in a network that gives all images the same logits and scores, and whatever
-    compares those would pass.
+    With fresh norms, a network gives all images the same logits and scores after a few steps, and every comparison of
+    those would pass.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -45,7 +45,7 @@ def lively_weights() -> bytes:
 
 
 def shallow(_: Architecture, classes: int = 10) -> MobileNetV2:
-    """Stands for app.network.mobilenet_v2 where only the loop around it is tested: every kind of layer, few of them."""
+    """A stand-in for app.network.mobilenet_v2 in tests of the loop around it: every kind of layer, but few of them."""
     stages = [[1, 16, 1, 2], [6, 24, 2, 2]]
     network = MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=stages, dropout=0.0)
     return network.to(memory_format=torch.channels_last)

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torchvision.datasets import CIFAR10
 from training.errors import TrainingError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-HELD_OUT = 250  # images a class in each of the selection and the calibration split
+HELD_OUT = 250  # images per class in each of the selection and the calibration split
 
 
 class LabelledImages(NamedTuple):
@@ -43,16 +44,37 @@ class Split:
     calibrate: Tensor
 
 
+class Dataset:
+    """CIFAR-10 in a folder. The training images are read once, when they are first needed, and split once per seed."""
+
+    def __init__(self, folder: Path, *, download: bool) -> None:
+        self.folder, self.download = folder, download
+        self._splits: dict[int, Split] = {}
+
+    @cached_property
+    def training(self) -> LabelledImages:
+        return load(self.folder, train=True, download=self.download)
+
+    @cached_property
+    def test(self) -> LabelledImages:
+        return load(self.folder, train=False, download=self.download)
+
+    def split(self, seed: int) -> Split:
+        if seed not in self._splits:
+            self._splits[seed] = split(self.training.labels, seed)
+        return self._splits[seed]
+
+
 def load(data_dir: Path, *, train: bool, download: bool = True) -> LabelledImages:
     """The 50,000 training or 10,000 test images, from the official files below `data_dir`.
 
     torchvision checks every file's MD5 before it is unpickled, and with `download` fetches what is missing.
     Raises TrainingError when the files are missing or damaged and cannot be fetched.
     """
-    said = io.StringIO()  # torchvision prints; a command that is piped should not
+    printed = io.StringIO()  # torchvision prints to the standard output, which belongs to the command
     try:
-        with contextlib.redirect_stdout(said):
-            # Asked to download, torchvision fetches even what is there but unreadable: look first.
+        with contextlib.redirect_stdout(printed):
+            # With download=True, torchvision fetches even files that exist but cannot be read: try without first.
             try:
                 found = CIFAR10(str(data_dir), train=train, download=False)
             except RuntimeError:

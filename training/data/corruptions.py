@@ -1,11 +1,11 @@
-"""Fifteen kinds of damage to images, in five severities, in the style of CIFAR-10-C.
+"""Fifteen corruptions of images, in five severities, in the style of CIFAR-10-C.
 
-Hendrycks & Dietterich 2019 (arXiv:1903.12261) named the kinds; this is other code with other strengths, and frost
-is drawn instead of photographed, so figures do not compare with those of the published CIFAR-10-C files.
+Hendrycks & Dietterich 2019 (arXiv:1903.12261) named the corruptions. This is other code with other strengths, and
+frost is drawn instead of photographed: do not compare figures with those of the published CIFAR-10-C files.
 
-    damaged = CORRUPTIONS["fog"](images, severity, np.random.default_rng(0))
+    corrupted = CORRUPTIONS["fog"](images, severity, np.random.default_rng(0))
 
-All take uint8 images [N, side, side, 3] and give new ones of the same shape.
+Each takes uint8 images [N, side, side, 3] and returns new ones of the same shape.
 """
 
 import io
@@ -24,7 +24,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def gaussian_noise(pixels: Floats, strength: float, random: np.random.Generator) -> Floats:
-    """`strength` is the standard deviation. All kinds of damage work on values from 0 to 1."""
+    """`strength` is the standard deviation. All corruptions work on values from 0 to 1."""
     return pixels + random.normal(0, strength, pixels.shape).astype(np.float32)
 
 
@@ -46,7 +46,7 @@ def defocus_blur(pixels: Floats, radius: float, _: np.random.Generator) -> Float
 
 
 def glass_blur(pixels: Floats, reach: float, random: np.random.Generator) -> Floats:
-    """Pixels change places with others nearby, and what comes of it is blurred a little."""
+    """Pixels are replaced by others nearby, and the result is blurred a little."""
     n, height, width, _ = pixels.shape
     offsets = random.uniform(-reach, reach, (2, n, height, width))
     rows = np.clip(np.rint(np.arange(height)[:, None] + offsets[0]), 0, height - 1).astype(int)

@@ -1,4 +1,4 @@
-"""Images that show none of the ten classes and nothing like them: the far case. Seeded, or Fashion-MNIST."""
+"""Images unrelated to the ten classes (far out-of-distribution): generated from a seed, or Fashion-MNIST."""
 
 import gzip
 import struct
@@ -16,8 +16,8 @@ Images = npt.NDArray[np.uint8]
 FASHION_MNIST = "t10k-images-idx3-ubyte.gz"
 
 
-def far_images(count: int, seed: int, fashion: Path | None = None) -> dict[str, Images]:
-    """`count` images of each kind; Fashion-MNIST's first ones only if `fashion` names the folder that holds them."""
+def unrelated_images(count: int, seed: int, fashion: Path | None = None) -> dict[str, Images]:
+    """`count` uint8 images [count, 32, 32, 3] by kind; Fashion-MNIST's first ones if `fashion` is its folder."""
     kinds = {"noise": noise(count, seed), "textures": textures(count, seed)}
     if fashion is not None:
         kinds["fashion_mnist"] = fashion_mnist(fashion)[:count].copy()

@@ -1,9 +1,9 @@
-"""Scores for being unlike the training images, compared; larger always means less like them.
+"""Out-of-distribution scores, compared; larger always means less like the training images.
 
     detector = METHODS["knn"](bank, labels)          # features and logits of training images
-    scores = detector(seen)                          # float32 [N]
+    scores = detector(outputs)                    # float32 [N]
 
-Features are those before the last layer, pooled over the last map.
+Features are the inputs of the last layer: the last map, averaged over its places.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,60 +16,60 @@ from sklearn.metrics import roc_auc_score
 
 from app.bundle.report import AbstentionReport, AbstentionScores
 from app.network.novelty import NEIGHBOUR, Novelty, neighbour_distance, unit
-from training.evaluate.network_outputs import Seen
+from training.evaluate.network_outputs import Outputs
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-Detector = Callable[[Seen], Floats]
+Detector = Callable[[Outputs], Floats]
 
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))  # classes that a network is trained without, two at a time
 SERVED = "novelty"
-NEIGHBOURS = 250  # images that a nearest neighbour is looked for among
-# Of feature space's directions, from the most variance down, the first 512 of 1,280 are usual and the next 256 count as
-# unusual. What lies beyond is smaller still, and would cost three times the reading of memory.
+NEIGHBOURS = 250  # training images among which the nearest neighbours are searched
+# Principal directions of the features by decreasing variance: the first 512 of 1,280 are usual, the next 256 unusual.
+# Later ones vary even less, and would triple the memory traffic.
 USUAL, UNUSUAL = 0.4, 0.2
-LEAST_DEVIATION = 1e-3  # of a distance: fewer images than directions have none at all
+LEAST_DEVIATION = 1e-3  # of a distance; with fewer images than directions it would be zero
 KEPT = 0.95  # share of calibration images at or below the threshold
-RIDGE = 1e-2  # added to a covariance, as a share of its mean variance: features are more than images are many
+RIDGE = 1e-2  # added to a covariance, as a share of its mean variance: there may be more features than images
 
 
-def maximum_softmax(_: Seen, __: Labels) -> Detector:
+def maximum_softmax(_: Outputs, __: Labels) -> Detector:
     """One minus the largest probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)."""
-    return lambda seen: 1 - softmax(seen.logits, axis=1).max(1)
+    return lambda outputs: 1 - softmax(outputs.logits, axis=1).max(1)
 
 
-def maximum_logit(_: Seen, __: Labels) -> Detector:
+def maximum_logit(_: Outputs, __: Labels) -> Detector:
     """Minus the largest logit (Hendrycks et al. 2022, arXiv:1911.11132)."""
-    return lambda seen: -seen.logits.max(1)
+    return lambda outputs: -outputs.logits.max(1)
 
 
-def energy(_: Seen, __: Labels) -> Detector:
+def energy(_: Outputs, __: Labels) -> Detector:
     """Minus the logarithm of the summed exponentials of the logits (Liu et al. 2020, arXiv:2010.03759)."""
-    return lambda seen: -logsumexp(seen.logits, axis=1)
+    return lambda outputs: -logsumexp(outputs.logits, axis=1)
 
 
-def knn(bank: Seen, _: Labels) -> Detector:
+def knn(bank: Outputs, _: Labels) -> Detector:
     """One minus the cosine similarity of the tenth nearest neighbour (Sun et al. 2022, arXiv:2204.06507)."""
     neighbours = unit(torch.from_numpy(bank.features[:NEIGHBOURS]))
-    return lambda seen: neighbour_distance(unit(torch.from_numpy(seen.features)), neighbours).numpy()
+    return lambda outputs: neighbour_distance(unit(torch.from_numpy(outputs.features)), neighbours).numpy()
 
 
-def residual(bank: Seen, _: Labels) -> Detector:
+def residual(bank: Outputs, _: Labels) -> Detector:
     """Length along unusual directions, of features of unit length (after Wang et al. 2022, arXiv:2203.10807)."""
     fitted = fit_novelty(bank)
-    return lambda seen: fitted.distances(torch.from_numpy(seen.features))[:, 1].numpy()
+    return lambda outputs: fitted.distances(torch.from_numpy(outputs.features))[:, 1].numpy()
 
 
-def novelty(bank: Seen, _: Labels) -> Detector:
-    """The score that is served: app.network.novelty, the mean of the last two, standardised."""
+def novelty(bank: Outputs, _: Labels) -> Detector:
+    """The served score: app.network.novelty, the standardised mean of the last two."""
     fitted = fit_novelty(bank)
-    return lambda seen: fitted.score(torch.from_numpy(seen.features)).numpy()
+    return lambda outputs: fitted.score(torch.from_numpy(outputs.features)).numpy()
 
 
-def mahalanobis(bank: Seen, labels: Labels) -> Detector:
+def mahalanobis(bank: Outputs, labels: Labels) -> Detector:
     """Squared distance to the nearest class mean under the classes' shared covariance.
 
-    Lee et al. 2018 (arXiv:1807.03888), on features of unit length: without that the few large features decide
+    Lee et al. 2018 (arXiv:1807.03888), on features of unit length: otherwise a few large features dominate
     (Mueller & Hein 2025, arXiv:2505.18032).
     """
     features = _unit(bank)
@@ -81,8 +81,8 @@ def mahalanobis(bank: Seen, labels: Labels) -> Detector:
     whiten = np.linalg.cholesky(np.linalg.inv(covariance))
     centres = means @ whiten
 
-    def distance(seen: Seen) -> Floats:
-        points = _unit(seen) @ whiten
+    def distance(outputs: Outputs) -> Floats:
+        points = _unit(outputs) @ whiten
         squares = (points**2).sum(1, keepdims=True) - 2 * points @ centres.T + (centres**2).sum(1)
         nearest: Floats = squares.min(1).astype(np.float32)
         return nearest
@@ -90,12 +90,12 @@ def mahalanobis(bank: Seen, labels: Labels) -> Detector:
     return distance
 
 
-METHODS: Mapping[str, Callable[[Seen, Labels], Detector]] = {
+METHODS: Mapping[str, Callable[[Outputs, Labels], Detector]] = {
     method.__name__: method for method in (maximum_softmax, maximum_logit, energy, mahalanobis, knn, residual, novelty)
 }
 
 
-def fit_novelty(bank: Seen) -> Novelty:
+def fit_novelty(bank: Outputs) -> Novelty:
     """The score's parameters from features of training images [N, D]; the first NEIGHBOURS are its neighbours."""
     features = unit(torch.from_numpy(bank.features))
     neighbours = features[: min(NEIGHBOURS, len(features) // 2)]
@@ -110,20 +110,20 @@ def fit_novelty(bank: Seen) -> Novelty:
     return fitted._replace(mean=others.mean(0), deviation=others.std(0).clamp_min(LEAST_DEVIATION))
 
 
-def fit_all(bank: Seen, labels: Labels) -> dict[str, Detector]:
+def fit_all(bank: Outputs, labels: Labels) -> dict[str, Detector]:
     """Every method, fitted."""
     return {name: method(bank, labels) for name, method in METHODS.items()}
 
 
-def aurocs(detectors: Mapping[str, Detector], known: Seen, unknown: Seen) -> dict[str, float]:
-    """By method: the chance that an unknown image scores higher than a known one."""
+def aurocs(detectors: Mapping[str, Detector], known: Outputs, unknown: Outputs) -> dict[str, float]:
+    """The area under the ROC curve by method: the chance that an unknown image scores higher than a known one."""
     return {name: auroc(detector(known), detector(unknown)) for name, detector in detectors.items()}
 
 
 def abstention_report(
     near: Mapping[str, Sequence[float]], far: Mapping[str, Mapping[str, float]], scores: Floats, limit: float
 ) -> AbstentionReport:
-    """All methods beside each other; `scores` of the report's images, and the limit above which they are refused."""
+    """All methods compared; `scores` are those of the report's images, and above `limit` the service abstains."""
     return AbstentionReport(
         method=SERVED,
         threshold=limit,
@@ -147,9 +147,9 @@ def auroc(known: Floats, unknown: Floats) -> float:
 
 
 def threshold(scores: Floats, kept: float = KEPT) -> float:
-    """The smallest of `scores` that leaves at least the share `kept` of them at or below itself."""
+    """The smallest of `scores` such that at least the share `kept` of them is at or below it."""
     return float(np.sort(scores)[int(np.ceil(kept * len(scores))) - 1])
 
 
-def _unit(seen: Seen) -> Floats:
-    return unit(torch.from_numpy(seen.features)).numpy()
+def _unit(outputs: Outputs) -> Floats:
+    return unit(torch.from_numpy(outputs.features)).numpy()

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: one temperature, fitted on the calibration split, and how well it does."""
+"""Calibrated probabilities: one temperature, fitted on the calibration split, and its effect on the test split."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,14 @@ from scipy.special import log_softmax
 
 from app.bundle.report import CalibrationReport, CalibrationScores, ConfidenceBin, Estimate
 from training.evaluate.metrics import confidence_bins
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
 BINS = 15
 RESAMPLES, SEED = 1000, 0
 Floats = npt.NDArray[np.float64]
 
 
-def fit_temperature(scored: Scored) -> float:
+def fit_temperature(scored: Predictions) -> float:
     """The temperature that minimises the negative log-likelihood (Guo et al. 2017, arXiv:1706.04599).
 
     Searched between 0.05 and 20; the likelihood is unimodal in the temperature's logarithm.
@@ -32,8 +32,8 @@ def fit_temperature(scored: Scored) -> float:
     return float(np.exp(found.x))
 
 
-def calibration_report(calibrate: Scored, test: Scored) -> CalibrationReport:
-    """The temperature of the calibration split, and what it does to the test split's probabilities."""
+def calibration_report(calibrate: Predictions, test: Predictions) -> CalibrationReport:
+    """The temperature fitted on the calibration split, and scores of the test split without and with it."""
     temperature = fit_temperature(calibrate)
     return CalibrationReport(
         fitted_on=len(calibrate.labels),
@@ -43,7 +43,7 @@ def calibration_report(calibrate: Scored, test: Scored) -> CalibrationReport:
     )
 
 
-def scores(scored: Scored, temperature: float) -> CalibrationScores:
+def scores(scored: Predictions, temperature: float) -> CalibrationScores:
     """Calibration error, log-likelihood and Brier score, each with its 95 % percentile bootstrap over the images."""
     logits, labels = _float64(scored)
     log_probabilities = log_softmax(logits / temperature, axis=1)
@@ -59,8 +59,8 @@ def scores(scored: Scored, temperature: float) -> CalibrationScores:
     )
 
 
-def reliability_bins(scored: Scored, temperature: float) -> list[ConfidenceBin]:
-    """What a reliability diagram shows (DeGroot & Fienberg 1983)."""
+def reliability_bins(scored: Predictions, temperature: float) -> list[ConfidenceBin]:
+    """The bins of a reliability diagram (DeGroot & Fienberg 1983), without empty ones."""
     rows = zip(*confidence_bins(scored, temperature), strict=True)
     return [
         ConfidenceBin(images=images, confidence=confidence, accuracy=accuracy)
@@ -100,5 +100,5 @@ def estimate(statistic: Callable[[npt.NDArray[np.int64]], float], n: int) -> Est
     return Estimate(value=float(statistic(np.arange(n))), ci95=(float(low), float(high)))
 
 
-def _float64(scored: Scored) -> tuple[Floats, npt.NDArray[np.int64]]:
+def _float64(scored: Predictions) -> tuple[Floats, npt.NDArray[np.int64]]:
     return scored.logits.numpy().astype(np.float64), scored.labels.numpy()

@@ -1,4 +1,4 @@
-"""Whether one model is better than another, or chance made it look so: McNemar's test on held-out training images."""
+"""Is one model better than another, or is it chance? McNemar's test on held-out training images."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +13,13 @@ from training.data.cifar10 import LabelledImages
 from training.errors import TrainingError
 from training.evaluate.network_outputs import predict_logits
 from training.export.graph import run_graph
-from training.fit.run_folder import Outcome
-from training.provenance import check_split
+from training.fit.run_folder import FinishedRun, check_split
 
 SIGNIFICANCE = 0.05
 
 
 class Comparison(NamedTuple):
-    """Of two models on the same n images. Accuracies are fractions; p_value is two-sided."""
+    """Two models on the same n images. Accuracies are fractions; p_value is two-sided."""
 
     n: int
     old_accuracy: float
@@ -31,7 +30,7 @@ class Comparison(NamedTuple):
 
     @property
     def better(self) -> bool:
-        """The new model is right more often, by more than chance explains."""
+        """The new model is right more often, and the difference is significant."""
         return self.only_new > self.only_old and self.p_value < SIGNIFICANCE
 
     @property
@@ -42,7 +41,7 @@ class Comparison(NamedTuple):
 
 
 def compare(old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]) -> Comparison:
-    """Of bool [N], whether each image's answer is right; McNemar 1947, in its exact form."""
+    """Compare two arrays bool [N], whether each image's answer is right (McNemar 1947, exact)."""
     only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
     discordant = only_old + only_new
     p_value = float(binomtest(only_new, discordant).pvalue) if discordant else 1.0
@@ -50,7 +49,7 @@ def compare(old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]) -> Compariso
 
 
 def correct(source: Path, held_out: LabelledImages, seed: int) -> npt.NDArray[np.bool_]:
-    """Whether a bundle's or a finished run's answer is right, for each image.
+    """bool [N]: whether the answer of a bundle or a finished run is right for each image.
 
     Raises TrainingError when `source` is neither, or was trained with another split than that of `seed`.
     """
@@ -62,6 +61,6 @@ def correct(source: Path, held_out: LabelledImages, seed: int) -> npt.NDArray[np
             raise TrainingError(str(error)) from None
         logits = run_graph(bundle.read(GRAPH), held_out.images.numpy())
     else:
-        logits = predict_logits(Outcome.read(source).model(), held_out.images).numpy()
+        logits = predict_logits(FinishedRun.read(source).model(), held_out.images).numpy()
     right: npt.NDArray[np.bool_] = logits.argmax(1) == held_out.labels.numpy()
     return right

@@ -3,7 +3,7 @@
 Least ambiguous sets (Sadinle et al. 2019, arXiv:1609.00451): a class is in the set when its calibrated probability
 is at least a threshold, and the threshold is an order statistic of the true classes' probabilities on the
 calibration split. For exchangeable images the sets then hold the true class with at least the nominal probability,
-whatever the network; it says nothing of single classes, nor of images that are not like CIFAR-10's.
+whatever the network. It promises nothing for a single class, nor for images unlike CIFAR-10's.
 """
 
 import math
@@ -15,14 +15,14 @@ from scipy import stats
 from app.bundle.manifest import Conformal, ConformalLevel
 from app.bundle.report import ConformalReport, ConformalScores
 from app.inference.decisions import probabilities
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
 LEVELS, DEFAULT = (0.95, 0.99, 0.995), 0.99
 Floats = npt.NDArray[np.float64]
 Sets = npt.NDArray[np.bool_]
 
 
-def fit_conformal(calibrate: Scored, temperature: float) -> Conformal:
+def fit_conformal(calibrate: Predictions, temperature: float) -> Conformal:
     """The threshold of each level."""
     truth = true_probabilities(calibrate, temperature)
     levels = [ConformalLevel(coverage=level, threshold=threshold(truth, level)) for level in LEVELS]
@@ -36,8 +36,8 @@ def threshold(truth: Floats, level: float) -> float:
 
 
 def covered(n: int, level: float) -> int:
-    """How many of n calibration images must be covered; more than n when n is too small for the level."""
-    # The product of an integer and 0.95 may end up a little above an integer.
+    """The number of n calibration images that must be covered; more than n when n is too small for the level."""
+    # The product of an integer and 0.95 may end up slightly above an integer.
     return math.ceil(round((n + 1) * level, 9))
 
 
@@ -48,14 +48,14 @@ def prediction_sets(values: Floats, at_least: float) -> Sets:
 
 
 def served_sets(values: Floats, at_least: float) -> Sets:
-    """The sets that are served: never empty, as the most probable class is in."""
+    """The sets that are served: never empty, since they include the most probable class."""
     sets = prediction_sets(values, at_least)
     sets[np.arange(len(values)), values.argmax(1)] = True
     return sets
 
 
-def conformal_report(calibrate: Scored, test: Scored, temperature: float) -> ConformalReport:
-    """What the sets do on the test split."""
+def conformal_report(calibrate: Predictions, test: Predictions, temperature: float) -> ConformalReport:
+    """Coverage and size of the sets on the test split."""
     fitted = fit_conformal(calibrate, temperature)
     values, labels = calibrated(test, temperature), test.labels.numpy()
     n = len(calibrate.labels)
@@ -76,13 +76,13 @@ def expected_coverage(level: float, calibrated_on: int, tested_on: int) -> tuple
     return (float(low), float(high))
 
 
-def calibrated(scored: Scored, temperature: float) -> Floats:
+def calibrated(scored: Predictions, temperature: float) -> Floats:
     """float64 [N, classes], bit for bit what the service computes from one view."""
     return np.stack([probabilities(logits[None], temperature) for logits in scored.logits.numpy()])
 
 
-def true_probabilities(scored: Scored, temperature: float) -> Floats:
-    """float64 [N]: what the true classes were given."""
+def true_probabilities(scored: Predictions, temperature: float) -> Floats:
+    """float64 [N]: the calibrated probability of each image's true class."""
     truth: Floats = calibrated(scored, temperature)[np.arange(len(scored.labels)), scored.labels.numpy()]
     return truth
 

@@ -1,11 +1,11 @@
-"""How well images of classes that a network never saw are told from those that it knows: the near case.
+"""Detecting images of classes that were left out of training (near out-of-distribution).
 
-For each of five fixed pairs of classes a network is trained on the other eight; then the held-out images of
-the eight are what it knows, and all images of the pair are what it does not.
+For each of five fixed pairs of classes, a network is trained on the other eight. Held-out images of the eight are then
+the known images, and held-out images of the pair the unknown ones.
 
     FOLDER/without_0_1/     the run, as training.fit.run keeps it, and features.safetensors
 
-The result is a file of JSON, which `python -m training evaluate` takes into the report.
+The result is a JSON file, which `python -m training evaluate` takes into the report.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,33 +25,33 @@ from training.config import Config
 from training.data.cifar10 import LabelledImages, Split
 from training.errors import TrainingError
 from training.evaluate.abstention import METHODS, PAIRS, aurocs, fit_all
-from training.evaluate.network_outputs import Seen, predict_features
+from training.evaluate.network_outputs import Outputs, predict_features
 from training.fit.run import Run, Watcher
-from training.fit.run_folder import Outcome
+from training.fit.run_folder import FinishedRun
 
 FEATURES = "features.safetensors"
 FITTED_ON = 5000  # training images whose features are kept
-# Five networks in the time of one: methods are compared, not networks.
+# Five networks in the time of one: the methods are compared, not the networks.
 CONFIG = Config(stem_stride=1, stage2_stride=2, enlarge=1, epochs=3, zoom=1.0, colour=0.0)
 
 
-class LeftOut(NamedTuple):
-    """What one of the five networks makes of its training images, of held-out known ones, and of unknown ones.
+class Fold(NamedTuple):
+    """One network's outputs for some of its training images, for held-out known images and for unknown ones.
 
-    Logits are those of the eight known classes; labels int64 [N] are of the ten.
+    Logits are those of the eight known classes; labels, int64 [N], count all ten.
     """
 
     pair: tuple[int, int]
-    bank: Seen
+    bank: Outputs
     bank_labels: npt.NDArray[np.int64]
-    known: Seen
-    unknown: Seen
+    known: Outputs
+    unknown: Outputs
 
 
 def leave_two_out(
     folder: Path, config: Config, init: str, images: LabelledImages, parts: Split, watch: Watcher | None = None
-) -> Iterator[LeftOut]:
-    """Train, or read back, the five networks, one at a time. Raises TrainingError as training.fit.run does."""
+) -> Iterator[Fold]:
+    """Train the five networks, or read their outputs back, one at a time. Raises the errors of training.fit.run."""
     for pair in PAIRS:
         run_dir = folder / f"without_{pair[0]}_{pair[1]}"
         train, select = (without(images.take(part), pair) for part in (parts.train, parts.select))
@@ -62,14 +62,14 @@ def leave_two_out(
         yield _read(run_dir / FEATURES, pair)
 
 
-def compare_methods(networks: Iterable[LeftOut]) -> dict[str, list[float]]:
+def compare_methods(folds: Iterable[Fold]) -> dict[str, list[float]]:
     """Areas under the ROC curve by method, in the order of the pairs."""
-    by_pair = [aurocs(fit_all(one.bank, one.bank_labels), one.known, one.unknown) for one in networks]
+    by_pair = [aurocs(fit_all(one.bank, one.bank_labels), one.known, one.unknown) for one in folds]
     return {name: [areas[name] for areas in by_pair] for name in METHODS}
 
 
-class Near(BaseModel):
-    """The file that keeps the result: with what the networks were trained, and the areas by method and pair."""
+class NearResults(BaseModel):
+    """The content of the result file: the networks' configuration, and the areas by method and pair."""
 
     config: dict[str, Any]
     pairs: list[tuple[int, int]]
@@ -79,7 +79,7 @@ class Near(BaseModel):
 def read_near(path: Path) -> dict[str, list[float]]:
     """The areas by method; empty without a file. Raises TrainingError when it is damaged."""
     try:
-        return Near.model_validate_json(path.read_bytes()).methods
+        return NearResults.model_validate_json(path.read_bytes()).methods
     except FileNotFoundError:
         return {}
     except (OSError, ValidationError) as error:
@@ -87,7 +87,7 @@ def read_near(path: Path) -> dict[str, list[float]]:
 
 
 def write_near(path: Path, config: Config, areas: dict[str, list[float]]) -> None:
-    content = Near(config=config.as_dict(), pairs=list(PAIRS), methods=areas)
+    content = NearResults(config=config.as_dict(), pairs=list(PAIRS), methods=areas)
     write_atomically(path, (content.model_dump_json(indent=2) + "\n").encode())
 
 
@@ -96,7 +96,7 @@ def without(images: LabelledImages, pair: tuple[int, int]) -> LabelledImages:
 
 
 def _save_features(run: Run, pair: tuple[int, int], held_out: LabelledImages) -> None:
-    model = Outcome.read(run.folder).model()
+    model = FinishedRun.read(run.folder).model()
     chosen = torch.randperm(len(run.train.labels), generator=torch.Generator().manual_seed(run.config.seed))[:FITTED_ON]
     bank = run.train.take(chosen.sort().values)
     sets = {
@@ -107,19 +107,19 @@ def _save_features(run: Run, pair: tuple[int, int], held_out: LabelledImages) ->
     tensors = {"bank.labels": bank.labels}
     columns = [class_id for class_id in range(10) if class_id not in pair]
     for name, part in sets.items():
-        seen = predict_features(model, part.images)
-        tensors[f"{name}.features"] = torch.from_numpy(seen.features)
-        tensors[f"{name}.logits"] = torch.from_numpy(seen.logits[:, columns].copy())
+        outputs = predict_features(model, part.images)
+        tensors[f"{name}.features"] = torch.from_numpy(outputs.features)
+        tensors[f"{name}.logits"] = torch.from_numpy(outputs.logits[:, columns].copy())
     write_atomically(run.folder / FEATURES, save_safetensors(tensors))
 
 
-def _read(path: Path, pair: tuple[int, int]) -> LeftOut:
+def _read(path: Path, pair: tuple[int, int]) -> Fold:
     with safe_open(str(path), framework="numpy") as saved:
-        seen = {
-            name: Seen(saved.get_tensor(f"{name}.features"), saved.get_tensor(f"{name}.logits"))
+        outputs = {
+            name: Outputs(saved.get_tensor(f"{name}.features"), saved.get_tensor(f"{name}.logits"))
             for name in ("bank", "known", "unknown")
         }
-        return LeftOut(pair, seen["bank"], saved.get_tensor("bank.labels"), seen["known"], seen["unknown"])
+        return Fold(pair, outputs["bank"], saved.get_tensor("bank.labels"), outputs["known"], outputs["unknown"])
 
 
 def _among(labels: Tensor, pair: tuple[int, int]) -> Tensor:

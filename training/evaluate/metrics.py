@@ -1,26 +1,26 @@
-"""Metrics from saved logits: pure functions, no network and no images in them."""
+"""Metrics from saved logits: pure functions that need neither the network nor the images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binomtest
 from sklearn.metrics import classification_report, confusion_matrix, precision_recall_fscore_support
 
 from app.bundle.report import CalibrationReport, ClassScores, Epoch, Interval, Report, Scores
 from training.data.cifar10 import CLASSES
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
-Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 IDS = range(len(CLASSES))
 
 
 def build_report(
-    scored: Scored, history: Sequence[Epoch], calibration: CalibrationReport | None = None, split: str = "test"
+    scored: Predictions, history: Sequence[Epoch], calibration: CalibrationReport | None = None, split: str = "test"
 ) -> Report:
-    """Everything that report.json holds."""
+    """The report without its sections on trust, except `calibration`."""
     truth, predicted = scored.labels.numpy(), scored.predicted()
     counts = confusion_matrix(truth, predicted, labels=IDS)
     columns = precision_recall_fscore_support(truth, predicted, labels=IDS, zero_division=0)
@@ -50,7 +50,7 @@ def build_report(
     )
 
 
-def report_text(scored: Scored) -> str:
+def report_text(scored: Predictions) -> str:
     """scikit-learn's classification_report with two digits."""
     text: str = classification_report(
         scored.labels.numpy(), scored.predicted(), labels=IDS, target_names=CLASSES, digits=2, zero_division=0
@@ -60,11 +60,8 @@ def report_text(scored: Scored) -> str:
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """The 95 % score interval of a fraction (Wilson 1927, JASA 22): sound near 0 and 1, unlike the normal one."""
-    share = successes / n
-    centre = share + Z95**2 / (2 * n)
-    spread = Z95 * (share * (1 - share) / n + Z95**2 / (4 * n**2)) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + Z95**2 / n) for sign in (-1, 1))
-    return max(0.0, low), min(1.0, high)
+    low, high = binomtest(successes, n).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def f1_intervals(counts: Counts, resamples: int = 2000, seed: int = 0) -> Floats:
@@ -96,7 +93,7 @@ class Bins(NamedTuple):
     accuracy: Floats
 
 
-def confidence_bins(scored: Scored, temperature: float = 1.0, bins: int = 15) -> Bins:
+def confidence_bins(scored: Predictions, temperature: float = 1.0, bins: int = 15) -> Bins:
     """Bin k of b holds confidences in (k / b, (k + 1) / b]."""
     confidence = scored.probabilities(temperature).max(1).astype(np.float64)
     place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)

@@ -1,4 +1,4 @@
-"""What a network says of images, before anything is made of it."""
+"""A network's outputs for images, and its predictions for labelled images."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ from app.network.mobilenet import Preprocessed
 from app.network.served import ServedNetwork
 
 
-class Scored(NamedTuple):
-    """logits: float32 [N, classes]; labels: int64 [N]; ood_scores: float32 [N], or none were computed."""
+class Predictions(NamedTuple):
+    """logits: float32 [N, classes]; labels: int64 [N]; ood_scores: float32 [N], or None if not computed."""
 
     logits: Tensor
     labels: Tensor
@@ -34,7 +34,7 @@ class Scored(NamedTuple):
 
 def predict_logits(model: nn.Module, images: Tensor, batch_size: int = 25) -> Tensor:
     """float32 logits [N, classes] of uint8 images [N, H, W, 3], in evaluation mode."""
-    # Larger batches spend their time on getting memory from the system: half as fast at 250 without tcmalloc.
+    # Larger batches spend their time allocating memory: without tcmalloc, 250 images are half as fast.
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -43,14 +43,14 @@ def predict_logits(model: nn.Module, images: Tensor, batch_size: int = 25) -> Te
     return logits.clone()
 
 
-class Seen(NamedTuple):
-    """What a network makes of images. features: float32 [N, 1280], pooled; logits: float32 [N, classes]."""
+class Outputs(NamedTuple):
+    """A network's outputs. features: float32 [N, 1280], pooled; logits: float32 [N, classes]."""
 
     features: npt.NDArray[np.float32]
     logits: npt.NDArray[np.float32]
 
 
-def predict_features(model: Preprocessed, images: Tensor, batch_size: int = 25) -> Seen:
+def predict_features(model: Preprocessed, images: Tensor, batch_size: int = 25) -> Outputs:
     """Pooled features and logits of uint8 images [N, H, W, 3], in evaluation mode."""
     served = ServedNetwork(model)
     was_training = model.training
@@ -59,4 +59,4 @@ def predict_features(model: Preprocessed, images: Tensor, batch_size: int = 25) 
         batches = [served(batch) for batch in torch.split(images, batch_size)]
     served.train(was_training)
     features, logits = (torch.cat([getattr(one, name) for one in batches]).numpy() for name in ("features", "logits"))
-    return Seen(features, logits)
+    return Outputs(features, logits)

@@ -1,4 +1,4 @@
-"""Accuracy on damaged images."""
+"""Accuracy on corrupted images."""
 
 from collections.abc import Callable
 
@@ -15,15 +15,15 @@ Labels = npt.NDArray[np.int64]
 def robustness_report(
     logits_of: Callable[[Images], npt.NDArray[np.float32]], images: Images, labels: Labels, *, n: int, seed: int
 ) -> RobustnessReport:
-    """Accuracy of `logits_of` (images [N, H, W, 3] to logits [N, classes]) on `n` images under every damage.
+    """Accuracy of `logits_of` (images [N, H, W, 3] to logits [N, classes]) on `n` images under every corruption.
 
-    The images are drawn by lot, evenly from all classes; each kind and severity has random numbers of its own.
+    The images are a random sample, stratified by class; each corruption and severity has its own random numbers.
     """
     chosen = draw(labels, n, seed)
     images, labels = images[chosen], labels[chosen]
 
-    def accuracy(damaged: Images) -> float:
-        return float((logits_of(damaged).argmax(1) == labels).mean())
+    def accuracy(corrupted: Images) -> float:
+        return float((logits_of(corrupted).argmax(1) == labels).mean())
 
     corruptions = [
         Corruption(
@@ -44,9 +44,9 @@ def robustness_report(
 
 
 def draw(labels: Labels, n: int, seed: int) -> npt.NDArray[np.int64]:
-    """Sorted indices of n images, from each class as many, but for a remainder."""
+    """Sorted indices of n images; the counts of the classes differ by at most one."""
     order = np.random.default_rng(seed).permutation(len(labels))
-    # Every class's first image, then every class's second, and so on.
+    # Take the first image of every class, then the second of every class, and so on.
     turn = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         members = order[labels[order] == label]

@@ -1,4 +1,4 @@
-"""Answering only what one is sure of: risk and coverage (Geifman & El-Yaniv 2017, arXiv:1705.08500)."""
+"""Answering only when confident: risk and coverage (Geifman & El-Yaniv 2017, arXiv:1705.08500)."""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,14 +6,14 @@ import numpy.typing as npt
 from app.bundle.report import Selection, SelectiveReport
 from training.evaluate.calibration import estimate
 from training.evaluate.conformal import calibrated
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
 POINTS = 100  # of the curve in the report
 Floats = npt.NDArray[np.float64]
 
 
-def selective_report(test: Scored, temperature: float) -> SelectiveReport:
-    """Of ranking images by the calibrated probability of the answer."""
+def selective_report(test: Predictions, temperature: float) -> SelectiveReport:
+    """Risk and coverage when images are ranked by the calibrated probability of the answer."""
     confidence = calibrated(test, temperature).max(1)
     wrong = (~test.correct()).astype(np.float64)
     risks = selective_risks(confidence, wrong)
@@ -29,7 +29,7 @@ def selective_report(test: Scored, temperature: float) -> SelectiveReport:
 def selective_risks(confidence: Floats, wrong: Floats) -> Floats:
     """[N]: the share of errors among the 1, 2, ... N most confident answers. Their mean is the AURC.
 
-    confidence, wrong: [N]. Equal confidences are in no order: each of them counts their mean error.
+    confidence, wrong: [N]. Images of equal confidence have no order, so each counts with their mean error.
     """
     _, group = np.unique(-confidence, return_inverse=True)  # 0: the most confident
     shared = np.bincount(group, wrong) / np.bincount(group)

@@ -1,4 +1,4 @@
-"""The part of the model card that says how far to trust an answer."""
+"""The sections of the model card about how far to trust an answer."""
 
 from collections.abc import Sequence
 
@@ -24,8 +24,8 @@ METHODS = {
 }
 
 
-def render_trust(manifest: Manifest, report: Report) -> str:
-    """Markdown, a heading a subject; subjects that the report lacks are left out."""
+def render_card_trust(manifest: Manifest, report: Report) -> str:
+    """Markdown with one section per subject; subjects that the report lacks are left out."""
     parts = [_probabilities(manifest)]
     if report.calibration:
         parts.append(_calibration(report.calibration))
@@ -54,8 +54,9 @@ def _calibration(calibration: CalibrationReport) -> str:
     ]
     return _section(
         "Calibration",
-        "How far probabilities are from how often they are right, on the test images, with 95 % bootstrap intervals.\n"
-        "Resampling only adds to a calibration error, so its interval may lie above it.",
+        "The difference between probabilities and the frequency of right answers on the test images, with 95 %\n"
+        "bootstrap intervals. Resampling inflates the calibration error, so for small errors the interval can lie\n"
+        "above the estimate.",
         ("", "expected calibration error (15 bins of equally many)", "negative log-likelihood", "Brier score"),
         rows,
         picture=("Reliability diagram", "reliability.png"),
@@ -80,8 +81,8 @@ def _conformal(conformal: ConformalReport, classes: list[str]) -> str:
     return _section(
         "Prediction sets",
         f"Split conformal prediction (least ambiguous sets), fitted on {conformal.fitted_on:,} calibration images.\n"
-        "The served set also holds the most probable class, so that it is never empty. A level is kept on average\n"
-        "over images like CIFAR-10's, not for every class, and not for other images.",
+        "The served set also holds the most probable class, so it is never empty. The level holds on average over\n"
+        "images like CIFAR-10's, not for every class, and not for other images.",
         ("level", "raw coverage", "what chance allows (99 %)", "served coverage", "mean size", "least covered class"),
         rows,
     )
@@ -99,9 +100,10 @@ def _abstention(abstention: AbstentionReport) -> str:
         "Abstention",
         f"Above an `ood_score` of {abstention.threshold:.4f} the service abstains: for 5 % of the calibration images,\n"
         f"and for {_percent(1 - abstention.kept)} of the test images. Areas under the ROC curve (0.5 is chance) of\n"
-        "scores that could tell what is none of the classes. Near: classes that a network never saw, of five with\n"
-        "24.5 M multiply-adds and three epochs; the served score, every model's, was found among some forty on these\n"
-        "same images. Far: made images, and Fashion-MNIST where it was at hand, against the selection split."
+        "scores that could detect an image of none of the classes. Near: two classes left out of training, for five\n"
+        "networks with 24.5 M multiply-adds and three epochs; the served score was chosen on these same images, so\n"
+        "its figure is optimistic. Far: generated images, and Fashion-MNIST where it was available, against the\n"
+        "selection split."
         f"{_weaker(abstention)}",
         ("score", "near, mean", "near, by pair", *(f"far: {kind.replace('_', ' ')}" for kind in kinds)),
         rows,
@@ -109,11 +111,11 @@ def _abstention(abstention: AbstentionReport) -> str:
 
 
 def _weaker(abstention: AbstentionReport) -> str:
-    """A warning, where the largest probability tells far images better than the score that decides."""
+    """A warning if the largest probability detects far images better than the served score."""
     means = {one.method: sum(one.far.values()) / len(one.far) for one in abstention.methods}
     if means[abstention.method] >= means["maximum_softmax"]:
         return ""
-    return "\nOf this network's far images a low `probability` tells more than `abstain`: heed both."
+    return "\nFor this network, a low `probability` detects far images better than `abstain`: use both."
 
 
 def _selective(selective: SelectiveReport) -> str:
@@ -122,8 +124,8 @@ def _selective(selective: SelectiveReport) -> str:
     rows = [(f"{one.coverage:.1%}", _percent(one.accuracy)) for one in nearest]
     return _section(
         "Answering only when sure",
-        f"Accuracy when only the most confident answers count. Area under the risk-coverage curve\n"
-        f"{_with_interval(selective.aurc)}; a ranking with every mistake last would have {selective.optimal_aurc:.5f}.",
+        f"Accuracy when only the most confident images are answered. Area under the risk-coverage curve\n"
+        f"{_with_interval(selective.aurc)}; a ranking with every error last would have {selective.optimal_aurc:.5f}.",
         ("answered", "accuracy on those"),
         rows,
         picture=("Risk and coverage", "risk_coverage.png"),
@@ -136,11 +138,11 @@ def _robustness(robustness: RobustnessReport) -> str:
         for one in robustness.corruptions
     ]
     return _section(
-        "Damaged images",
-        f"Accuracy on {robustness.n:,} test images under 15 kinds of damage: {_percent(robustness.mean_accuracy)} on\n"
-        f"average, {_percent(robustness.clean_accuracy)} without any. In the style of CIFAR-10-C, by this project's\n"
-        "own code: the figures do not compare with those of the published files.",
-        ("damage", *(f"severity {severity}" for severity in range(1, 6))),
+        "Corrupted images",
+        f"Accuracy on {robustness.n:,} test images under 15 corruptions: {_percent(robustness.mean_accuracy)} on\n"
+        f"average, {_percent(robustness.clean_accuracy)} without. The corruptions follow CIFAR-10-C, but are this\n"
+        "project's own code: do not compare the figures with those of the published files.",
+        ("corruption", *(f"severity {severity}" for severity in range(1, 6))),
         rows,
         picture=("Robustness", "robustness.png"),
     )

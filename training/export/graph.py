@@ -2,7 +2,7 @@
 
 Written node by node: MobileNetV2 needs ten operators, the graph has no more nodes than the network has
 operations, and the same weights give the same bytes with every version of PyTorch. What it computes is
-compared with PyTorch before it is shipped (training.export.bundle).
+compared with app.network.served before it is shipped (training.export.bundle).
 
     input   images      uint8 [N, 32, 32, 3], RGB
     output  logits      float32 [N, 10]
@@ -10,7 +10,7 @@ compared with PyTorch before it is shipped (training.export.bundle).
                         to each logit; their means are the logits (Zhou et al. 2016, arXiv:1512.04150)
     output  ood_score   float32 [N], larger for images less like the training images; where a Novelty is given
 
-All outputs are computed, whichever are fetched: ONNX Runtime's builds ignore only_execute_path_to_fetches.
+All outputs are computed even if few are fetched: ONNX Runtime's builds ignore only_execute_path_to_fetches.
 """
 
 import math
@@ -34,7 +34,7 @@ OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that
 
 
 def build_graph(served: ServedNetwork, height: int = 32, width: int = 32) -> onnx.ModelProto:
-    """The graph of `served` in evaluation mode, checked for being well-formed."""
+    """The graph of `served` in evaluation mode, checked by ONNX."""
     model, network, novelty = served.model, served.network, served.novelty
     graph = _Graph()
     # Transposing bytes is cheaper than transposing floats.
@@ -71,7 +71,7 @@ def build_graph(served: ServedNetwork, height: int = 32, width: int = 32) -> onn
 def _score(graph: "_Graph", features: str, novelty: Novelty) -> None:
     """app.network.novelty, in operators."""
     constants = {name: graph.constant(f"novelty.{name}", value) for name, value in novelty._asdict().items()}
-    # Stored in half, at half the size; a session widens them once, when it loads.
+    # Stored in half precision, at half the size; a session converts them once, when it loads.
     neighbours, unusual = (
         graph.add("Cast", constants[name], to=TensorProto.FLOAT) for name in ("neighbours", "unusual")
     )
@@ -102,7 +102,7 @@ class _Graph:
     def add(
         self, operator: str, *inputs: str, name: str | None = None, unused: Sequence[str] = (), **attributes: Any
     ) -> str:
-        """Append a node; the name of its first output. `unused` names further outputs that nobody reads."""
+        """Append a node; the name of its first output. `unused` names its other outputs."""
         output = name or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [output, *unused], name=output, **attributes))
         return output
@@ -154,7 +154,7 @@ def _chain(graph: _Graph, hidden: str, layers: nn.Module, path: str) -> str:
 def _enlarged(graph: _Graph, hidden: str, layer: nn.Upsample) -> str:
     assert layer.mode == "bilinear" and not layer.align_corners and isinstance(layer.scale_factor, float)
     factors = graph.constant("enlarge", torch.tensor([1.0, 1.0, layer.scale_factor, layer.scale_factor]))
-    # "" is the region of interest, which bilinear has no use for.
+    # "" is the region of interest, which bilinear interpolation does not use.
     return graph.add("Resize", hidden, "", factors, mode="linear", coordinate_transformation_mode="half_pixel")
 
 
@@ -178,7 +178,7 @@ def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that does what `layer` and then `norm` (in evaluation mode) do."""
     assert layer.bias is None and norm.running_mean is not None and norm.running_var is not None
     with torch.no_grad():
-        # In double precision: the network is deep, and parity is wanted to 1e-4.
+        # In double precision: the network is deep, and must agree with PyTorch to 1e-4.
         gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
         weight = layer.weight.double() * gain[:, None, None, None]
         bias = norm.bias.double() - norm.running_mean.double() * gain

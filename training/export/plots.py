@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from app.bundle.report import CalibrationReport, Epoch, RobustnessReport, SelectiveReport
 from training.data.cifar10 import CLASSES
 from training.evaluate.metrics import Counts, Floats, confidence_bins
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
 Pixels = npt.NDArray[np.uint8]
 BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "#767676"  # told apart by the colour-blind too
@@ -61,7 +61,7 @@ def confusion(counts: Counts) -> bytes:
     return png(figure)
 
 
-def reliability(scored: Scored, calibration: CalibrationReport, bins: int = 15) -> bytes:
+def reliability(scored: Predictions, calibration: CalibrationReport, bins: int = 15) -> bytes:
     """Reliability diagram (DeGroot & Fienberg 1983): how often the top answer is right at a given confidence."""
     binned = confidence_bins(scored, calibration.temperature, bins)
     raw = confidence_bins(scored, 1.0, bins)
@@ -103,7 +103,7 @@ def reliability(scored: Scored, calibration: CalibrationReport, bins: int = 15) 
 
 
 def risk_coverage(report: SelectiveReport) -> bytes:
-    """Error among the answers that are given, over the share of images that get one."""
+    """Error among the answered images, over the share of images that are answered."""
     figure, (axes,) = new_figure(6.4, 4.4, 1)
     coverage = [one.coverage for one in report.curve]
     axes.plot(coverage, [1 - one.accuracy for one in report.curve], color=BLUE, label="ranked by confidence")
@@ -124,7 +124,7 @@ def risk_coverage(report: SelectiveReport) -> bytes:
 
 
 def robustness(report: RobustnessReport) -> bytes:
-    """Accuracy by kind and severity of damage."""
+    """Accuracy by corruption and severity."""
     shares = np.array([one.accuracy for one in report.corruptions])
     figure, (axes,) = new_figure(6.4, 7.2, 1)
     picture = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto")
@@ -135,8 +135,8 @@ def robustness(report: RobustnessReport) -> bytes:
     axes.set_xticks(range(shares.shape[1]), [str(severity + 1) for severity in range(shares.shape[1])])
     axes.set_xlabel("Severity")
     axes.set_title(
-        f"Accuracy on {report.n:,} damaged test images\n"
-        f"mean {report.mean_accuracy:.1%}, undamaged {report.clean_accuracy:.1%}"
+        f"Accuracy on {report.n:,} corrupted test images\n"
+        f"mean {report.mean_accuracy:.1%}, uncorrupted {report.clean_accuracy:.1%}"
     )
     bar = figure.colorbar(picture, ax=axes, shrink=0.85)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -144,7 +144,7 @@ def robustness(report: RobustnessReport) -> bytes:
 
 
 def mistakes(images: Pixels, truth: Counts, predicted: Counts, confidence: Floats, columns: int = 6) -> bytes:
-    """uint8 images [N, H, W, 3] that were answered wrongly, each under what it is and what was said of it."""
+    """uint8 images [N, H, W, 3] that were classified wrongly, each with its class and the answer."""
     rows = max(-(-len(images) // columns), 1)
     figure, panels = new_figure(1.8 * columns, 2.1 * rows, rows * columns, columns=columns)
     for panel in panels:
@@ -162,7 +162,7 @@ def _last(quantity: str, value: float) -> str:
 def new_figure(
     width: float, height: float, panels: int, *, rows: bool = False, columns: int | None = None
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of its own, in inches: pyplot would keep it in global state and choose a backend."""
+    """A figure, its size in inches, without pyplot, which keeps global state and chooses a backend."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     if rows:

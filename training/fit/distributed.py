@@ -1,10 +1,10 @@
-"""One run in several processes: who they are, on which device, and what they tell each other.
+"""One run in several processes: their ranks, their devices and their communication.
 
     torchrun --standalone --nproc-per-node 2 -m training fit
 
-Rank 0 leads: it alone reads and writes files, averages weights and validates. Each rank computes gradients for its part
+Rank 0 leads: only it reads and writes files, averages weights and validates. Each rank computes gradients for its part
 of every batch, and DistributedDataParallel adds them up (Li et al. 2020, arXiv:2006.15704). Without torchrun there is
-one process, and everything here does nothing.
+one process, and communication does nothing.
 """
 
 import os
@@ -24,19 +24,19 @@ from training.errors import TrainingError
 Device = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
 
-TIMEOUT = timedelta(minutes=10)  # for a rank that neither answers nor ends; the leader validates and saves in less
-PATIENCE = timedelta(days=1)  # while the leader downloads, or a teacher answers
-# What gloo says when a process is gone or silent: with its sources' place, or without. Its errors have no type.
+TIMEOUT = timedelta(minutes=10)  # for a rank that hangs; the leader needs less to validate and save
+PATIENCE = timedelta(days=1)  # while the leader downloads, or computes a teacher's logits
+# Words in gloo's errors when another process ended or hangs: its errors have no type.
 GLOO = ("gloo", "Application timeout caused pair closure")
 SAVED = "the same command, in as many processes as you like, goes on from the last saved step"
 
 
 class LeaderFailed(TrainingError):
-    """Rank 0 has met an error, and says so itself."""
+    """Rank 0 failed, and reports the error itself."""
 
 
 class World:
-    """A process that computes alone."""
+    """The only process of a run."""
 
     size, rank = 1, 0
 
@@ -48,24 +48,24 @@ class World:
         return self.rank == 0
 
     def part(self, count: int) -> slice:
-        """This rank's share of `count` things in a row. All shares together are everything, once."""
+        """This rank's slice of `count` items; the slices of all ranks cover every item once."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """`model`, made to replace every gradient by its mean over the ranks."""
+        """`model`, which then replaces every gradient by its mean over the ranks."""
         return model
 
     def sum(self, *values: float) -> tuple[float, ...]:
-        """Each value added up over the ranks, for all of them."""
+        """The sum over all ranks of each value."""
         return values
 
     def from_leader(self, call: Callable[[], Result]) -> Result:
-        """What `call` returns on rank 0, for all ranks. Raises what it raises there, elsewhere LeaderFailed."""
+        """The result of `call` on rank 0, for all ranks. Raises its error on rank 0, and LeaderFailed on the others."""
         return call()
 
 
 class Group(World):
-    """One of several processes that torchrun has started."""
+    """One of several processes that torchrun started."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__(device)
@@ -75,8 +75,8 @@ class Group(World):
         self._patient = patient
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        # Each rank's norms see its part of a batch only, and the leader's running statistics are copied to all.
-        # SyncBatchNorm would talk at each of 52 layers, forward and backward, and exists for GPUs only.
+        # Each rank's batch norms see only its part of a batch, and the leader's running statistics are copied to all.
+        # SyncBatchNorm would communicate at each of 52 layers, forward and backward, and exists for GPUs only.
         return DistributedDataParallel(model, gradient_as_bucket_view=True)
 
     def sum(self, *values: float) -> tuple[float, ...]:
@@ -99,9 +99,9 @@ class Group(World):
 
 @contextmanager
 def join(device: Device = "auto") -> Iterator[World]:
-    """The world that this process is part of, as torchrun has told it.
+    """The world of this process, from the environment variables of torchrun.
 
-    Raises TrainingError when the device is not there, and when another process of the run ends or falls silent.
+    Raises TrainingError when the device is missing, and when another process of the run ends or hangs.
     """
     if processes() == 1:
         yield World(_device(device, 0))
@@ -122,17 +122,17 @@ def join(device: Device = "auto") -> Iterator[World]:
 
 
 def processes() -> int:
-    """How many processes torchrun has started for this run, on all machines."""
+    """The number of processes that torchrun started for this run, on all machines."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def processes_here() -> int:
-    """The same, on this machine: they share its cores."""
+    """The number of them on this machine, which share its cores."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def speaker() -> str:
-    """What to begin an error message with, so that one knows whose it is."""
+    """The beginning of an error message: the rank, if there are several processes."""
     return f"rank {os.environ['RANK']}: " if processes() > 1 else ""
 
 
@@ -154,6 +154,6 @@ def _ended(_: int, __: FrameType | None) -> NoReturn:
 
 
 def _reason(error: Exception) -> str:
-    """The first sentence of what gloo or NCCL says, without the place in their sources."""
+    """The first sentence of an error of gloo or NCCL, without the position in their sources."""
     first = str(error).splitlines()[0].partition(". ")[0]
     return first.partition("] ")[2] or first

@@ -1,4 +1,4 @@
-"""The weights that a run starts from: torchvision's ImageNet weights, a file, or chance."""
+"""The weights that a run starts from: torchvision's ImageNet weights, a file, or random weights."""
 
 import urllib.error
 from pathlib import Path
@@ -13,15 +13,15 @@ from app.bundle.manifest import sha256
 from app.network.mobilenet import mobilenet_v2
 from training.config import Config
 from training.errors import TrainingError
-from training.provenance import check_split
+from training.fit.run_folder import check_split
 
 
 def initialise(config: Config, init: str) -> tuple[MobileNetV2, str]:
     """A network ready for training, and a digest that names its initial weights.
 
     `init` is "imagenet" (torchvision's IMAGENET1K_V2, downloaded and cached), "random", or a safetensors
-    file with torchvision's names. A classifier of another number of classes is replaced by a new one.
-    Raises TrainingError for anything else, and for a run's or a bundle's weights that have seen images held out here.
+    file with torchvision's names. A classifier for another number of classes is replaced by a new one.
+    Raises TrainingError for anything else, and for weights that were trained on images that are held out here.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
@@ -66,9 +66,9 @@ def _copy(weights: dict[str, Tensor], network: MobileNetV2, source: str) -> None
         weights = {name: value for name, value in weights.items() if name not in head}
     for name, value in state.items():
         if name in head or name.endswith("num_batches_tracked"):
-            continue  # a new head is wanted; the counters decide nothing
+            continue  # the head is new, and the counters have no effect
         if name not in weights:
-            raise TrainingError(f"--init {source} holds no {name}: it must carry torchvision's mobilenet_v2 names")
+            raise TrainingError(f"--init {source} has no {name}: it must have torchvision's mobilenet_v2 names")
         if weights[name].shape != value.shape:
             raise TrainingError(
                 f"--init {source}: {name} has shape {tuple(weights[name].shape)}, {tuple(value.shape)} is needed"

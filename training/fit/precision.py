@@ -13,14 +13,14 @@ from training.errors import TrainingError
 
 
 def mixed(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """What a forward pass on `device` runs in. Under "float32" it changes nothing."""
+    """The context for a forward pass on `device`; with "float32" it changes nothing."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def prepare(network: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Make `network` ready for `mixed`. Raises TrainingError for a GPU that only emulates bfloat16.
+    """Prepare `network` for `mixed`. Raises TrainingError for a GPU that only emulates bfloat16.
 
-    On CPUs depthwise convolutions that halve their input go on in float32: oneDNN has no fast bfloat16 gradient for
+    On CPUs, depthwise convolutions that halve their input stay in float32: oneDNN has no fast bfloat16 gradient for
     them, and three layers took 45 % of a step.
     """
     if precision == "float32":

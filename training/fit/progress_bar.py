@@ -1,4 +1,4 @@
-"""A run's progress for the person at the terminal; silence for anything else."""
+"""A run's progress on a terminal; no output anywhere else."""
 
 from types import TracebackType
 from typing import Self
@@ -7,17 +7,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from training.fit import run as fit
+from training.fit.checkpoint import Progress as RunProgress
 
 
 class ProgressBar:
-    """A context manager that is a `training.fit.run.Watcher`: images/s, loss, accuracy, time left; a line an epoch.
+    """A context manager that is a `training.fit.run.Watcher`: images/s, loss, accuracy, time left; one line per epoch.
 
-    Before them, `answered` shows how many of `views` the teachers have answered.
+    Before the training, `answered` shows how many of `views` the teachers have answered.
     """
 
     def __init__(self, console: Console, views: int = 0) -> None:
-        whole = Column(no_wrap=True, min_width=7)  # in a narrow terminal it is the bar that gives way
+        whole = Column(no_wrap=True, min_width=7)  # in a narrow terminal the bar shrinks
         self._bar = Progress(
             TextColumn("{task.fields[stage]}"),
             BarColumn(bar_width=None, table_column=Column(ratio=1)),
@@ -41,7 +41,7 @@ class ProgressBar:
     ) -> None:
         self._bar.stop()
 
-    def __call__(self, progress: fit.Progress, steps: int, total_steps: int, images_per_second: float) -> None:
+    def __call__(self, progress: RunProgress, steps: int, total_steps: int, images_per_second: float) -> None:
         if self._bar.disable:
             return
         for row in progress.history[self._epochs_told :]:

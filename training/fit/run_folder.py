@@ -1,5 +1,17 @@
-"""A finished run, read back from its folder."""
+"""The folder of a run: its files, the record of what was asked for, and the finished run read back.
 
+run.json            the configuration, the data, the initial weights and the machine
+state.safetensors   everything needed to resume; replaced as a whole every few minutes
+teacher.safetensors the teachers' logits, if there are teachers; grows view by view
+history.csv         one row per epoch
+weights.safetensors the averaged weights of the finished run
+logits.safetensors  the finished run's outputs for each split, after `evaluate`
+report.json, .txt   the report on the test split, after `evaluate`
+bundle/             where `export` writes by default
+"""
+
+import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +24,72 @@ from safetensors.torch import load as load_safetensors
 from torchvision.models.mobilenetv2 import MobileNetV2
 
 from app.bundle.manifest import sha256
+from app.bundle.names import HISTORY, MANIFEST, REPORT, REPORT_TEXT
 from app.bundle.report import Epoch
 from app.network.mobilenet import Preprocessed, mobilenet_v2
+from training.atomic_files import write_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from training.data.cifar10 import LabelledImages, Split, load, split
+from training.data.cifar10 import Dataset, LabelledImages, Split
 from training.errors import TrainingError
-from training.fit.run import RUN, STATE, WEIGHTS
-from training.provenance import environment
+from training.fit.checkpoint import Checkpoint, Progress, read_checkpoint
+from training.provenance import continued, environment
+
+RUN, STATE, WEIGHTS = "run.json", "state.safetensors", "weights.safetensors"
+TEACHER_LOGITS, LOGITS, BUNDLE = "teacher.safetensors", "logits.safetensors", "bundle"
+__all__ = ["BUNDLE", "HISTORY", "LOGITS", "REPORT", "REPORT_TEXT", "RUN", "STATE", "TEACHER_LOGITS", "WEIGHTS"]
+
+
+def claim(folder: Path, config: Config, identity: Mapping[str, Any], here: Mapping[str, Any]) -> Checkpoint | None:
+    """Begin a run in `folder`, or return the checkpoint of the same run that is there already.
+
+    `identity` names the data and the weights that decide the run beside `config`; `here` is the environment that the
+    run goes on in, which run.json records. Raises TrainingError when the folder holds another or a damaged run, or
+    cannot be written.
+    """
+    path = folder / RUN
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            _write_record(path, {"config": config.as_dict(), **identity}, here, Progress())
+            return None
+        record = json.loads(path.read_bytes())
+        differences = config.differences(record["config"])
+        names = ("initial_weights", "train_data", "selection_data", "teacher")
+        differences += [f"{name} differ" for name in names if identity.get(name) != record.get(name)]
+    except OSError as error:
+        raise TrainingError(
+            f"--run-dir {folder} cannot be used ({error.strerror}): name a folder that can be written"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged ({error}): delete the folder to start the run again") from None
+    if differences:
+        raise TrainingError(
+            f"--run-dir {folder} holds another run: {'; '.join(differences)}. Use its values, or another folder"
+        )
+    checkpoint = read_checkpoint(folder / STATE)
+    progress = checkpoint.progress if checkpoint else Progress()
+    if progress.epoch < config.epochs:
+        _write_record(path, record, here, progress)
+    return checkpoint
+
+
+def _write_record(path: Path, record: Mapping[str, Any], here: Mapping[str, Any], progress: Progress) -> None:
+    content = json.dumps(continued(record, here, progress.epoch, progress.step), indent=2)
+    write_atomically(path, content.encode())
+
+
+def history_csv(rows: list[dict[str, Any]]) -> str:
+    """One row for each Epoch, as a dictionary."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(Epoch.model_fields), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run was asked for and what came of it. `weights` is the content of a safetensors file."""
+class FinishedRun:
+    """A run's configuration, origin and results. `weights` is the content of a safetensors file."""
 
     folder: Path
     config: Config
@@ -34,37 +100,39 @@ class Outcome:
     history: tuple[Epoch, ...]
     cpu_seconds: float
     weights: bytes
-    teacher: str | None = None  # sha256 of its graph; of several, divided by commas
+    teacher: str | None = None  # sha256 of the teacher's graph; of several, separated by commas
     continued: tuple[Mapping[str, Any], ...] = ()  # later environments, each with the epoch and step it took over at
 
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Raises TrainingError when the folder holds no run, one that has not finished, or a damaged one."""
         try:
-            run = json.loads((folder / RUN).read_bytes())
-            config = Config.recorded(run["config"])
+            record = json.loads((folder / RUN).read_bytes())
+            config = Config.recorded(record["config"])
             if not (folder / STATE).exists():
-                raise _unfinished(folder, 0, config)
+                raise _Unfinished(folder, 0, config)
             with safe_open(str(folder / STATE), framework="pt") as saved:
                 progress = json.loads(saved.metadata()["progress"])
             if not (folder / WEIGHTS).exists():
-                raise _unfinished(folder, progress["epoch"], config)
+                raise _Unfinished(folder, progress["epoch"], config)
             return cls(
                 folder=folder,
                 config=config,
-                initial_weights=run["initial_weights"],
-                train_data=run["train_data"],
-                selection_data=run["selection_data"],
-                environment=run.get("environment") or environment(),
+                initial_weights=record["initial_weights"],
+                train_data=record["train_data"],
+                selection_data=record["selection_data"],
+                environment=record.get("environment") or environment(),
                 history=tuple(Epoch.model_validate(row) for row in progress["history"]),
                 cpu_seconds=progress["cpu_seconds"],
                 weights=(folder / WEIGHTS).read_bytes(),
-                teacher=run.get("teacher"),
-                continued=tuple(run.get("continued", ())),
+                teacher=record.get("teacher"),
+                continued=tuple(record.get("continued", ())),
             )
+        except _Unfinished:
+            raise
         except FileNotFoundError:
             raise TrainingError(f"{folder} holds no run: `python -m training fit` makes one") from None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError, ValidationError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError, ValidationError, TrainingError) as error:
             raise TrainingError(f"{folder} holds a damaged run ({str(error).splitlines()[0]})") from None
 
     @property
@@ -84,17 +152,41 @@ class Outcome:
         """The trained network with its preprocessing, in evaluation mode."""
         return Preprocessed(self.network(), IMAGENET_MEAN, IMAGENET_STD).eval()
 
-    def data(self, data_dir: Path, *, download: bool) -> tuple[LabelledImages, Split]:
+    def data(self, dataset: Dataset) -> tuple[LabelledImages, Split]:
         """The training images and this run's split of them. Raises TrainingError when they are not the run's."""
-        images = load(data_dir, train=True, download=download)
-        parts = split(images.labels, self.config.split_seed)
+        images, parts = dataset.training, dataset.split(self.config.split_seed)
         if images.take(parts.select).digest() != self.selection_data:
-            raise TrainingError(f"--data-dir {data_dir} holds other images than the run in {self.folder} was made with")
+            raise TrainingError(
+                f"--data-dir {dataset.folder} holds other images than the run in {self.folder} was made with"
+            )
         return images, parts
 
 
-def _unfinished(folder: Path, epochs: int, config: Config) -> TrainingError:
-    return TrainingError(
-        f"the run in {folder} is not finished ({epochs} of {config.epochs} epochs): "
-        f"`python -m training fit` with its options goes on with it"
-    )
+class _Unfinished(TrainingError):
+    def __init__(self, folder: Path, epochs: int, config: Config) -> None:
+        super().__init__(
+            f"the run in {folder} is not finished ({epochs} of {config.epochs} epochs): "
+            f"`python -m training fit` with its options goes on with it"
+        )
+
+
+def split_seed(folder: Path) -> int | None:
+    """The seed of the split that the weights in `folder`, a bundle or a run, were trained with; None if unknown."""
+    for name in (RUN, MANIFEST):
+        try:
+            record = json.loads((folder / name).read_bytes())
+            # A bundle keeps its run's record under "provenance".
+            return int(record.get("provenance", record)["config"]["split_seed"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return None
+
+
+def check_split(option: str, folder: Path, seed: int) -> None:
+    """Raises TrainingError when the weights in `folder` were trained with another split than that of `seed`."""
+    found = split_seed(folder)
+    if found not in (None, seed):
+        raise TrainingError(
+            f"{option} {folder} was trained with --split-seed {found}, not {seed}: "
+            f"it has seen images that would be held out here"
+        )

@@ -4,11 +4,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from ...settings import Settings
+from ..fair_share import FairShare
 from ..metrics import Metrics
 from ..paths import IMAGE_UPLOADS
 from .admission import Admission
 from .api_keys import ApiKeys
-from .body_limits import BodyLimits, Budget
+from .body_limits import BodyLimits
 from .close_when_draining import CloseWhenDraining
 from .lingering_close import LingeringClose
 from .prefix import Prefix
@@ -31,6 +32,7 @@ def middleware(settings: Settings, metrics: Metrics, exposed_headers: tuple[str,
         allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
         expose_headers=["X-Request-ID", "traceparent", "Retry-After", "ETag", *exposed_headers],
     )
+    share = FairShare(settings.max_inflight_body_bytes)
     return [
         Middleware(CloseWhenDraining),
         Middleware(LingeringClose, seconds=settings.deadline_seconds),
@@ -40,11 +42,12 @@ def middleware(settings: Settings, metrics: Metrics, exposed_headers: tuple[str,
         *([cors] if settings.cors_origins else []),
         Middleware(ProblemDocuments),
         Middleware(ApiKeys, keys=settings.api_keys),
-        Middleware(Admission, paths=IMAGE_UPLOADS),
+        Middleware(Admission, paths=IMAGE_UPLOADS, share=share),
         Middleware(
             BodyLimits,
             max_bytes=settings.max_request_bytes,
             deadline_seconds=settings.deadline_seconds,
-            budget=Budget(settings.max_inflight_body_bytes),
+            min_rate=settings.min_body_bytes_per_second,
+            share=share,
         ),
     ]

@@ -4,23 +4,28 @@ from collections.abc import Container
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..fair_share import FairShare
 from ..paths import route_path
 from ..request_context import context_of
 
 
 class Admission:
-    """Rejects uploads with 429 as soon as their headers arrive while the queue is full; routes then count exactly.
+    """Rejects uploads with 429 as soon as their headers arrive while the queue is full and nobody has to make room.
+
+    Routes take places only when a body is there, so that an upload that is announced holds none.
 
     Under overload most requests end here: routing and FastAPI's dependencies would cost two thirds of a refusal.
     """
 
-    def __init__(self, app: ASGIApp, paths: Container[str]) -> None:
+    def __init__(self, app: ASGIApp, paths: Container[str], share: FairShare) -> None:
         self.app = app
+        self.share = share
         self.paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST" and (path := route_path(scope)) in self.paths:
-            context_of(scope).route = path
-            with scope["app"].state.service.engine.reserve(1):
-                pass
+            context = context_of(scope)
+            context.route = path
+            engine = scope["app"].state.service.engine
+            self.share.check_places(context.client, engine, 1)
         await self.app(scope, receive, send)

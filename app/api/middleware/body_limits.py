@@ -1,4 +1,4 @@
-"""The limits of a request's body: its bytes, the memory that all bodies share, and one deadline for the request."""
+"""The limits of a request's body: its bytes, its rate, the memory that all share, and one deadline for the request."""
 
 import asyncio
 import time
@@ -7,73 +7,90 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import MalformedRequest, Overloaded, PayloadTooLarge, RequestTimeout
-from ..request_context import context_of
-
-
-class Budget:
-    """Bytes that all requests together may hold in memory. For one event loop."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-
-    def take(self, amount: int) -> None:
-        """Raises Overloaded, and takes nothing, when less is left."""
-        if self.used + amount > self.limit:
-            raise Overloaded("the memory for request bodies is full")
-        self.used += amount
-
-    def give_back(self, amount: int) -> None:
-        self.used -= amount
+from ..fair_share import Claim, FairShare
+from ..request_context import RequestContext, context_of
 
 
 class BodyLimits:
-    """Refuses a body that is too large: by its headers, or at the first byte over the limit if they do not tell."""
+    """Refuses a body that is too large, too slow, or more than the memory for bodies has room for.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, deadline_seconds: float, budget: Budget) -> None:
+    Too large is known by the headers, or at the first byte over the limit. Memory is taken as bytes arrive: what is
+    announced takes none. A body may come late by half the deadline, and must otherwise keep to `min_rate`, in bytes
+    a second. A request that is pushed out of its share is answered 429.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, deadline_seconds: float, min_rate: int, share: FairShare
+    ) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.deadline_seconds = deadline_seconds
-        self.budget = budget
+        self.min_rate = min_rate
+        self.share = share
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        deadline = time.monotonic() + self.deadline_seconds
         context = context_of(scope)
-        context.deadline, context.budget = deadline, self.budget
-        declared = declared_length(Headers(scope=scope))
-        if declared > self.max_bytes:
-            raise PayloadTooLarge(f"the request has {declared} bytes, at most {self.max_bytes} are accepted")
-        self.budget.take(declared)
-        taken = declared
+        context.deadline = time.monotonic() + self.deadline_seconds
+        if declared := declared_length(Headers(scope=scope)):
+            if declared > self.max_bytes:
+                raise PayloadTooLarge(f"the request has {declared} bytes, at most {self.max_bytes} are accepted")
+            self.share.check_bytes(context.client, declared)
+        task = asyncio.current_task()
+        assert task is not None
+        cancelling = task.cancelling()
+        claim = context.claim = Claim(self.share, context.client, task)
+
+        async def send_without_claim(message: Message) -> None:
+            claim.answered = True
+            self.share.release(claim)  # a request that is being answered is not pushed out
+            await send(message)
+
+        try:
+            await self.app(scope, self._limited(receive, context, claim), send_without_claim)
+        except asyncio.CancelledError:
+            if claim.pushed_out and task.uncancel() <= cancelling:  # nobody else wants the task to end
+                raise Overloaded("the service is busy, and clients who ask for less come first") from None
+            raise
+        finally:
+            self.share.release(claim)
+
+    def _limited(self, receive: Receive, context: RequestContext, claim: Claim) -> Receive:
         received = 0
         whole = False
+        due = time.monotonic() + self.deadline_seconds / 2
 
         async def limited() -> Message:
-            nonlocal received, taken, whole
-            if whole:
+            nonlocal received, whole, due
+            if whole or claim.answered:  # who reads on while answering wants to see the client leave
                 return await receive()
             try:
-                async with asyncio.timeout(deadline - time.monotonic()):
+                async with asyncio.timeout(min(due, context.deadline) - time.monotonic()):
                     message = await receive()
             except TimeoutError:
-                raise RequestTimeout(f"the request did not arrive within {self.deadline_seconds:g} s") from None
+                if claim.answered:
+                    return await receive()
+                raise RequestTimeout(
+                    f"the request did not arrive within {self.deadline_seconds:g} s, "
+                    f"or more slowly than {self.min_rate} bytes a second"
+                ) from None
+            if claim.answered:
+                return message
+            if context.fault:
+                raise context.fault
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                received += size
                 whole = not message.get("more_body", False)
                 if received > self.max_bytes:
                     raise PayloadTooLarge(f"the request has more than the {self.max_bytes} bytes that are accepted")
-                if received > taken:
-                    self.budget.take(received - taken)
-                    taken = received
+                due = min(due + size / self.min_rate, time.monotonic() + self.deadline_seconds / 2)
+                await claim.take_bytes(size)
             return message
 
-        try:
-            await self.app(scope, limited, send)
-        finally:
-            self.budget.give_back(taken)
+        return limited
 
 
 def declared_length(headers: Headers) -> int:

@@ -9,9 +9,10 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...errors import MalformedRequest
 from ..metrics import Metrics
 from ..paths import PROBES, route_path
-from ..request_context import RequestContext, context_of
+from ..request_context import RequestContext, client_address, context_of, network_of
 
 access = logging.getLogger("app.access")
 
@@ -33,7 +34,7 @@ class RequestLog:
             return
         headers = Headers(scope=scope)
         context = context_of(scope)
-        context.client = (scope.get("client") or ("",))[0]
+        context.client = network_of(client_address(scope))
         context.request_id, context.traceparent = _request_id(headers), _traceparent(headers)
         status = 0
 
@@ -68,7 +69,7 @@ class RequestLog:
         fields = {
             "request_id": context.request_id,
             "trace_id": context.traceparent.split("-")[1],
-            "client": context.client,
+            "client": client_address(scope),
             "method": scope["method"],
             "route": route,
             "status": status,
@@ -76,6 +77,19 @@ class RequestLog:
             "ms": round(seconds * 1000, 2),
         }
         access.info("request", extra={"fields": fields | context.log})
+
+
+def record_refused(metrics: Metrics, request_id: str, client: str) -> None:
+    """Count and log what a connection answered 400 because it was no request that could be parsed."""
+    metrics.requests.labels("unmatched", MalformedRequest.code).inc()
+    fields = {
+        "request_id": request_id,
+        "client": client,
+        "route": "unmatched",
+        "status": MalformedRequest.status,
+        "outcome": MalformedRequest.code,
+    }
+    access.info("request", extra={"fields": fields})
 
 
 def _traceparent(headers: Headers) -> str:

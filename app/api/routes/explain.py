@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from ...errors import InvalidParameter
 from ..disconnect import unless_gone
+from ..fair_share import hold_places
 from ..problems import PROBLEM_RESPONSES
 from ..request_context import context_of
 from ..schemas import ProblemDocument
@@ -18,9 +19,9 @@ from .predict import BODY
 router = APIRouter(tags=["predict"])
 
 HEADERS = {
-    "X-Class-Id": ("integer", "The class that is explained."),
+    "X-Class-Id": ("integer", "The explained class."),
     "X-Class-Label": ("string", "Its label, percent-encoded."),
-    "X-Class-Probability": ("number", "Its probability, calibrated, of the one view that is explained."),
+    "X-Class-Probability": ("number", "Its calibrated probability for the view that is explained."),
 }
 PICTURE = {
     "description": "The image as the network saw it, in grey and enlarged, under the class's activation map: from dark"
@@ -32,7 +33,7 @@ PICTURE = {
 
 async def _checked_class_id(
     service: RunningService,
-    class_id: Annotated[int | None, Query(ge=0, description="By default that of the most probable class.")] = None,
+    class_id: Annotated[int | None, Query(ge=0, description="By default the most probable class.")] = None,
 ) -> int | None:
     classes = len(service.bundle.manifest.classes)
     if class_id is not None and class_id >= classes:
@@ -52,8 +53,8 @@ async def explain(
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
     # Not counted as a prediction: a client explains an image that it has classified before.
     context = context_of(request.scope)
-    with service.engine.reserve(1):
-        content = await read_image(request, service.settings.max_file_bytes)
+    content = await read_image(request, service.settings.max_file_bytes)
+    async with hold_places(request, 1):
         explanation = await unless_gone(
             request, service.classifier.explain(content, class_id, context.deadline, context.client)
         )

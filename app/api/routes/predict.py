@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from ...errors import InvalidBatch, Problem
 from ...inference.answers import Classification
 from ..disconnect import unless_gone
+from ..fair_share import hold_places
 from ..paths import prefix_of
 from ..problems import PROBLEM_RESPONSES, problem_document
 from ..request_context import context_of
@@ -68,11 +69,12 @@ BATCH_PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/BatchProblemDocument"}}},
 }
 
+MAX_FILENAME_CHARACTERS = 255  # of an answer, which would otherwise grow with the names that a client sends
 
 TopK = Annotated[int, Query(ge=1, description="How many classes to name, at most all.")]
 Coverage = Annotated[
     float | None,
-    Query(description="Of the prediction sets; `GET /model` lists the model's levels and its default."),
+    Query(description="Coverage of the prediction sets; `GET /model` lists the model's levels and its default."),
 ]
 
 
@@ -84,9 +86,9 @@ async def predict(request: Request, top_k: TopK = 5, coverage: Coverage = None) 
     service: Service = request.app.state.service
     service.classifier.rules.check(top_k, coverage)
     context = context_of(request.scope)
-    with service.engine.reserve(service.settings.views):
-        content = await read_image(request, service.settings.max_file_bytes)
-        read_seconds = time.monotonic() - started
+    content = await read_image(request, service.settings.max_file_bytes)
+    read_seconds = time.monotonic() - started
+    async with hold_places(request, service.settings.views):
         result = await unless_gone(request, service.classifier.classify(content, context.deadline, context.client))
     total_seconds = time.monotonic() - started
     service.observe([result], read_seconds=read_seconds, total_seconds=total_seconds)
@@ -109,7 +111,7 @@ async def predict(request: Request, top_k: TopK = 5, coverage: Coverage = None) 
 )
 async def predict_batch(
     request: Request,
-    partial: Annotated[bool, Query(description="Answer for the good images although others are bad.")] = False,
+    partial: Annotated[bool, Query(description="Classify the usable images even if others cannot be used.")] = False,
     top_k: TopK = 5,
     coverage: Coverage = None,
 ) -> BatchResponse:
@@ -124,11 +126,9 @@ async def predict_batch(
     context = context_of(request.scope)
     views = service.settings.views
     most = most_images(service.settings.queue_images, views)
-    # The headers do not tell the number of images: reserve room for the most, and give the rest back.
-    with service.engine.reserve(most * views) as keep:
-        uploads = await read_images(request, most)
-        keep(len(uploads) * views)
-        read_seconds = time.monotonic() - started
+    uploads = await read_images(request, most)
+    read_seconds = time.monotonic() - started
+    async with hold_places(request, len(uploads) * views):
         contents = [upload.content for upload in uploads]
         classifying = service.classifier.classify_batch(contents, context.deadline, context.client)
         results = await unless_gone(request, classifying)
@@ -156,7 +156,12 @@ async def predict_batch(
 
 def _refusal(uploads: Iterable[Upload], results: list[Classification | Problem]) -> InvalidBatch:
     errors = [
-        BatchFault(code=result.code, detail=result.detail, index=index, filename=upload.filename)
+        BatchFault(
+            code=result.code,
+            detail=result.detail,
+            index=index,
+            filename=upload.filename and upload.filename[:MAX_FILENAME_CHARACTERS],
+        )
         for index, (upload, result) in enumerate(zip(uploads, results, strict=True))
         if isinstance(result, Problem)
     ]

@@ -1,3 +1,4 @@
+import asyncio
 import gzip
 import zlib
 from collections.abc import AsyncIterator
@@ -6,7 +7,7 @@ import pytest
 from starlette.requests import Request
 
 from app.api.bodies import read_body
-from app.api.middleware.body_limits import Budget
+from app.api.fair_share import Claim, FairShare
 from app.api.request_context import KEY, RequestContext
 from app.errors import (
     MalformedRequest,
@@ -19,27 +20,30 @@ from app.errors import (
 TEXT = bytes(range(256)) * 40
 
 
-def request(content: bytes, encoding: str | None, budget: Budget, chunk: int = 1 << 16) -> Request:
+def request(content: bytes, encoding: str | None, share: FairShare, chunk: int = 1 << 16) -> Request:
     async def messages() -> AsyncIterator[dict]:
         for start in range(0, len(content), chunk):
             yield {"type": "http.request", "body": content[start : start + chunk], "more_body": True}
         yield {"type": "http.request", "body": b""}
 
     headers = [] if encoding is None else [(b"content-encoding", encoding.encode())]
-    scope = {"type": "http", "method": "POST", "headers": headers, KEY: RequestContext(budget=budget)}
+    task = asyncio.current_task()
+    assert task is not None
+    claim = Claim(share, "127.0.0.1", task)
+    scope = {"type": "http", "method": "POST", "headers": headers, KEY: RequestContext(claim=claim)}
     return Request(scope, messages().__anext__)
 
 
 async def read(
     content: bytes, encoding: str | None, limit: int = len(TEXT), room: int = 1 << 30, chunk: int = 999
 ) -> bytes:
-    budget = Budget(room)
+    share = FairShare(room)
     try:
-        async with read_body(request(content, encoding, budget, chunk), limit) as body:
-            assert budget.used == (len(body) if encoding not in (None, "identity") else 0)
+        async with read_body(request(content, encoding, share, chunk), limit) as body:
+            assert share.used_bytes == (len(body) if encoding not in (None, "identity") else 0)
             return bytes(body)
     finally:
-        assert budget.used == 0
+        assert share.used_bytes == 0
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, 1 << 20])

@@ -140,7 +140,8 @@ def test_json_that_python_cannot_hold_is_refused_with_one_short_line(copy: Path,
     assert "\n" not in str(refused.value) and len(str(refused.value)) < len(str(copy)) + 300
 
 
-SELF_CHECK = json.loads((BUNDLE / "bundle.json").read_bytes())["self_check"]
+SHIPPED = json.loads((BUNDLE / "bundle.json").read_bytes())
+SELF_CHECK, REFERENCE = SHIPPED["self_check"], SHIPPED["reference"]
 CLASSES = [f"class {number}" for number in range(10)]
 
 
@@ -154,6 +155,11 @@ CLASSES = [f"class {number}" for number in range(10)]
         ({"classes": CLASSES}, r"report\.json: per_class"),
         ({"classes": [*CLASSES[:9], "class 0"]}, "different labels"),
         ({"classes": [*CLASSES[:9], ""]}, "different labels"),
+        ({"reference": REFERENCE | {"predicted": [-1, *[1] * 9]}}, "counts must be from 0"),
+        ({"reference": REFERENCE | {"predicted": [10**400] * 10}}, "counts must be from 0"),
+        ({"reference": REFERENCE | {"confidence": [-1, *REFERENCE["confidence"][1:]]}}, "counts must be from 0"),
+        ({"reference": REFERENCE | {"confidence_edges": REFERENCE["confidence_edges"][::-1]}}, "must increase"),
+        ({"reference": REFERENCE | {"confidence_edges": [0.5]}}, "one more confidence edge"),
         ({"calibration": {"temperature": 1e-300}}, "temperature 1e-300 is not from"),
         ({"calibration": {"temperature": 1e300}}, r"temperature 1e\+300 is not from"),
     ],
@@ -199,6 +205,8 @@ REPORTS = {
     "not UTF-8": b'{"split": "\xff"}',
     "nothing": b"",
     "nine classes": report_with(lambda report: report["per_class"].pop()),
+    "a matrix of another size": report_with(lambda report: report["confusion_matrix"].pop()),
+    "a ragged matrix": report_with(lambda report: report["confusion_matrix"][3].pop()),
     "other labels": report_with(lambda report: report["per_class"][0].update(label="dog")),
 }
 

@@ -1,6 +1,8 @@
 """Many files, in parts. What makes a part needs no Ray; the last test runs the command, kills it and runs it again."""
 
 import asyncio
+import errno
+import io
 import json
 import os
 import subprocess
@@ -94,6 +96,31 @@ def test_a_part_that_is_made_twice_is_there_once(album: Path, tmp_path: Path) ->
     assert len(rows(tmp_path / "out")) == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no part"])
+def test_a_part_that_is_damaged_is_an_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "part-1.parquet").write_bytes(content)
+    with pytest.raises(FilesError, match=r"part-1\.parquet is no part, or is damaged: delete it"):
+        Output(str(tmp_path), ASKED).done([])
+
+
+def test_an_output_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file/out", "/proc/out"):
+        with pytest.raises(FilesError, match=str(place)):
+            Output(str(place), ASKED).make()
+
+
+def test_a_disk_that_is_full_leaves_no_part_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_some(table: object, file: io.IOBase) -> None:
+        file.write(b"PAR1")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bulk.pq, "write_table", write_some)
+    with pytest.raises(OSError, match="No space left"):
+        make_part(tmp_path / "out", [f"{DATA}/cat.png"])
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.parametrize("other", [Asked("2", "0" * 64, 2, 1), Asked(ASKED.model, "0" * 64, 3, 1)])
 def test_answers_to_something_else_are_not_mixed(album: Path, tmp_path: Path, other: Asked) -> None:
     make_part(tmp_path / "out", [f"{album}/cat.png"])
@@ -121,13 +148,50 @@ def test_images_are_read_from_urls(archive: str, tmp_path: Path, cat_label: str)
     ("url", "words"),
     [
         ("nope://bucket/photos", "Protocol not known"),
-        ("file:///nowhere/at/all", "no images at"),
+        ("file:///nowhere/at/all", "no file or folder /nowhere/at/all"),
+        ("zip://*.webp::file://{archive}", "no images at"),
+        ("zip://::file://{damaged}", "not a zip file"),
+        ("zip://::file://{pipe}", "not a regular file"),
+        ("zip://*.png::{pipe}", "not a regular file"),
         ("zip://::file:///nowhere.zip", "No such file"),
     ],
 )
-def test_a_url_that_leads_nowhere_is_an_error(url: str, words: str) -> None:
+def test_a_url_that_leads_nowhere_is_an_error(archive: str, tmp_path: Path, url: str, words: str) -> None:
+    (tmp_path / "damaged").write_text("no archive")
+    os.mkfifo(tmp_path / "pipe")
+    places = {"archive": archive.removeprefix("file://"), "damaged": tmp_path / "damaged", "pipe": tmp_path / "pipe"}
     with pytest.raises(FilesError, match=words):
-        bulk.find([url])
+        bulk.find([url.format(**places)])
+
+
+def test_each_file_is_taken_once_however_it_is_named(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (album / "loop").symlink_to(".")
+    monkeypatch.chdir(album)
+    ways = ["cat.png", str(album / "cat.png"), "loop/cat.png", f"file://{album}/cat.png", f"file://{album}/loop/*"]
+    assert bulk.find(ways)[0] == f"{album}/cat.png"
+    assert len(bulk.find(ways)) == 12
+
+
+def test_a_folder_is_not_left_by_a_name_alone(album: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far/off").mkdir(parents=True)
+    (tmp_path / "far/cat.png").symlink_to(DATA / "cat.png")
+    (tmp_path / "link").symlink_to("far/off")
+    assert bulk.find(["link/../cat.png"]) == [f"{tmp_path}/link/../cat.png"]
+
+
+def test_pipes_and_sizes_are_the_plain_commands_behind_urls_too(tmp_path: Path, archive: str) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(20 << 30)
+    with zipfile.ZipFile(tmp_path / "large.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("large.png", bytes(11 << 20))
+    make_part(tmp_path / "out", bulk.find([f"file://{tmp_path}/*.png", f"zip://*::file://{tmp_path}/large.zip"]))
+    assert [row["error"]["detail"] for row in rows(tmp_path / "out")] == [
+        "the file has 21474836480 bytes, at most 10485760 are accepted",
+        "not a regular file",
+        "the file has more than the 10485760 bytes that are accepted",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,13 @@ async def test_what_is_refused_is_refused_with_its_reason(decoder: Decoder, kill
     assert killed == []
 
 
+async def test_no_more_processes_live_than_there_are_lanes(decoder: Decoder) -> None:
+    for _ in range(8):
+        with pytest.raises(UndecodableImage):
+            await decode(decoder, PHOTO[: len(PHOTO) // 2])
+    assert len(decoder.pids()) <= 3  # one general lane, and the two others
+
+
 async def test_a_decoder_that_dies_is_replaced(decoder: Decoder, killed: list[str]) -> None:
     await decode(decoder, PHOTO)
     (pid,) = decoder.pids()

@@ -1,12 +1,15 @@
 """What a client meets that sends too much, too slowly or not at all; on a real server, but for the middleware alone."""
 
 import asyncio
+import contextlib
 import http.client
 import json
+import re
 import shutil
+import signal
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -15,6 +18,7 @@ import pytest
 from app.api.middleware.lingering_close import LingeringClose
 from tests.app.problems import assert_problem
 from tests.app.server import serve
+from tests.benchmarks.serving.processes import descriptors, resident_mb
 
 LARGE = 40_000_000  # more than MAX_REQUEST_BYTES, and than all buffers of a connection
 POST = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
@@ -142,14 +146,20 @@ def test_a_client_of_which_nothing_comes_is_left() -> None:
             assert client.get("/livez").status_code == 200, name
 
 
-def test_a_client_that_does_not_take_its_answer_is_left(cat: bytes) -> None:
+PICTURE = b"GET /metrics/report/confusion_matrix.png HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def test_a_client_that_does_not_take_its_answer_is_left() -> None:
     with serve(DEADLINE_SECONDS=0.5, LOG_LEVEL="error") as (process, client):
+        assert client.get("/livez").status_code == 200
+        before = descriptors(process.pid)
         with socket.create_connection(address(client), timeout=30) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.sendall(b"GET /metrics/report/confusion_matrix.png HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
-            for under_way in (2, 1):  # with the one that asks; the other waits to be sent, until it is given up
-                while f"predict_inflight_requests {under_way}.0" not in client.get("/metrics").text:
-                    pass
+            connection.sendall(PICTURE * 100)
+            while descriptors(process.pid) == before:  # it is not accepted yet
+                pass
+            while descriptors(process.pid) > before:
+                pass
         assert client.get("/livez").status_code == 200
 
 
@@ -214,3 +224,220 @@ async def test_reading_on_ends_with_the_deadline() -> None:
     await LingeringClose(refuse, 0.05)(scope, endless().__anext__, send)
     assert [message.get("body") for message in sent] == [None, b"no", None]
     assert [message.get("more_body", False) for message in sent] == [False, True, False]
+
+
+def talk(client: httpx.Client, *pieces: bytes) -> bytes:
+    """Send the pieces, and read until the other side closes."""
+    with socket.create_connection(address(client), timeout=30) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+        return to_the_end(connection)
+
+
+def statuses(answers: bytes) -> list[int]:
+    return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3})", answers)]
+
+
+def post(path: str, content: bytes, more: bytes = b"") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n".encode()
+    return head + more + b"\r\n" + content
+
+
+def chunked(path: str, *chunks: bytes, end: bytes = b"0\r\n\r\n", more: bytes = b"") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n".encode()
+    return head + more + b"\r\n" + b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + end
+
+
+GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+LAST = b"GET /readyz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: %s\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 50, 100_000])
+def test_requests_that_come_together_are_answered_in_order(server: httpx.Client, cat: bytes, size: int) -> None:
+    image = chunked("/predict", cat[:9], cat[9:])
+    sent = GET + post("/predict", cat) + post("/nowhere", b"x" * 20_000) + image + b"\r\n" + GET + LAST + GET
+    answers = talk(server, *(sent[at : at + size] for at in range(0, len(sent), size)))
+    assert statuses(answers) == [200, 200, 404, 200, 200, 200]
+    assert answers.count(b'"alive"') == 2 and answers.rindex(b'"ready"') > answers.rindex(b'"alive"')
+
+
+def test_more_requests_than_are_read_ahead_are_all_answered(server: httpx.Client) -> None:
+    assert statuses(talk(server, GET * 2000 + LAST)) == [200] * 2001
+
+
+@pytest.fixture(scope="module")
+def flooded() -> Iterator[tuple[int, httpx.Client]]:
+    with serve(LOG_LEVEL="error") as (process, client):
+        for _ in range(100):
+            assert client.get("/metrics/report/confusion_matrix.png").status_code == 200
+        yield process.pid, client
+
+
+FLOODS = {
+    "small requests": GET * 13_000,
+    "requests without Host": b"GET /livez HTTP/1.1\r\n\r\n" * 13_000,
+    "pictures": PICTURE * 4_000,
+    "refused bodies": post("/nowhere", b"x") * 4_000,
+    "garbage behind a request": GET + b"\0" * 300_000,
+    "empty lines behind a request": GET + b"\r\n" * 150_000,
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_requests_whose_answers_nobody_reads_take_no_memory(flooded: tuple[int, httpx.Client], name: str) -> None:
+    pid, client = flooded
+    before = resident_mb(pid)
+    with contextlib.ExitStack() as connections:
+        for _ in range(30):
+            connection = connections.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(address(client))
+            connection.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                connection.send(FLOODS[name])
+        for _ in range(50):  # each waits for its turn among the others
+            assert client.get("/livez").status_code == 200
+            assert resident_mb(pid) - before < 40
+
+
+def test_a_client_that_leaves_is_seen_while_its_request_waits(cat: bytes) -> None:
+    with serve(INFERENCE_THREADS=1) as (process, client):
+        assert process.stderr is not None
+        for behind in (b"", GET * 3, GET[:9]):
+            with socket.create_connection(address(client), timeout=30) as connection:
+                connection.sendall(post("/predict", cat)[:-1])
+                while "predict_inflight_requests 2.0" not in client.get("/metrics").text:
+                    pass
+                connection.sendall(cat[-1:] + behind)
+                connection.close()
+        process.send_signal(signal.SIGINT)
+        lines = [json.loads(line) for line in process.stderr if '"/predict"' in line]
+    # One that was answered before its client was seen to leave has status 200.
+    assert len(lines) == 3 and {line["status"] for line in lines} <= {200, 499}
+
+
+@pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"nonsense"])
+@pytest.mark.parametrize("encode", [post, lambda path, content, more: chunked(path, content, more=more)])
+def test_a_request_to_upgrade_is_one_like_any_other(
+    server: httpx.Client, cat: bytes, protocol: bytes, encode: Callable[..., bytes]
+) -> None:
+    get = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + UPGRADE % protocol + b"\r\n"
+    answers = talk(server, get + encode("/predict", cat, more=UPGRADE % protocol) + get + LAST)
+    assert statuses(answers) == [200] * 4
+
+
+def test_an_old_client_is_answered_and_left(server: httpx.Client, cat: bytes) -> None:
+    assert statuses(talk(server, b"GET /livez HTTP/1.0\r\n\r\n" + GET)) == [200]
+    head = b"POST /predict HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(cat)
+    assert statuses(talk(server, head + cat)) == [200]
+
+
+def test_a_connection_that_is_kept_is_closed_when_nothing_more_comes(server: httpx.Client) -> None:
+    assert statuses(talk(server, GET * 3)) == [200] * 3
+
+
+def test_who_asks_before_sending_may_have_a_request_before(server: httpx.Client, cat: bytes) -> None:
+    answers = talk(server, GET + post("/predict", cat, b"Expect: 100-continue\r\n") + LAST)
+    assert statuses(answers) == [200, 100, 200, 200]
+
+
+def test_trailers_are_read_and_forgotten(cat: bytes) -> None:
+    with serve(API_KEYS="secret", LOG_LEVEL="error") as (_, client):
+        key = b"Authorization: Bearer secret\r\n"
+        trailed = chunked("/predict", cat, end=b"0\r\n" + key + b"X: y\r\n\r\n")
+        assert statuses(talk(client, trailed, LAST)) == [401, 200]
+        trailed = chunked("/predict", cat, end=b"0\r\nX: y\r\n\r\n", more=key)
+        assert statuses(talk(client, trailed, LAST)) == [200, 200]
+
+
+CHUNKED = chunked("/predict", end=b"")
+BROKEN = {
+    "garbage for a chunk": b"nonsense\r\n",
+    "a chunk that is too long": b"1\r\nxyz\r\n",
+    "an endless size": b"0" * 100_000,
+    "an endless extension": b"1;" + b"x" * 100_000,
+    "extensions": (b"1;" + b"x" * 500 + b"\r\ny\r\n") * 1000,
+    "an endless trailer": b"1\r\nx\r\n0\r\nX: " + b"y" * 100_000,
+    "trailers": b"0\r\n" + b"X: y\r\n" * 20_000,
+}
+
+
+def test_a_body_that_is_no_http_is_a_problem_of_its_request() -> None:
+    with serve(DEADLINE_SECONDS=1) as (process, client):
+        instances = []
+        for name, broken in BROKEN.items():
+            headers, _, body = talk(client, CHUNKED, broken).partition(b"\r\n\r\n")
+            assert headers.startswith(b"HTTP/1.1 400 ") and b"connection: close" in headers, name
+            document = json.loads(body)
+            assert (document["code"], document["type"]) == ("malformed_request", "/problems/malformed_request")
+            instances.append(document["instance"])
+        metrics = client.get("/metrics").text
+        assert f'outcome="malformed_request",route="/predict"}} {len(BROKEN)}.0' in metrics
+        assert "internal" not in metrics
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+    refused = [line for line in lines if line.get("status") == 400]
+    assert [line["request_id"] for line in refused] == instances
+    assert {(line["outcome"], line["client"]) for line in refused} == {("malformed_request", "127.0.0.1")}
+    assert "error" not in {line["level"] for line in lines}
+
+
+def test_a_file_whose_request_has_a_body_is_sent_whatever_the_body_is() -> None:
+    with serve(DEADLINE_SECONDS=1) as (process, client):
+        for broken in (*BROKEN.values(), b"", b"1\r\nx\r\n"):
+            for path in ("/assets/web/main.js", "/assets/swagger/swagger-ui-bundle.js"):
+                head = chunked(path, end=b"").replace(b"POST", b"GET")
+                assert statuses(talk(client, head, broken)[:15]) in ([200], [400], [408])
+        assert "internal" not in client.get("/metrics").text
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert "error" not in {json.loads(line)["level"] for line in process.stderr}
+
+
+NO_REQUEST = {
+    "no Host": b"GET / HTTP/1.1\r\n\r\n",
+    "two of them": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "two that are the same": b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+    "two in HTTP/1.0": b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+    "a Host that is none": b"GET / HTTP/1.1\r\nHost: a/b?\r\n\r\n",
+    "a Host with a user": b"GET / HTTP/1.1\r\nHost: me@a\r\n\r\n",
+    "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+    "a length and chunks": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "an unknown coding": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+    "a coding to upgrade": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n" + UPGRADE % b"x" + b"\r\n",
+    "a tunnel": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "bare line ends": b"GET / HTTP/1.1\nHost: a\n\n",
+    "a folded header": b"GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n",
+    "zeros": b"\0" * 1000,
+    "empty lines": b"\r\n" * 50_000,
+}
+
+
+def test_what_is_no_request_is_a_problem_that_is_logged_and_counted_as_one() -> None:
+    with serve() as (process, client):
+        instances = []
+        for name, sent in NO_REQUEST.items():
+            for before in (b"", GET):  # alone, and behind a request that is under way
+                *_, headers, body = talk(client, before + sent).split(b"\r\n\r\n")
+                assert b"HTTP/1.1 400 Bad Request\r\n" in headers, (name, before)
+                document = json.loads(body)
+                assert document["code"] == "malformed_request", name
+                instances.append(document["instance"])
+        metrics = client.get("/metrics").text
+        assert f'outcome="malformed_request",route="unmatched"}} {len(instances)}.0' in metrics
+        assert "internal" not in metrics
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+    refused = [line["request_id"] for line in lines if line.get("outcome") == "malformed_request"]
+    assert sorted(refused) == sorted(instances) and len(set(instances)) == len(instances)
+    assert "error" not in {line["level"] for line in lines}
+
+
+@pytest.mark.parametrize("host", ["", "a", "a:80", "a:", "127.0.0.1:1", "[::1]:80", "a_b.c", "%C3%A9.de"])
+def test_a_host_that_is_one_is_let_in(server: httpx.Client, host: str) -> None:
+    request = f"GET /livez HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    assert statuses(talk(server, request.encode())) == [200]

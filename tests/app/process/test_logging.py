@@ -1,13 +1,20 @@
 import asyncio
+import contextlib
 import json
 import logging
+import os
+import signal
+import subprocess
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 
 import pytest
 
 from app.process import logging as logs
-from app.process.logging import JsonFormatter, configure_logging, log_stray_error
+from app.process.logging import QUEUE_BYTES, JsonFormatter, QueuedHandler, configure_logging, log_stray_error
+from tests.app.server import serve
 
 
 def test_a_log_line_is_one_json_object() -> None:
@@ -31,9 +38,13 @@ def test_a_logged_error_shows_its_place_but_no_value_or_path() -> None:
     assert "/" not in text
 
 
-def test_logging_is_configured_once_for_the_process(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logging_is_configured_once_for_the_process(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)  # so that they are in the end as they were
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     try:
         configure_logging("info")
         logging.getLogger("anything").info("hello")
@@ -42,9 +53,14 @@ def test_logging_is_configured_once_for_the_process(capsys: pytest.CaptureFixtur
             warnings.simplefilter("always")
             warnings.showwarning = logs._log_warning  # which pytest has replaced
             warnings.warn("odd", RuntimeWarning, stacklevel=1)
-        hello, odd = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+        threading.excepthook(threading.ExceptHookArgs((ValueError, ValueError("secret"), None, None)))
+        (handler,) = root.handlers
+        handler.close()
+        hello, odd, error = (json.loads(line) for line in capfd.readouterr().err.splitlines())
         assert hello["message"] == "hello"
         assert odd["message"] == "RuntimeWarning: odd"
+        assert (error["message"], error["error"]) == ("a thread met an error", "ValueError")
+        assert "secret" not in str(error)
     finally:
         root.handlers[:], root.level = before, level
         logging.getLogger("uvicorn.access").disabled = False
@@ -65,3 +81,126 @@ async def test_a_stray_error_is_logged_without_files(caplog: pytest.LogCaptureFi
     assert line["message"] == "Task exception was never retrieved"
     assert line["error"] == "ValueError"
     assert "secret" not in str(line) and "/" not in str(line)
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, QueuedHandler]]:
+    """The end of a pipe from which lines can be read, and a handler that writes to the other end."""
+    reader, writer = os.pipe()
+    handler = QueuedHandler(writer)
+    handler.setFormatter(JsonFormatter())
+    yield reader, handler
+    for end in (reader, writer):
+        with contextlib.suppress(OSError):
+            os.close(end)  # whoever still writes gets an error, and ends
+    handler.close()
+
+
+def log(handler: QueuedHandler, message: object, *arguments: object) -> None:
+    handler.handle(logging.LogRecord("app", logging.INFO, "", 0, message, arguments, None))
+
+
+def read(reader: int, handler: QueuedHandler) -> list[dict]:
+    """All lines until the handler is closed."""
+    closing = threading.Thread(target=lambda: (handler.close(), os.close(handler._descriptor)))
+    closing.start()
+    with open(reader, "rb", closefd=False) as lines:
+        found = [json.loads(line) for line in lines]
+    closing.join()
+    return found
+
+
+def test_lines_come_in_order_and_the_last_ones_too(pipe: tuple[int, QueuedHandler]) -> None:
+    reader, handler = pipe
+    for number in range(500):
+        log(handler, "%s", number)
+    assert [line["message"] for line in read(reader, handler)] == [str(number) for number in range(500)]
+    assert handler.dropped == 0
+
+
+def test_nobody_waits_for_a_reader_and_what_is_dropped_is_counted_and_said(pipe: tuple[int, QueuedHandler]) -> None:
+    reader, handler = pipe
+    sent = 0
+    while handler.dropped < 100:  # ends only if logging does not wait
+        log(handler, "x" * 1000)
+        sent += 1
+    assert sent > QUEUE_BYTES / 1200
+    lines = read(reader, handler)
+    said = sum(line["lines"] for line in lines if line["message"] == "log lines were dropped")
+    assert said == handler.dropped == 100
+    assert len([line for line in lines if line["message"] == "x" * 1000]) == sent - 100
+
+
+@pytest.mark.parametrize("descriptor", ["/dev/full", None, -1], ids=["full disk", "no reader", "closed"])
+def test_what_cannot_be_written_is_dropped(descriptor: str | int | None) -> None:
+    if isinstance(descriptor, str):
+        opened = os.open(descriptor, os.O_WRONLY)
+    elif descriptor is None:
+        reader, opened = os.pipe()
+        os.close(reader)
+    else:
+        opened = os.open(os.devnull, os.O_WRONLY)
+        os.close(opened)
+    handler = QueuedHandler(opened)
+    handler.setFormatter(JsonFormatter())
+    for _ in range(10):
+        log(handler, "x")
+    handler.close()
+    assert handler.dropped == 10
+    with contextlib.suppress(OSError):
+        os.close(opened)
+
+
+def test_a_record_that_is_none_is_dropped(pipe: tuple[int, QueuedHandler]) -> None:
+    reader, handler = pipe
+    log(handler, "%d", "no number")
+    log(handler, "lone surrogate \ud800")
+    messages = [line["message"] for line in read(reader, handler)]
+    assert len(messages) == 2 and messages[1] == "log lines were dropped" and handler.dropped == 1
+
+
+def test_the_end_waits_for_a_reader_but_not_for_ever(
+    pipe: tuple[int, QueuedHandler], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.1)
+    _, handler = pipe
+    for _ in range(500):
+        log(handler, "x" * 1000)
+    handler.close()
+
+
+def test_a_server_whose_log_nobody_reads_answers_and_ends() -> None:
+    with serve() as (process, client):
+        for _ in range(400):  # 65,536 bytes fill a pipe
+            assert client.get("/nowhere", headers={"X-Request-ID": "x" * 64}).status_code == 404
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("reader", ["gone", "full"])
+def test_a_server_whose_log_cannot_be_written_answers_and_ends(reader: str) -> None:
+    with (
+        open("/dev/full", "wb") as full,
+        serve(stderr=subprocess.PIPE if reader == "gone" else full) as (
+            process,
+            client,
+        ),
+    ):
+        if process.stderr is not None:
+            process.stderr.close()
+        for _ in range(10):
+            assert client.get("/model").status_code == 200
+        while "log_lines_dropped_total 0.0" in client.get("/metrics").text:
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_the_last_lines_of_a_server_are_not_lost() -> None:
+    with serve() as (process, client):
+        for _ in range(50):
+            client.get("/model")
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        messages = [json.loads(line)["message"] for line in process.stderr]
+    assert messages.count("request") == 50 and messages[-1].startswith("Finished server process")

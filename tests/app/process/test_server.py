@@ -55,12 +55,23 @@ def test_a_person_does_not_wait_for_the_grace() -> None:
         assert process.wait(30) == 0
 
 
-@pytest.mark.parametrize(
-    ("proxies", "client_seen"), [("", "127.0.0.1"), ("127.0.0.1", "203.0.113.9"), ("10.0.0.0/8", "127.0.0.1")]
-)
-def test_forwarded_addresses_count_only_from_proxies_that_are_named(proxies: str, client_seen: str) -> None:
+FORWARDED = [
+    ("", "203.0.113.9", "127.0.0.1"),
+    ("10.0.0.0/8", "203.0.113.9", "127.0.0.1"),
+    ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
+    ("127.0.0.1", "[2001:db8::1]:443", "2001:db8::1"),
+    ("127.0.0.1", "x" * 60_000, ""),
+    ("127.0.0.1", "\t\x80", ""),
+    ("127.0.0.1", "203.0.113.9, fe80::1%\x85", ""),
+]
+
+
+@pytest.mark.parametrize(("proxies", "forwarded", "client_seen"), FORWARDED)
+def test_forwarded_addresses_count_only_from_proxies_that_are_named_and_if_they_are_addresses(
+    proxies: str, forwarded: str, client_seen: str
+) -> None:
     with serve(TRUSTED_PROXIES=proxies) as (process, client):
-        client.get("/model", headers={"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"})
+        client.get("/model", headers={"X-Forwarded-For": forwarded.encode("latin-1"), "X-Forwarded-Proto": "https"})
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr if '"app.access"' in line]

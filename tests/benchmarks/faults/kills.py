@@ -15,7 +15,7 @@ import random
 import sys
 from pathlib import Path
 
-from tests.benchmarks.faults.hostile import BOUNDARY, encoded, part
+from tests.benchmarks.faults.image_attacks import BOUNDARY, encoded, part
 from tests.benchmarks.serving.balancer import constant_load, free_port, nginx, ready, report, start
 from tests.benchmarks.serving.http_load import post
 from tests.conftest import DATA

@@ -17,8 +17,8 @@ import httpx
 import numpy as np
 
 from tests.app.server import serve
-from tests.benchmarks.faults.hostile import BOUNDARY, dribbled, encoded, part
-from tests.benchmarks.serving.http_load import Connections, post
+from tests.benchmarks.faults.image_attacks import BOUNDARY, encoded, part
+from tests.benchmarks.serving.http_load import Connections, dribbled, post
 from tests.benchmarks.serving.processes import descriptors, resident_mb
 from tests.conftest import DATA
 

@@ -10,14 +10,13 @@ import io
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 from PIL import Image
 
 from training.data.cifar10 import load
-from training.evaluate.evaluate import append_read
+from training.evaluate.test_reads import log_read
 
 TOLERANCE = 0.0005
 
@@ -49,10 +48,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
     right = sum(answer == label for answer, label in zip(answers, test.labels.tolist(), strict=True))
     accuracy, reported = right / len(answers), report["accuracy"]["value"]
-    append_read(
-        options.test_reads,
-        (datetime.now(UTC).isoformat(timespec="seconds"), weights, f"{accuracy:.4f}", f"all {len(test.labels)}"),
-    )
+    log_read(options.test_reads, weights, accuracy, f"all {len(test.labels)}")
     print(f"{len(answers)} images in {seconds:.0f} s ({len(answers) / seconds:.0f}/s)")
     print(f"accuracy over HTTP {accuracy:.4f}, in the report {reported:.4f}, difference {accuracy - reported:+.4f}")
     sys.exit(abs(accuracy - reported) > TOLERANCE)

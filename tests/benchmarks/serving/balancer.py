@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -50,15 +50,22 @@ def executable() -> str | None:
 
 
 @contextmanager
-def nginx(port: int, instances: Sequence[int]) -> Iterator[Path]:
-    """Runs it; yields the folder of its logs: `out` for requests that took more than one attempt, `err`."""
+def nginx(port: int, instances: Sequence[int], changes: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Runs it, with `changes` of its text; yields the folder of its logs.
+
+    `out` has the requests that took more than one attempt, `err` its errors.
+    """
     program = executable()
     if program is None:
         sys.exit("nginx is not installed (Debian: apt-get install nginx-light)")
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)  # started by root, nginx works as somebody else
         path = Path(folder, "nginx.conf")
-        path.write_text(configuration(port, instances, folder))
+        text = configuration(port, instances, folder)
+        for shown, ours in (changes or {}).items():
+            assert shown in text, f"deploy/nginx.conf has no {shown}"
+            text = text.replace(shown, ours)
+        path.write_text(text)
         command = [program, "-p", folder, "-e", f"{folder}/err", "-c", str(path), "-g", "daemon off;"]
         process = subprocess.Popen(command)
         try:

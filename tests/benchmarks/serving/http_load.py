@@ -101,3 +101,27 @@ def percentile(values: list[float], share: float) -> float:
     """Of the sorted values; nan of none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+def dribbled(pieces: list[bytes], pause: float, count: int) -> Callable[[Connections], Awaitable[list[int]]]:
+    """Requests in pieces, with a pause after each. When the answer comes, the rest is not sent. The statuses."""
+
+    async def one(connections: Connections) -> int:
+        reader, writer = await connections.open()
+        try:
+            answer = asyncio.ensure_future(reader.readline())
+            for piece in pieces:
+                if answer.done():
+                    break
+                writer.write(piece)
+                await asyncio.sleep(pause)
+            return int((await answer)[9:12] or 0)
+        except OSError:
+            return 0
+        finally:
+            writer.close()
+
+    async def attack(connections: Connections) -> list[int]:
+        return list(await asyncio.gather(*(one(connections) for _ in range(count))))
+
+    return attack

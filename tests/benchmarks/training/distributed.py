@@ -27,8 +27,9 @@ from torch import nn
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data.cifar10 import load, split
 from training.evaluate.network_outputs import predict_logits
+from training.fit.checkpoint import Progress
 from training.fit.distributed import join
-from training.fit.run import Progress, Run
+from training.fit.run import Run
 
 TCMALLOC = [*Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4")]
 # What the figures in docs/distributed-training.md are of: the default of the versions that they were measured with.

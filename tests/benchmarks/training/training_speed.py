@@ -36,7 +36,8 @@ class Enough(Exception):
 def ours(data_dir: Path, steps: int, precision: "Precision" = "float32") -> float:
     from training.config import Config
     from training.data.cifar10 import load, split
-    from training.fit.run import Progress, Run
+    from training.fit.checkpoint import Progress
+    from training.fit.run import Run
 
     images = load(data_dir, train=True, download=False)
     parts = split(images.labels, 0)

@@ -6,7 +6,7 @@ import torch
 
 from tests.training.conftest import TinyCIFAR10
 from tests.training.tiny import make_images
-from training.data import cifar10 as data
+from training.data import cifar10
 from training.data.cifar10 import CLASSES, LabelledImages, load, split
 from training.errors import TrainingError
 
@@ -62,7 +62,7 @@ def test_what_is_missing_is_downloaded_only_when_allowed(monkeypatch: pytest.Mon
                 raise RuntimeError("Dataset not found or corrupted.")
             super().__init__(root, train, download)
 
-    monkeypatch.setattr(data, "CIFAR10", Missing)
+    monkeypatch.setattr(cifar10, "CIFAR10", Missing)
     assert len(load(tmp_path, train=False, download=True).labels) == 20
     assert asked == [False, True]
     with pytest.raises(TrainingError, match="not found or corrupted"):
@@ -76,14 +76,14 @@ def test_no_network_is_one_line_and_nothing_is_printed(
         print("Downloading ...")
         raise URLError("no route to host") if download else RuntimeError("Dataset not found")
 
-    monkeypatch.setattr(data, "CIFAR10", refuse)
+    monkeypatch.setattr(cifar10, "CIFAR10", refuse)
     with pytest.raises(TrainingError, match="no route to host"):
         load(tmp_path, train=True, download=True)
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.data
-def test_the_real_data(cifar10_dir: Path) -> None:
+def test_the_real_data_have_their_split(cifar10_dir: Path) -> None:
     images = load(cifar10_dir, train=True, download=False)
     assert images.images.shape == (50_000, 32, 32, 3) and images.images.dtype == torch.uint8
     assert images.labels.bincount().tolist() == [5000] * 10

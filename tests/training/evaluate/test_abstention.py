@@ -15,14 +15,14 @@ from training.evaluate.abstention import (
     fit_novelty,
     threshold,
 )
-from training.evaluate.network_outputs import Seen
+from training.evaluate.network_outputs import Outputs
 
 RANDOM = np.random.default_rng(0)
 
 
-def seen(count: int, centre: float = 1.0) -> Seen:
+def seen(count: int, centre: float = 1.0) -> Outputs:
     features = np.abs(RANDOM.normal(centre, 1, (count, 16))).astype(np.float32)
-    return Seen(features, (features @ np.eye(16, 10) * 3).astype(np.float32))
+    return Outputs(features, (features @ np.eye(16, 10) * 3).astype(np.float32))
 
 
 BANK, LABELS, OTHER = seen(60), np.arange(60) % 4, seen(25)
@@ -32,7 +32,7 @@ def scores(name: str) -> np.ndarray:
     return METHODS[name](BANK, LABELS)(OTHER)
 
 
-def test_scores_of_logits() -> None:
+def test_scores_from_logits_follow_their_formulas() -> None:
     assert scores("maximum_softmax") == pytest.approx(1 - softmax(OTHER.logits, axis=1).max(1), abs=1e-6)
     assert scores("maximum_logit") == pytest.approx(-OTHER.logits.max(1))
     assert scores("energy") == pytest.approx(-np.log(np.exp(OTHER.logits.astype(float)).sum(1)), rel=1e-5)
@@ -71,7 +71,7 @@ def test_mahalanobis_is_the_distance_to_the_nearest_class() -> None:
 
 
 def test_what_is_like_the_bank_scores_lower() -> None:
-    far = Seen(OTHER.features * np.linspace(0, 3, 16, dtype=np.float32) ** 4, OTHER.logits * 0)
+    far = Outputs(OTHER.features * np.linspace(0, 3, 16, dtype=np.float32) ** 4, OTHER.logits * 0)
     detectors = fit_all(BANK, LABELS)
     areas = aurocs(detectors, OTHER, far)
     assert set(areas) == set(METHODS) and min(areas.values()) > 0.65

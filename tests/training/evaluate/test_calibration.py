@@ -13,17 +13,17 @@ from training.evaluate.calibration import (
     fit_temperature,
     scores,
 )
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
 
-def drawn(n: int, temperature: float, seed: int = 0) -> Scored:
-    """Images whose labels are drawn from softmax(logits / temperature): that temperature is the right one."""
+def drawn(n: int, temperature: float, seed: int = 0) -> Predictions:
+    """n images with labels drawn from softmax(logits / temperature), so the right temperature is known."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(n, 10)) * 4
     scaled = np.exp(logits / temperature)
     cumulative = (scaled / scaled.sum(1, keepdims=True)).cumsum(1)
     labels = (random.random((n, 1)) > cumulative).sum(1).clip(0, 9)
-    return Scored(torch.tensor(logits, dtype=torch.float32), torch.tensor(labels))
+    return Predictions(torch.tensor(logits, dtype=torch.float32), torch.tensor(labels))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
@@ -43,8 +43,8 @@ def test_the_temperature_is_where_the_likelihood_is_highest() -> None:
 
 def test_labels_that_are_always_right_or_always_wrong_stay_within_bounds() -> None:
     some = drawn(100, 1.0)
-    right = Scored(some.logits, some.logits.argmax(1))
-    wrong = Scored(some.logits, some.logits.argmin(1))
+    right = Predictions(some.logits, some.logits.argmax(1))
+    wrong = Predictions(some.logits, some.logits.argmin(1))
     assert fit_temperature(right) == pytest.approx(0.05, rel=0.01)
     assert fit_temperature(wrong) == pytest.approx(20, rel=0.01)
 
@@ -105,7 +105,7 @@ def test_calibration_error_agrees_with_a_loop_over_bins(confidences: list[float]
     assert expected_calibration_error(np.array(confidences), correct, bins) == pytest.approx(error, abs=1e-12)
 
 
-def test_brier_bounds() -> None:
+def test_the_brier_score_is_from_zero_to_two() -> None:
     sure = np.eye(10)[[3, 4]]
     assert brier_score(sure, np.array([3, 5])).tolist() == [0, 2]
 

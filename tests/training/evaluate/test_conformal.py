@@ -16,15 +16,15 @@ from training.evaluate.conformal import (
     threshold,
     true_probabilities,
 )
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
 
-def scored(count: int, seed: int, signal: float = 2.5) -> Scored:
+def scored(count: int, seed: int, signal: float = 2.5) -> Predictions:
     random = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (count,), generator=random)
     logits = torch.randn(count, 10, generator=random)
     logits[torch.arange(count), labels] += signal
-    return Scored(logits, labels)
+    return Predictions(logits, labels)
 
 
 @given(n=st.integers(1, 3000), level=st.sampled_from(LEVELS))
@@ -42,7 +42,7 @@ def test_the_threshold_is_the_quantile_of_the_nonconformity_scores(n: int, level
 @pytest.mark.parametrize(
     ("n", "level", "rank"), [(19, 0.95, 19), (18, 0.95, 19), (2500, 0.99, 2476), (199, 0.995, 199)]
 )
-def test_how_many_must_be_covered(n: int, level: float, rank: int) -> None:
+def test_the_number_of_covered_images_is_the_rank_of_the_level(n: int, level: float, rank: int) -> None:
     assert covered(n, level) == rank
 
 
@@ -51,7 +51,7 @@ def test_exchangeable_images_are_covered_as_often_as_promised(level: float) -> N
     coverages = []
     for seed in range(60):
         both = scored(1500, seed, signal=1.0)
-        calibrate, test = (Scored(both.logits[part], both.labels[part]) for part in (slice(500), slice(500, 1500)))
+        calibrate, test = (Predictions(both.logits[part], both.labels[part]) for part in (slice(500), slice(500, 1500)))
         at_least = threshold(true_probabilities(calibrate, 1.3), level)
         coverages.append((true_probabilities(test, 1.3) >= at_least).mean())
     expected, deviation = covered(500, level) / 501, float(stats.betabinom(1000, 496, 5).std()) / 1000
@@ -105,5 +105,5 @@ def test_the_interval_is_that_of_simulated_splits() -> None:
 def test_a_network_that_is_always_sure_and_always_wrong_is_covered_by_everything() -> None:
     logits = torch.full((300, 10), -1000.0)
     logits[:, 0] = 1000.0
-    wrong = Scored(logits, torch.ones(300, dtype=torch.int64))
+    wrong = Predictions(logits, torch.ones(300, dtype=torch.int64))
     assert {one.served_coverage for one in conformal_report(wrong, wrong, 1.0).levels} == {1.0}

@@ -8,19 +8,18 @@ import torch
 from tests.training.tiny import TINY, make_images, shallow
 from training.data.cifar10 import Split
 from training.errors import TrainingError
-from training.evaluate import leave_two_out as leave_out
 from training.evaluate.abstention import METHODS, PAIRS
 from training.evaluate.leave_two_out import (
-    LeftOut,
+    CONFIG,
+    Fold,
     compare_methods,
     leave_two_out,
     read_near,
     without,
     write_near,
 )
-from training.evaluate.network_outputs import Seen
-from training.fit import initial_weights as initialise
-from training.fit import run_folder as outcome
+from training.evaluate.network_outputs import Outputs
+from training.fit import initial_weights, run_folder
 
 IMAGES = make_images(130, seed=0)
 PARTS = Split(train=torch.arange(90), select=torch.arange(90, 110), calibrate=torch.arange(110, 130))
@@ -28,7 +27,7 @@ PARTS = Split(train=torch.arange(90), select=torch.arange(90, 110), calibrate=to
 
 @pytest.fixture(autouse=True)
 def shallow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (initialise, outcome):
+    for module in (initial_weights, run_folder):
         monkeypatch.setattr(module, "mobilenet_v2", shallow)
 
 
@@ -66,20 +65,20 @@ def test_areas_are_by_method_in_the_order_of_the_pairs() -> None:
     networks = []
     for pair, shift in zip(PAIRS[:2], (0, 40), strict=True):
         bank, known, unknown = (
-            Seen(
+            Outputs(
                 np.abs(random.normal(1, 1, (20, 12))).astype(np.float32),
                 random.normal(0, 1, (20, 8)).astype(np.float32),
             )
             for _ in range(3)
         )
-        networks.append(LeftOut(pair, bank, np.arange(20) % 8, known, Seen(unknown.features, unknown.logits - shift)))
+        networks.append(Fold(pair, bank, np.arange(20) % 8, known, Outputs(unknown.features, unknown.logits - shift)))
     areas = compare_methods(networks)
     assert areas["maximum_logit"][1] == areas["energy"][1] == 1 > areas["energy"][0]
 
 
 def test_what_was_found_is_read_back(tmp_path: Path) -> None:
     areas = {"knn": [0.1, 0.2, 0.3, 0.4, 0.5]}
-    write_near(tmp_path / "near.json", leave_out.CONFIG, areas)
+    write_near(tmp_path / "near.json", CONFIG, areas)
     assert read_near(tmp_path / "near.json") == areas
     assert read_near(tmp_path / "none.json") == {}
     (tmp_path / "near.json").write_text("[]")

@@ -13,19 +13,19 @@ from training.evaluate.metrics import (
     report_text,
     wilson,
 )
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 
 HISTORY = [
     Epoch(epoch=1, lr=0.1, train_loss=1, train_accuracy=0.5, validation_loss=1, validation_accuracy=0.5, seconds=1)
 ]
 
 
-def scored(n: int = 500, seed: int = 0, skill: float = 2.0) -> Scored:
+def scored(n: int = 500, seed: int = 0, skill: float = 2.0) -> Predictions:
     random = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (n,), generator=random)
     logits = torch.randn(n, 10, generator=random)
     logits[torch.arange(n), labels] += skill
-    return Scored(logits, labels)
+    return Predictions(logits, labels)
 
 
 def test_the_report_is_scikit_learn_s() -> None:
@@ -51,12 +51,12 @@ def test_the_report_is_scikit_learn_s() -> None:
 
 
 def test_rows_of_the_confusion_matrix_are_the_true_classes() -> None:
-    one = Scored(torch.nn.functional.one_hot(torch.tensor([3]), 10).float(), torch.tensor([5]))
+    one = Predictions(torch.nn.functional.one_hot(torch.tensor([3]), 10).float(), torch.tensor([5]))
     assert build_report(one, HISTORY).confusion_matrix[5][3] == 1
 
 
 def test_a_class_that_never_occurs_has_zeros_and_no_warning() -> None:
-    report = build_report(Scored(torch.eye(10)[:9], torch.arange(9)), HISTORY)
+    report = build_report(Predictions(torch.eye(10)[:9], torch.arange(9)), HISTORY)
     assert report.per_class[9].model_dump(exclude={"class_id", "label"}) == {
         "precision": 0,
         "recall": 0,
@@ -66,7 +66,7 @@ def test_a_class_that_never_occurs_has_zeros_and_no_warning() -> None:
     }
 
 
-def test_the_text_has_two_digits() -> None:
+def test_the_report_s_text_has_two_digits() -> None:
     text = report_text(scored())
     assert text == reference.classification_report(
         scored().labels.numpy(), scored().predicted(), target_names=list(CLASSES), digits=2
@@ -104,7 +104,7 @@ def test_the_bootstrap_is_that_of_resampled_images() -> None:
     assert ours == pytest.approx(expected, abs=0.04)
 
 
-def test_the_bootstrap_is_the_seed_s() -> None:
+def test_the_seed_decides_the_bootstrap() -> None:
     counts = np.array(build_report(scored(), HISTORY).confusion_matrix)
     assert np.array_equal(f1_intervals(counts, 100, seed=1), f1_intervals(counts, 100, seed=1))
     assert not np.array_equal(f1_intervals(counts, 100, seed=1), f1_intervals(counts, 100, seed=2))
@@ -133,5 +133,5 @@ def test_bins_against_a_slow_reference() -> None:
 
 
 def test_full_confidence_falls_into_the_last_bin() -> None:
-    sure = Scored(torch.eye(10) * 1000, torch.arange(10))
+    sure = Predictions(torch.eye(10) * 1000, torch.arange(10))
     assert confidence_bins(sure).counts.tolist() == [0] * 14 + [10]

@@ -3,7 +3,7 @@ import torch
 
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from tests.training.tiny import TINY, make_images
-from training.evaluate.network_outputs import Scored, predict_features, predict_logits
+from training.evaluate.network_outputs import Predictions, predict_features, predict_logits
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -20,7 +20,7 @@ def test_batches_do_not_change_the_logits_nor_the_model(training: bool) -> None:
 
 
 def test_scores_follow_from_logits() -> None:
-    scored = Scored(torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]]), torch.tensor([0, 1, 1]))
+    scored = Predictions(torch.tensor([[2.0, 1.0], [0.0, 3.0], [5.0, 4.0]]), torch.tensor([0, 1, 1]))
     assert scored.predicted().tolist() == [0, 1, 0]
     assert scored.correct().tolist() == [True, True, False]
     assert scored.accuracy() == pytest.approx(2 / 3)

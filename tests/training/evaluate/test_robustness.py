@@ -8,14 +8,14 @@ RANDOM = np.random.default_rng(0)
 LABELS = RANDOM.integers(0, 10, 200)
 
 
-def test_accuracies_are_of_the_damaged_images() -> None:
+def test_accuracies_are_those_on_the_corrupted_images() -> None:
     # The label is how bright the image is.
     images = np.broadcast_to((LABELS * 25)[:, None, None, None], (200, 32, 32, 3)).astype(np.uint8)
     batches: list[np.ndarray] = []
 
-    def logits(damaged: np.ndarray) -> np.ndarray:
-        batches.append(damaged)
-        return -np.abs(damaged.mean((1, 2, 3))[:, None] - np.arange(10) * 25).astype(np.float32)
+    def logits(corrupted: np.ndarray) -> np.ndarray:
+        batches.append(corrupted)
+        return -np.abs(corrupted.mean((1, 2, 3))[:, None] - np.arange(10) * 25).astype(np.float32)
 
     report = robustness_report(logits, images, LABELS, n=50, seed=0)
     assert report.n == 50 and report.clean_accuracy == 1.0

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 from training.evaluate.selective import selective_report, selective_risks
 
 
@@ -18,7 +18,7 @@ def test_equal_confidences_have_no_order() -> None:
     assert selective_risks(np.ones(5), shuffled) == pytest.approx(np.full(5, 0.4))
 
 
-def test_they_agree_with_a_loop() -> None:
+def test_risks_agree_with_a_loop() -> None:
     random = np.random.default_rng(1)
     confidence, wrong = random.random(200), (random.random(200) < 0.3).astype(float)
     by_hand = []
@@ -29,11 +29,11 @@ def test_they_agree_with_a_loop() -> None:
 
 
 @pytest.mark.parametrize("right", [0, 300, 190])
-def test_the_report(right: int) -> None:
+def test_the_selective_report_agrees_with_a_perfect_ranking(right: int) -> None:
     logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0))
     labels = logits.argmax(1)
     labels[right:] = (labels[right:] + 1) % 10
-    report = selective_report(Scored(logits, labels), 1.2)
+    report = selective_report(Predictions(logits, labels), 1.2)
     errors = (300 - right) / 300
     assert report.curve[-1].coverage == 1 and report.curve[-1].accuracy == pytest.approx(1 - errors)
     assert [one.coverage for one in report.curve] == sorted({one.coverage for one in report.curve})
@@ -45,5 +45,5 @@ def test_the_report(right: int) -> None:
 
 
 def test_one_image_has_a_curve_of_one_point() -> None:
-    report = selective_report(Scored(torch.eye(10)[:1], torch.tensor([0])), 1.0)
+    report = selective_report(Predictions(torch.eye(10)[:1], torch.tensor([0])), 1.0)
     assert [(one.coverage, one.accuracy) for one in report.curve] == [(1.0, 1.0)]

@@ -18,16 +18,16 @@ from app.bundle.reader import Bundle, BundleError
 from app.network.mobilenet import mobilenet_v2
 from app.network.served import ServedNetwork
 from tests.training.tiny import TINY, lively_weights
-from training import atomic_files as storage
+from training import atomic_files
 from training.config import Config
+from training.data.cifar10 import Dataset
 from training.errors import TrainingError
 from training.evaluate.abstention import METHODS
-from training.evaluate.evaluate import LOGITS, evaluate, saved_evaluation
+from training.evaluate.evaluate import evaluate, saved_evaluation
 from training.evaluate.leave_two_out import write_near
-from training.export import bundle as exporting
 from training.export.bundle import VERSION, bundle_name, check_parity, check_target, export
 from training.export.graph import build_graph, run_graph
-from training.fit.run_folder import Outcome
+from training.fit.run_folder import LOGITS, REPORT, FinishedRun
 
 FILES = {
     *(
@@ -43,8 +43,12 @@ FILES = {
 }
 
 
+def dataset(folder: Path) -> Dataset:
+    return Dataset(folder, download=False)
+
+
 def write(run_dir: Path, bundle: Path, force: bool = False) -> Manifest:
-    return export(Outcome.read(run_dir), bundle.parent, bundle, force=force, download=False)
+    return export(FinishedRun.read(run_dir), dataset(bundle.parent), bundle, force=force)
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -58,7 +62,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def without_pictures(quick_pictures: None) -> None:
-    """Real ones are in `finished_bundle`."""
+    """Only `finished_bundle` has real pictures."""
 
 
 @pytest.fixture
@@ -67,13 +71,13 @@ def written(finished_bundle: Path) -> Bundle:
 
 
 def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bundle) -> None:
-    manifest, outcome = written.manifest, Outcome.read(run_dir)
+    manifest, run = written.manifest, FinishedRun.read(run_dir)
     assert set(listing(finished_bundle.parent)) == {f"{finished_bundle.name}/{name}" for name in FILES}
     assert set(manifest.files) == FILES - {MANIFEST}
 
     assert manifest.name == "mobilenet_v2_cifar10_strides_2_2"
-    assert manifest.version == f"{VERSION}+{outcome.weights_sha256[:8]}"
-    assert manifest.files["checkpoint.safetensors"] == outcome.weights_sha256
+    assert manifest.version == f"{VERSION}+{run.weights_sha256[:8]}"
+    assert manifest.files["checkpoint.safetensors"] == run.weights_sha256
     assert manifest.architecture == TINY.architecture
     assert (manifest.macs, manifest.parameters) == (6_124_928, 2_236_682)
     assert (manifest.classes[3], len(manifest.classes)) == ("cat", 10)
@@ -81,7 +85,7 @@ def test_the_bundle_is_whole(run_dir: Path, finished_bundle: Path, written: Bund
     origin = manifest.provenance
     assert origin["config"] == TINY.as_dict()
     assert origin["initial_weights"] == f"sha256:{sha256(lively_weights())}"
-    assert origin["data"] == {"train": outcome.train_data, "select": outcome.selection_data}
+    assert origin["data"] == {"train": run.train_data, "select": run.selection_data}
     assert origin["seeds"] == {"run": 0, "split": 0}
     assert origin["split"] == {"file": "split.json", "train": 30, "select": 20, "calibrate": 20}
     assert {"created", "git_commit", "versions", "hardware", "cpu_hours"} <= set(origin)
@@ -109,7 +113,7 @@ def test_networks_of_different_costs_have_different_names() -> None:
 def test_the_self_check_is_a_selection_image_and_its_logits(written: Bundle, run_dir: Path, tmp_path: Path) -> None:
     check = written.manifest.self_check
     image = np.asarray(Image.open(io.BytesIO(check.image)))
-    images, parts = Outcome.read(run_dir).data(tmp_path, download=False)
+    images, parts = FinishedRun.read(run_dir).data(dataset(tmp_path))
     assert np.array_equal(image, images.images[parts.select[0]])
     graph = written.read("model.onnx")
     assert run_graph(graph, image[None])[0] == pytest.approx(check.logits, abs=1e-6)
@@ -117,7 +121,7 @@ def test_the_self_check_is_a_selection_image_and_its_logits(written: Bundle, run
 
 
 def test_the_manifest_says_what_trust_needs(written: Bundle, run_dir: Path) -> None:
-    manifest, report, saved = written.manifest, written.report, saved_evaluation(Outcome.read(run_dir))
+    manifest, report, saved = written.manifest, written.report, saved_evaluation(FinishedRun.read(run_dir))
     assert saved is not None and manifest.calibration is not None and manifest.calibration.conformal is not None
     assert report.conformal is not None and report.abstention is not None and report.calibration is not None
     levels = [(level.coverage, level.threshold) for level in manifest.calibration.conformal.levels]
@@ -132,7 +136,7 @@ def test_the_manifest_says_what_trust_needs(written: Bundle, run_dir: Path) -> N
 def test_the_report_is_the_run_s_with_all_that_evaluate_was_given(run_dir: Path, tmp_path: Path, fashion: Path) -> None:
     write_near(tmp_path / "near.json", TINY, {name: [0.9, 0.8, 0.7, 0.6, 0.5] for name in METHODS})
     near, reads = tmp_path / "near.json", tmp_path / "reads.csv"
-    evaluate(Outcome.read(run_dir), tmp_path, reads, download=False, near=near, fashion_mnist=fashion)
+    evaluate(FinishedRun.read(run_dir), dataset(tmp_path), reads, near=near, fashion_mnist=fashion)
     write(run_dir, tmp_path / "bundle")
     exported = Bundle.load(tmp_path / "bundle")
     assert exported.read("report.json") == (run_dir / "report.json").read_bytes()
@@ -156,7 +160,8 @@ def test_without_parity_nothing_is_written(
     run_dir: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch, value: float
 ) -> None:
     monkeypatch.setattr(
-        exporting, "run_graph", lambda graph, images, *_: np.full((len(images), 10, 1, 1), value, np.float32)
+        "training.export.bundle.run_graph",
+        lambda graph, images, *_: np.full((len(images), 10, 1, 1), value, np.float32),
     )
     with pytest.raises(TrainingError, match=r"logits .* differ from PyTorch's by .* on 20 images, 0.0001 is allowed"):
         write(run_dir, bundle)
@@ -164,9 +169,9 @@ def test_without_parity_nothing_is_written(
 
 
 def test_parity_is_of_logits_and_scores(run_dir: Path, tmp_path: Path) -> None:
-    outcome = Outcome.read(run_dir)
-    images, _ = outcome.data(tmp_path, download=False)
-    model, saved = outcome.model(), saved_evaluation(outcome)
+    run = FinishedRun.read(run_dir)
+    images, _ = run.data(dataset(tmp_path))
+    model, saved = run.model(), saved_evaluation(run)
     assert saved is not None
     served = ServedNetwork(model, saved.novelty)
     graph = build_graph(served).SerializeToString()
@@ -183,9 +188,9 @@ def test_parity_is_of_logits_and_scores(run_dir: Path, tmp_path: Path) -> None:
 
 
 def test_logits_that_are_large_may_differ_by_more(run_dir: Path, tmp_path: Path) -> None:
-    outcome = Outcome.read(run_dir)
-    images, _ = outcome.data(tmp_path, download=False)
-    model, saved = outcome.model(), saved_evaluation(outcome)
+    run = FinishedRun.read(run_dir)
+    images, _ = run.data(dataset(tmp_path))
+    model, saved = run.model(), saved_evaluation(run)
     assert saved is not None
     bias = model.network.get_parameter("classifier.1.bias")
     with torch.no_grad():
@@ -206,9 +211,9 @@ def test_logits_that_are_large_may_differ_by_more(run_dir: Path, tmp_path: Path)
 
 
 def test_batches_do_not_change_what_the_graph_says(run_dir: Path, tmp_path: Path) -> None:
-    outcome = Outcome.read(run_dir)
-    images, _ = outcome.data(tmp_path, download=False)
-    graph = build_graph(ServedNetwork(outcome.model())).SerializeToString()
+    run = FinishedRun.read(run_dir)
+    images, _ = run.data(dataset(tmp_path))
+    graph = build_graph(ServedNetwork(run.model())).SerializeToString()
     whole, parts = (run_graph(graph, images.images[:7].numpy(), batch_size=size) for size in (7, 3))
     assert whole == pytest.approx(parts, abs=1e-5)
 
@@ -246,21 +251,21 @@ def test_a_link_to_a_bundle_stays_a_link(run_dir: Path, tmp_path: Path) -> None:
 
 
 def fail_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    write_through = storage._write_through
+    write_through = atomic_files._write_through
 
     def fail(path: Path, content: bytes) -> None:
         if path.name == "reliability.png":
             raise OSError(28, "No space left on device")
         write_through(path, content)
 
-    monkeypatch.setattr(storage, "_write_through", fail)
+    monkeypatch.setattr(atomic_files, "_write_through", fail)
 
 
 def fail_to_verify(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(folder: Path) -> None:
         raise BundleError(f"{folder.name} is damaged")
 
-    monkeypatch.setattr(exporting.Bundle, "load", fail)
+    monkeypatch.setattr(Bundle, "load", fail)
 
 
 @pytest.mark.parametrize(
@@ -283,10 +288,17 @@ def test_a_failed_export_leaves_the_old_bundle(
 
 
 def test_a_run_must_be_evaluated_first(run_dir: Path, bundle: Path) -> None:
-    outcome = Outcome.read(run_dir)
-    other = replace(outcome, weights=outcome.weights + b" ")
+    run = FinishedRun.read(run_dir)
+    other = replace(run, weights=run.weights + b" ")
     with pytest.raises(TrainingError, match=r"was not evaluated: `python -m training evaluate --run-dir"):
-        export(other, bundle.parent, bundle, force=False, download=False)
+        export(other, dataset(bundle.parent), bundle, force=False)
+    report = json.loads((run_dir / REPORT).read_bytes())
+    report["robustness"]["mean_accuracy"] /= 2  # as in a report of earlier weights
+    for content in (json.dumps(report), "{}"):
+        (run_dir / REPORT).unlink()
+        (run_dir / REPORT).write_text(content)
+        with pytest.raises(TrainingError, match="was not evaluated"):
+            write(run_dir, bundle)
     (run_dir / LOGITS).unlink()
     with pytest.raises(TrainingError, match="was not evaluated"):
         write(run_dir, bundle)

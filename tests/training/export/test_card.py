@@ -1,11 +1,16 @@
+import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from app.bundle.manifest import Calibration, Manifest
+from app.bundle.manifest import Calibration, Manifest, manifest_digest, render_manifest, sha256
+from app.bundle.names import CARD, MANIFEST
 from app.bundle.reader import Bundle
 from app.bundle.report import Report
+from tests.training.conftest import Answer
 from training.export.card import render_card
 
 ROOT = Path(__file__).parents[3]
@@ -78,7 +83,7 @@ def test_initial_weights_are_named_as_what_they_are(manifest: Manifest, report: 
 @pytest.mark.parametrize(
     "folder", sorted(path.parent for path in ROOT.glob("models/*/bundle.json")), ids=lambda folder: folder.name
 )
-def test_shipped_cards_name_the_licence_of_what_their_weights_began_with(folder: Path) -> None:
+def test_shipped_cards_are_rendered_from_today_s_template_and_name_the_first_weights_licence(folder: Path) -> None:
     bundle = Bundle.load(folder)
     draft = bundle.manifest.model_copy(update={"files": {}})
     assert bundle.read("README.md").decode() == render_card(draft, bundle.report)
@@ -118,7 +123,7 @@ def test_probabilities_are_called_calibrated_only_when_they_are(manifest: Manife
     assert "softmax(logits / 1.250), calibrated" in render_card(calibrated, report)
 
 
-def test_what_trust_rests_on_is_in_the_card(manifest: Manifest, report: Report) -> None:
+def test_the_card_has_the_figures_that_trust_rests_on(manifest: Manifest, report: Report) -> None:
     card = render_card(manifest, report)
     assert report.conformal and report.abstention and report.selective and report.robustness and report.calibration
     for level in report.conformal.levels:
@@ -127,8 +132,8 @@ def test_what_trust_rests_on_is_in_the_card(manifest: Manifest, report: Report) 
     assert f"(**served**) | not measured |  | {served.far['noise']:.4f} |" in card
     assert f"an `ood_score` of {report.abstention.threshold:.4f}" in card
     assert f"curve\n{report.selective.aurc.value:.4f} (" in card
-    for damage in report.robustness.corruptions:
-        assert f"| {damage.name.replace('_', ' ')} | {damage.accuracy[0] * 100:.1f} % |" in card
+    for corruption in report.robustness.corruptions:
+        assert f"| {corruption.name.replace('_', ' ')} | {corruption.accuracy[0] * 100:.1f} % |" in card
     for picture in ("reliability", "risk_coverage", "robustness", "mistakes"):
         assert f"({picture}.png)" in card
     low, high = report.calibration.after.ece.ci95
@@ -138,7 +143,7 @@ def test_what_trust_rests_on_is_in_the_card(manifest: Manifest, report: Report) 
 def test_the_card_of_a_report_without_trust_has_no_sections_of_it(manifest: Manifest, report: Report) -> None:
     fields = ("calibration", "conformal", "abstention", "selective", "robustness")
     card = render_card(manifest, report.model_copy(update=dict.fromkeys(fields)))
-    for heading in ("### Calibration", "### Prediction sets", "### Abstention", "### Damaged images"):
+    for heading in ("### Calibration", "### Prediction sets", "### Abstention", "### Corrupted images"):
         assert heading not in card and heading in render_card(manifest, report)
 
 
@@ -204,6 +209,27 @@ def test_a_score_that_tells_less_than_the_largest_probability_is_warned_of(manif
             for one in report.abstention.methods
         ]
         known = report.model_copy(update={"abstention": report.abstention.model_copy(update={"methods": methods})})
-        return "tells more than `abstain`: heed both" in render_card(manifest, known)
+        return "better than `abstain`: use both" in render_card(manifest, known)
 
     assert told(0.7) and not told(0.9)
+
+
+def test_the_card_command_changes_nothing_but_the_card(
+    finished_bundle: Path, tmp_path: Path, command: Callable[..., Answer]
+) -> None:
+    bundle = tmp_path / finished_bundle.name
+    shutil.copytree(finished_bundle, bundle)
+    before = Bundle.load(bundle).manifest
+    assert command("card", bundle).code == 0
+    assert Bundle.load(bundle).manifest == before  # the template is the one that it was rendered from
+    fields = json.loads((bundle / MANIFEST).read_bytes())
+    (bundle / CARD).write_text("an older card")
+    fields["files"][CARD] = sha256(b"an older card")
+    fields["digest"] = manifest_digest(fields)
+    (bundle / MANIFEST).write_bytes(render_manifest(fields))
+    assert command("card", bundle).code == 0
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == {
+        path.name: path.read_bytes() for path in finished_bundle.iterdir()
+    }
+    (bundle / CARD).write_text("damaged")
+    assert "README.md is damaged" in command("card", bundle).err

@@ -18,7 +18,7 @@ from training.export.graph import build_graph, fold, run_graph
 
 
 def trained_looking(architecture: Architecture) -> Preprocessed:
-    """A network whose norms do something: fresh ones are nearly the identity."""
+    """A network whose batch norms have an effect: untrained ones are nearly the identity."""
     torch.manual_seed(0)
     network = mobilenet_v2(architecture)
     random = torch.Generator().manual_seed(0)

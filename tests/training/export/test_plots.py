@@ -8,7 +8,7 @@ from PIL import Image
 from app.bundle.report import Corruption, Epoch, RobustnessReport
 from training.data.corruptions import CORRUPTIONS
 from training.evaluate.calibration import calibration_report
-from training.evaluate.network_outputs import Scored
+from training.evaluate.network_outputs import Predictions
 from training.evaluate.selective import selective_report
 from training.export import plots
 
@@ -28,12 +28,12 @@ def history(epochs: int) -> list[Epoch]:
     ]
 
 
-def scored() -> Scored:
+def scored() -> Predictions:
     random = torch.Generator().manual_seed(0)
     labels = torch.randint(10, (300,), generator=random)
     logits = torch.randn(300, 10, generator=random)
     logits[torch.arange(300), labels] += 3
-    return Scored(logits, labels)
+    return Predictions(logits, labels)
 
 
 def counts() -> plots.Counts:
@@ -46,7 +46,7 @@ def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "DPI", plots.DPI / 2)
 
 
-def reliability(some: Scored) -> bytes:
+def reliability(some: Predictions) -> bytes:
     return plots.reliability(some, calibration_report(some, some))
 
 
@@ -64,7 +64,7 @@ def mistakes(count: int) -> bytes:
 
 PICTURES = {
     "risk and coverage": lambda: plots.risk_coverage(selective_report(scored(), 1.0)),
-    "never wrong": lambda: plots.risk_coverage(selective_report(Scored(torch.eye(10), torch.arange(10)), 1.0)),
+    "never wrong": lambda: plots.risk_coverage(selective_report(Predictions(torch.eye(10), torch.arange(10)), 1.0)),
     "robustness": robustness,
     "mistakes": lambda: mistakes(18),
     "a row of mistakes and one": lambda: mistakes(7),
@@ -73,7 +73,7 @@ PICTURES = {
     "confusion": lambda: plots.confusion(counts()),
     "a class that never occurs": lambda: plots.confusion(np.diag([0] + [5] * 9)),
     "reliability": lambda: reliability(scored()),
-    "always sure": lambda: reliability(Scored(torch.eye(10) * 1000, torch.arange(10))),
+    "always sure": lambda: reliability(Predictions(torch.eye(10) * 1000, torch.arange(10))),
 }
 
 

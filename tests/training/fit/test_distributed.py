@@ -1,4 +1,4 @@
-"""Several processes for real, over gloo: what they compute together is what one process computes."""
+"""Real processes over gloo: together they compute what one process computes."""
 
 import json
 import os
@@ -20,16 +20,16 @@ from tests.training.distributed_run import SELECT, TRAIN, TROUBLED_STEP, Noting
 from tests.training.tiny import TINY, shallow
 from training import __main__ as program
 from training.errors import TrainingError
-from training.fit import initial_weights as initialise
-from training.fit import run as fit
+from training.fit import initial_weights
 from training.fit.distributed import LeaderFailed, World, join
 from training.fit.run import Run
+from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS
 
 ROOT = Path(__file__).parents[3]
 
 
 def start(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """tests/training/distributed_run.py in so many processes."""
+    """Run tests/training/distributed_run.py in that number of processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     command += ["-m", "tests.training.distributed_run", *map(str, arguments)]
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
@@ -38,12 +38,12 @@ def start(processes: int, *arguments: object) -> subprocess.CompletedProcess[str
 
 @pytest.fixture(autouse=True)
 def shallow_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initialise, "mobilenet_v2", shallow)
+    monkeypatch.setattr(initial_weights, "mobilenet_v2", shallow)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of two processes that nothing has happened to."""
+    """The folder of an uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("whole")
     done = start(2, "command", folder)
     assert done.returncode == 0, done.stderr
@@ -59,12 +59,12 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode != 0
     (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
     assert "rank 0: " in complaint and "goes on from the last saved step" in complaint
-    assert not (folder / fit.WEIGHTS).exists()
+    assert not (folder / WEIGHTS).exists()
     return folder
 
 
 def worlds(size: int) -> Iterator[World]:
-    """What the ranks of a world of `size` hold, without their processes."""
+    """The worlds of all ranks of a run in `size` processes, without the processes."""
     for rank in range(size):
         world = World()
         world.rank, world.size = rank, size
@@ -103,12 +103,12 @@ def test_what_two_processes_leave_is_what_one_leaves(whole: Path, tmp_path: Path
     run = Run(tmp_path, TINY, "random", TRAIN, SELECT)
     run.fit()
     assert {path.name for path in whole.iterdir()} == {path.name for path in tmp_path.iterdir()}
-    record, alone = (json.loads((folder / fit.RUN).read_text()) for folder in (whole, tmp_path))
+    record, alone = (json.loads((folder / RUN).read_text()) for folder in (whole, tmp_path))
     hardware = record.pop("environment")["hardware"]
     assert hardware == alone.pop("environment")["hardware"] | {"processes": 2}
     assert record == alone and record["continued"] == []
     # Sums are over all ranks: the first epoch begins with the same weights, and its norms see fewer images.
-    losses = [float((folder / fit.HISTORY).read_text().splitlines()[1].split(",")[2]) for folder in (whole, tmp_path)]
+    losses = [float((folder / HISTORY).read_text().splitlines()[1].split(",")[2]) for folder in (whole, tmp_path)]
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
@@ -116,8 +116,8 @@ def test_a_killed_run_goes_on_with_the_same_bits(killed: Path, whole: Path, tmp_
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     done = start(2, "train", tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / fit.WEIGHTS).read_bytes() == (whole / fit.WEIGHTS).read_bytes()
-    assert json.loads((tmp_path / fit.RUN).read_text())["continued"] == []
+    assert (tmp_path / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert json.loads((tmp_path / RUN).read_text())["continued"] == []
 
 
 @pytest.mark.parametrize("processes", [1, 3])
@@ -128,8 +128,8 @@ def test_a_killed_run_goes_on_in_another_number_of_processes(killed: Path, tmp_p
     else:
         done = start(processes, "train", tmp_path)
         assert done.returncode == 0, done.stderr
-    assert len((tmp_path / fit.HISTORY).read_text().splitlines()) == 1 + TINY.epochs
-    record = json.loads((tmp_path / fit.RUN).read_text())
+    assert len((tmp_path / HISTORY).read_text().splitlines()) == 1 + TINY.epochs
+    record = json.loads((tmp_path / RUN).read_text())
     assert record["environment"]["hardware"]["processes"] == 2
     (later,) = record["continued"]
     assert (later["epoch"], later["step"]) == (0, TROUBLED_STEP - 1)
@@ -140,11 +140,11 @@ def test_a_silent_rank_does_not_hang_the_run(tmp_path: Path) -> None:
     done = start(2, "train", tmp_path, "--trouble", "silent", "--timeout", 15)  # starting must fit in, too
     assert done.returncode != 0
     assert "TrainingError: rank 0: another process of this run does not answer (" in done.stderr, done.stderr
-    assert (tmp_path / fit.STATE).exists() and not (tmp_path / fit.WEIGHTS).exists()
+    assert (tmp_path / STATE).exists() and not (tmp_path / WEIGHTS).exists()
 
 
 def test_what_the_leader_meets_is_said_by_it_alone(tmp_path: Path) -> None:
-    (tmp_path / fit.RUN).write_text("{}")
+    (tmp_path / RUN).write_text("{}")
     done = start(2, "train", tmp_path)
     assert done.returncode != 0
     assert "TrainingError: rank 0: " in done.stderr and "run.json is damaged" in done.stderr

@@ -21,7 +21,7 @@ HEAD = ("classifier.1.weight", "classifier.1.bias")
 
 @pytest.fixture(scope="module")
 def imagenet() -> dict[str, Tensor]:
-    """Weights of a network with a thousand classes, contiguous as a file wants them."""
+    """Weights of a network with a thousand classes, contiguous, as safetensors needs them."""
     torch.manual_seed(99)
     network = mobilenet_v2(Architecture(), classes=1000)
     return {name: value.contiguous() for name, value in network.state_dict().items()}

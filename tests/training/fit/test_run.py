@@ -1,4 +1,4 @@
-"""The loop. Runs are compared by their weights' bytes: the same thread count must give the same bits."""
+"""The training loop. Runs are compared by their weights' bytes: the same thread count must give the same bits."""
 
 import csv
 import json
@@ -21,12 +21,13 @@ from app.bundle.report import Epoch
 from app.network.mobilenet import mobilenet_v2
 from tests.training.tiny import TINY, lively_weights, make_images, shallow
 from training.config import Config
-from training.data.augment import Lot
+from training.data.augment import BatchRandom
 from training.data.cifar10 import LabelledImages
 from training.errors import TrainingError
 from training.fit import initial_weights
-from training.fit import run as fit
-from training.fit.run import Progress, Run
+from training.fit.checkpoint import Progress
+from training.fit.run import Run, _generator
+from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS
 from training.fit.schedule import learning_rate
 
 TRAIN, SELECT = make_images(30, seed=1), make_images(20, seed=2)
@@ -50,7 +51,7 @@ def start(folder: Path, config: Config = TINY, init: str = "random", train: Labe
 
 
 def killer(after: int) -> Callable[..., None]:
-    """A watcher that ends the process, as it were, when it has seen `after` steps."""
+    """A watcher that raises Killed after `after` steps."""
     seen = 0
 
     def watch(*_: Any) -> None:
@@ -75,7 +76,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, list
 
 @pytest.fixture
 def save_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fit, "SAVE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("training.fit.run.SAVE_EVERY_SECONDS", 0.0)
 
 
 def test_the_same_run_gives_the_same_bits(tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]]) -> None:
@@ -106,7 +107,7 @@ def test_a_pinned_run_of_two_steps_still_has_its_losses(tmp_path: Path, monkeypa
     assert row["lr"] == pytest.approx(5e-6)
 
 
-def test_another_seed_gives_others(tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]]) -> None:
+def test_another_seed_gives_other_bits(tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]]) -> None:
     assert start(tmp_path, replace(TINY, seed=1)).fit().read_bytes() != uninterrupted[0]
 
 
@@ -151,12 +152,12 @@ run.fit(lambda _, step, *__: time.sleep(0 if step == 1 else 60))  # the first is
 """
     with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT) as process:
         try:
-            while not (tmp_path / fit.STATE).exists() and process.poll() is None:
+            while not (tmp_path / STATE).exists() and process.poll() is None:
                 time.sleep(0.005)
         finally:
             process.kill()
     assert process.returncode == -signal.SIGKILL  # and not finished, nor failed
-    assert not (tmp_path / fit.WEIGHTS).exists()
+    assert not (tmp_path / WEIGHTS).exists()
     assert start(tmp_path).fit().read_bytes() == uninterrupted[0]
 
 
@@ -168,7 +169,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, uninterrupted: tuple[by
 def test_history_has_a_row_an_epoch(tmp_path: Path) -> None:
     run = start(tmp_path)
     run.fit()
-    with (tmp_path / fit.HISTORY).open() as file:
+    with (tmp_path / HISTORY).open() as file:
         rows = [
             Epoch.model_validate_json(json.dumps({k: float(v) for k, v in row.items()})) for row in csv.DictReader(file)
         ]
@@ -178,7 +179,7 @@ def test_history_has_a_row_an_epoch(tmp_path: Path) -> None:
     assert run.progress.cpu_seconds > 0
 
 
-def test_it_learns(tmp_path: Path) -> None:
+def test_the_training_loss_falls(tmp_path: Path) -> None:
     run = start(tmp_path, replace(TINY, epochs=6, cutout=0, shift=0))
     run.fit()
     losses = [row["train_loss"] for row in run.progress.history]
@@ -230,7 +231,7 @@ def test_only_filters_decay(tmp_path: Path) -> None:
 def test_augmentation_can_be_turned_off(tmp_path: Path) -> None:
     run = start(tmp_path, replace(TINY, flip=False, shift=0, cutout=0))
     batch, mirrored = torch.arange(8), torch.ones(30, dtype=torch.bool)
-    assert torch.equal(run._augmented(batch, mirrored, Lot(torch.Generator(), 8)), TRAIN.images[:8])
+    assert torch.equal(run._augmented(batch, mirrored, BatchRandom(torch.Generator(), 8)), TRAIN.images[:8])
 
 
 def test_another_configuration_is_refused_by_the_field_that_differs(tmp_path: Path) -> None:
@@ -249,14 +250,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_state(tmp_path: P
     run = start(tmp_path)
     with pytest.raises(Killed):
         run.fit(killer(4))
-    sound = (tmp_path / fit.STATE).read_bytes()
+    sound = (tmp_path / STATE).read_bytes()
     again = start(tmp_path)
     with torch.no_grad():
         again.model.network.get_parameter("classifier.1.bias").fill_(float("nan"))
     with pytest.raises(TrainingError, match=r"the loss became nan in epoch 2, step 1, .*try a lower --lr"):
         again.fit()
-    assert (tmp_path / fit.STATE).read_bytes() == sound
-    assert not (tmp_path / fit.WEIGHTS).exists()
+    assert (tmp_path / STATE).read_bytes() == sound
+    assert not (tmp_path / WEIGHTS).exists()
 
 
 def test_averages_that_would_never_be_taken_are_refused(tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"not json", b"[]", b"{}"])
 def test_a_damaged_description_of_the_run_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / fit.RUN).write_bytes(content)
+    (tmp_path / RUN).write_bytes(content)
     with pytest.raises(TrainingError, match=r"run.json is damaged .*delete the folder"):
         start(tmp_path)
 
@@ -283,7 +284,7 @@ def test_a_damaged_description_of_the_run_is_refused(tmp_path: Path, content: by
 def test_a_damaged_state_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes], save_every_step: None) -> None:
     with pytest.raises(Killed):
         start(tmp_path).fit(killer(2))
-    state = tmp_path / fit.STATE
+    state = tmp_path / STATE
     state.write_bytes(damage(state.read_bytes()))
     with pytest.raises(TrainingError, match=r"state.safetensors is damaged .*delete the folder"):
         start(tmp_path)
@@ -298,19 +299,19 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_runs_started_by_an_earlier_version_are_resumed(tmp_path: Path, save_every_step: None) -> None:
     with pytest.raises(Killed):
         start(tmp_path).fit(killer(2))
-    record = json.loads((tmp_path / fit.RUN).read_text())
+    record = json.loads((tmp_path / RUN).read_text())
     del record["environment"]
-    (tmp_path / fit.RUN).write_text(json.dumps(record))
+    (tmp_path / RUN).write_text(json.dumps(record))
     assert start(tmp_path).progress.step == 1
 
 
 def test_every_step_has_random_numbers_of_its_own() -> None:
-    seeds = {fit._generator(*key).initial_seed() for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1)]}
+    seeds = {_generator(*key).initial_seed() for key in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1)]}
     assert len(seeds) == 5
 
 
 def test_optimizer_state_keeps_its_memory_layout(tmp_path: Path, save_every_step: None) -> None:
-    """channels_last filters want channels_last moments: the fused step walks both in storage order."""
+    """channels_last filters need channels_last moments: the fused step walks both in storage order."""
     with pytest.raises(Killed):
         start(tmp_path).fit(killer(3))
     run = start(tmp_path)
@@ -318,4 +319,4 @@ def test_optimizer_state_keeps_its_memory_layout(tmp_path: Path, save_every_step
         (parameter, run.optimizer.state[parameter]["exp_avg"]) for parameter in run.model.network.parameters()
     ]
     assert all(parameter.stride() == moment.stride() for parameter, moment in moments)
-    assert os.path.getsize(tmp_path / fit.STATE) < 60e6
+    assert os.path.getsize(tmp_path / STATE) < 60e6

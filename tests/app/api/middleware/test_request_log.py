@@ -26,6 +26,14 @@ def test_urls_that_do_not_exist_share_one_label(client: TestClient) -> None:
     assert 'predict_requests_total{outcome="not_found",route="unmatched"} 20.0' in metrics
 
 
+def test_files_have_one_label_for_each_mount(client: TestClient) -> None:
+    for path in ("web/main.js", "web/none.js", "web/../x", "swagger/swagger-ui.css", "swagger/none"):
+        client.get(f"/assets/{path}")
+    metrics = client.get("/metrics").text
+    for mount, outcome in (("web", "ok"), ("web", "not_found"), ("swagger", "ok"), ("swagger", "not_found")):
+        assert f'predict_requests_total{{outcome="{outcome}",route="/assets/{mount}/{{path}}"}} 1.0' in metrics
+
+
 def test_templates_not_paths_are_labels(client: TestClient) -> None:
     client.get("/metrics/report/none.png")
     assert 'route="/metrics/report/{picture}.png"' in client.get("/metrics").text

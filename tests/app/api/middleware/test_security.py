@@ -3,6 +3,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
+from app.api.middleware.security_headers import _relative
 from tests.app.problems import assert_problem
 
 MakeClient = Callable[..., TestClient]
@@ -73,3 +74,34 @@ def test_every_key_is_compared_whatever_was_sent(
         compared.clear()
         guarded.post("/predict", content=cat, headers={"Authorization": f"Bearer {key}"})
         assert compared == [(32, 32)] * 2
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "a b", ""])
+@pytest.mark.parametrize(
+    ("path", "location"),
+    [
+        ("/model/", "/model"),
+        ("/model/?a=b&c", "/model?a=b&c"),
+        ("//evil.example/..;/model/", None),
+        ("/v2/models/", "/v2/models"),
+    ],
+)
+def test_no_redirect_leads_to_a_host(client: TestClient, host: str, path: str, location: str | None) -> None:
+    answer = client.get(f"http://testserver{path}", headers={"Host": host}, follow_redirects=False)
+    assert answer.headers.get("location") == location
+    assert "evil" not in answer.headers.get("location", "")
+
+
+@pytest.mark.parametrize(
+    ("built", "relative"),
+    [
+        ("http://evil.example/a?b=c", "/a?b=c"),
+        ("https://evil.example//evil.example/a", "/evil.example/a"),
+        ("//evil.example/a", "/a"),
+        ("http://evil.example/\\\\evil.example", "/evil.example"),
+        ("http://evil.example", "/"),
+        ("/a", "/a"),
+    ],
+)
+def test_what_is_left_of_a_redirect_is_a_path(built: str, relative: str) -> None:
+    assert _relative(built) == relative

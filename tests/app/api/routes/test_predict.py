@@ -352,6 +352,32 @@ def test_an_image_without_a_name_is_named_by_its_index(client: TestClient) -> No
     assert set(error) == {"index", "code", "detail"}
 
 
+@pytest.mark.parametrize("character", ["x", "\u0001", "\u732b"])
+def test_an_answer_does_not_grow_with_the_names_that_are_sent(client: TestClient, character: str) -> None:
+    head = 'Content-Disposition: form-data; name="files"; filename="' + character * 100_000 + '"\r\n\r\nhello\r\n'
+    body = ("".join(f"--x\r\n{head}" for _ in range(32)) + "--x--\r\n").encode()
+    answer = client.post("/predict/batch", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status_code in (400, 422)
+    assert len(answer.content) < 64_000
+
+
+def test_a_long_name_is_given_back_in_part(client: TestClient) -> None:
+    parts = [("files", ("n" * 256, b"hello"))]
+    (error,) = assert_problem(client.post("/predict/batch", files=parts), 422, "invalid_batch")["errors"]
+    assert error["filename"] == "n" * 255
+
+
+@pytest.mark.parametrize("digits", [100, 4300, 4301, 10_000])
+@pytest.mark.parametrize("query", ["top_k={}", "coverage={}", "coverage=0.{}", "top_k=1e{}", "partial={}"])
+def test_parameters_of_many_digits_are_refused_in_a_few_words(
+    client: TestClient, cat: bytes, query: str, digits: int
+) -> None:
+    address = f"/predict/batch?{query.format('9' * digits)}"
+    answer = client.post(address, files=files(cat))
+    assert_problem(answer, 422, "invalid_parameter")
+    assert len(answer.content) < 10_000
+
+
 def test_a_partial_batch_answers_for_the_good_images(client: TestClient, cat: bytes, cat_label: str) -> None:
     answer = client.post("/predict/batch?partial=true&top_k=1", files=files(cat, b"hello", cat))
     assert answer.status_code == 200
@@ -366,15 +392,14 @@ def test_a_partial_batch_answers_for_the_good_images(client: TestClient, cat: by
     assert nothing.json()["timing_ms"]["inference"] == 0
 
 
-def test_a_batch_takes_its_places_before_its_body_and_gives_them_back(make_client: MakeClient, cat: bytes) -> None:
+def test_a_batch_takes_as_many_places_as_it_has_images_and_gives_them_back(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(queue_images=40)
     engine = client.app.state.service.engine
     with engine.reserve(9):
-        # This body cannot be parsed: it would be another problem had it been read.
-        headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        refused = client.post("/predict/batch", content=b"garbage", headers=headers)
+        refused = client.post("/predict/batch", files=files(*[cat] * 32))
         assert_problem(refused, 429, "overloaded")
         assert refused.headers["retry-after"] == "1"
+        assert client.post("/predict/batch", files=files(*[cat] * 31)).status_code == 200
     assert client.post("/predict/batch", files=files(*[cat] * 32)).status_code == 200
     assert_problem(client.post("/predict/batch", files=files(b"hello")), 422, "invalid_batch")
     assert engine.reserved_images == 0

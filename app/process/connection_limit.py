@@ -1,0 +1,92 @@
+"""How many connections a server holds: fewer than it has descriptors for.
+
+limit = ConnectionLimit(most_connections())
+limit.add(connection)       # closes another one where there are too many
+"""
+
+import asyncio
+import logging
+import os
+import resource
+import time
+from typing import Protocol
+
+from ..api.request_context import network_of
+
+logger = logging.getLogger("app")
+
+MAX_CONNECTIONS = 2048  # each may hold some 100 KB: half a head, or a piece of a body
+SPARE_DESCRIPTORS = 32  # for files, pipes of decoding processes, and connections that come before others are closed
+LOG_SECONDS = 10.0  # between two lines of the log
+
+
+class Connection(Protocol):
+    client: tuple[str, int] | None
+    transport: asyncio.Transport
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+
+
+def most_connections() -> int:
+    """As many as there are descriptors left for, at least 1 and at most MAX_CONNECTIONS."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    used = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 64
+    return max(1, min(MAX_CONNECTIONS, allowed - used - SPARE_DESCRIPTORS))
+
+
+class ConnectionLimit:
+    """Keeps at most `most` connections. For one event loop.
+
+    One too many closes the one that is longest idle of the client network that has the most connections; where none
+    of them is idle, the new one is closed itself.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._count = 0
+        self._by_network: dict[str, dict[Connection, None]] = {}  # the longest idle first
+        self._closed = 0
+        self._logged = float("-inf")
+
+    def add(self, connection: Connection) -> None:
+        self._by_network.setdefault(self._network(connection), {})[connection] = None
+        self._count += 1
+        if self._count > self.most:
+            crowd = max(self._by_network.values(), key=len)
+            victim = next((other for other in crowd if other.idle and other is not connection), connection)
+            self.remove(victim)
+            victim.transport.abort()
+            self._log()
+
+    def touch(self, connection: Connection) -> None:
+        """Its request has ended: it is the last to be closed now."""
+        crowd = self._by_network.get(self._network(connection), {})
+        if connection in crowd:
+            del crowd[connection]
+            crowd[connection] = None
+
+    def remove(self, connection: Connection) -> None:
+        network = self._network(connection)
+        crowd = self._by_network.get(network, {})
+        if connection in crowd:
+            del crowd[connection]
+            self._count -= 1
+            if not crowd:
+                del self._by_network[network]
+
+    def _network(self, connection: Connection) -> str:
+        return network_of(connection.client[0] if connection.client else "")
+
+    def _log(self) -> None:
+        self._closed += 1
+        now = time.monotonic()
+        if now - self._logged >= LOG_SECONDS:
+            logger.warning(
+                "closed connections: there are too many",
+                extra={"fields": {"closed": self._closed, "most": self.most}},
+            )
+            self._closed, self._logged = 0, now
