@@ -1,11 +1,11 @@
-# The front door. `make` alone lists what there is.
+# All commands of the project. `make` without a target lists them.
 
 PYTHON ?= python3
-# PyTorch's own index of CPU wheels: the package registry's are CUDA builds of several GB. Empty: the registry alone.
+# PyTorch's index of CPU wheels; the wheels on PyPI are CUDA builds of several GB. If empty, only PyPI is used.
 TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
-# ONNX Runtime's official builds report to Microsoft unless they are told not to.
+# Switches off the telemetry that ONNX Runtime's official builds send to Microsoft.
 export ORT_DISABLE_TELEMETRY := 1
-# More arguments, for example: make train ARGS="--epochs 1"
+# Additional arguments, for example: make train ARGS="--epochs 1"
 ARGS ?=
 
 DEV := .venv-dev/bin
@@ -16,46 +16,46 @@ TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/li
 .PHONY: help serve test lint train docker-test docker-scale-test monitoring-test lock clean node
 .DELETE_ON_ERROR:
 
-help:  ## this list
+help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
-serve: .venv/.installed  ## the service with the shipped bundle on http://127.0.0.1:8000 (PORT=... for another port)
+serve: .venv/.installed  ## run the service with the shipped bundle on http://127.0.0.1:8000 (PORT=... for another port)
 	.venv/bin/python -m app serve
 
-test: lint  ## everything: lint, types, tests, coverage
+test: lint  ## run all checks: lint, types, tests, coverage
 	$(DEV)/python -m pytest --cov --cov-report= $(ARGS)
 	$(DEV)/coverage report --precision=1 --include='app/*' --fail-under=95
 	$(DEV)/coverage report --precision=1 --include='training/*' --fail-under=85
 
-lint: $(NODE_MODULES)/.installed .venv-dev/.dev  ## ruff, its formatter, mypy --strict; Biome for the page
+lint: $(NODE_MODULES)/.installed .venv-dev/.dev  ## run ruff (lint and format) and mypy --strict, and Biome for the page
 	npm --prefix tests/page run --silent lint
 	$(DEV)/ruff check $(SOURCES)
 	$(DEV)/ruff format --check $(SOURCES)
 	$(DEV)/mypy
 
-train: .venv-dev/.train  ## fit, evaluate, export to runs/mobilenet_v2_cifar10/bundle (ARGS="--epochs 1"; python -m training --help)
+train: .venv-dev/.train  ## train, evaluate, export to runs/mobilenet_v2_cifar10/bundle (ARGS="--epochs 1"; python -m training --help)
 	@echo "$(if $(TCMALLOC),tcmalloc: $(TCMALLOC),tcmalloc is not installed: training takes up to twice as long (Debian: libtcmalloc-minimal4))"
 	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(DEV)/python -m training all $(ARGS)
 
-docker-test:  ## build the image, run it, ask it, stop it (DOCKER_BUILD_FLAGS for `docker build`)
+docker-test:  ## build the image, run it, classify an image, stop it (DOCKER_BUILD_FLAGS for `docker build`)
 	$(PYTHON) tests/deploy/check_container.py
 
-docker-scale-test:  ## several containers behind the balancer, killed and scaled under load (needs the image nginx:1.30)
+docker-scale-test:  ## kill and scale containers behind the balancer under load (needs the image nginx:1.30)
 	$(PYTHON) tests/deploy/check_scale.py
 
-monitoring-test: .venv-dev/.dev  ## two instances, Prometheus, and data in every panel (needs Debian's prometheus)
+monitoring-test: .venv-dev/.dev  ## check every panel and alert with two instances and Prometheus (needs Debian's prometheus)
 	$(DEV)/python -m tests.deploy.check_monitoring
 
-lock:  ## renew deploy/requirements.lock from pyproject.toml (ARGS=--upgrade for the newest of everything)
+lock:  ## update deploy/requirements.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" $(ARGS) --output-file deploy/requirements.lock pyproject.toml
 
-clean:  ## remove what these commands made, but no data and no training run
+clean:  ## remove generated files, except data and training runs
 	rm -rf .venv .venv-dev build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache $(NODE_MODULES)
 
-# A stamp is written when its whole recipe has passed, so that a second `make serve` starts at once.
+# A stamp file is written after its whole recipe has passed, so that a second `make serve` starts at once.
 
 %/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, for example: make PYTHON=python3.13")'
@@ -65,7 +65,7 @@ clean:  ## remove what these commands made, but no data and no training run
 	.venv/bin/pip install --require-hashes -r deploy/requirements.lock
 	@touch $@
 
-# The lock first, so that tests run on what is served.
+# The lock is installed first, so that the tests run with the versions that are deployed.
 .venv-dev/.train: pyproject.toml deploy/requirements.lock deploy/requirements-torch.txt | .venv-dev/bin/python
 	$(DEV)/pip install --require-hashes -r deploy/requirements.lock
 	$(DEV)/pip install $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -r deploy/requirements-torch.txt
@@ -80,6 +80,6 @@ $(NODE_MODULES)/.installed: tests/page/package.json tests/page/package-lock.json
 	npm --prefix tests/page ci
 	@touch $@
 
-# Asked each time, and first: without it nothing else is installed in vain.
+# Checked each time before anything else, so that nothing is installed in vain if Node is missing.
 node:
 	@$(if $(shell command -v node >/dev/null && command -v npm),:,$(error The linter of the page needs Node and npm (Debian: apt-get install nodejs npm)))

@@ -1,4 +1,4 @@
-"""What all tests share: an environment without settings, the shipped bundle, a running application."""
+"""Fixtures for all tests: an environment without settings, the shipped bundle, a running application."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from app.inference.sessions import Session, load_session
 from app.main import create_app
 from app.settings import Settings
 
-# How long an example takes depends on what else the machine does.
+# The time of an example depends on the load of the machine, so examples have no deadline.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
@@ -47,12 +47,12 @@ def loaded() -> tuple[Bundle, Session]:
 
 @pytest.fixture
 def make_client(loaded: tuple[Bundle, Session]) -> Iterator[Callable[..., TestClient]]:
-    """A running application with the given settings; stopped when the test ends."""
+    """A function that starts an application with the given settings. It stops when the test ends."""
     running = []
 
     def make(session: Session | None = None, **settings: object) -> TestClient:
         values = {"model_dir": BUNDLE, "inference_threads": 1, **settings}
-        # An engine that dies ends its process: here that would be the tests'.
+        # By default an engine that dies ends the process, which would be that of the tests.
         app = create_app(Settings(**values), (loaded[0], session or loaded[1]), on_death=lambda: None)
         client = TestClient(app, raise_server_exceptions=False)
         client.__enter__()
@@ -71,13 +71,13 @@ def client(make_client: Callable[..., TestClient]) -> TestClient:
 
 @pytest.fixture
 def cat() -> bytes:
-    """A 32x32 PNG of a cat: the first one in the test set."""
+    """A 32x32 PNG: the first cat in the test set."""
     return (DATA / "cat.png").read_bytes()
 
 
 @pytest.fixture(scope="session")
 def cat_label(loaded: tuple[Bundle, Session]) -> str:
-    """What the shipped model says of that cat, asked directly; it may be wrong."""
+    """The shipped model's label for the cat, from its session. It may be wrong."""
     with Image.open(DATA / "cat.png") as picture:
         logits = loaded[1].run(np.array(picture.convert("RGB"))[None]).logits
     return loaded[0].manifest.classes[int(logits[0].argmax())]
@@ -85,7 +85,7 @@ def cat_label(loaded: tuple[Bundle, Session]) -> str:
 
 @pytest.fixture(scope="session")
 def cifar10_dir() -> Path:
-    """The folder of the real CIFAR-10. Where tests are trusted, its absence is a failure and no reason to skip."""
+    """The folder of the real CIFAR-10. Without it the test is skipped; in CI it fails."""
     folder = os.environ.get("CIFAR10_DIR")
     if folder is None and os.environ.get("CI") == "true":
         pytest.fail("CIFAR10_DIR must name the folder that holds cifar-10-batches-py")

@@ -28,7 +28,7 @@ MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_PADDING = 1 << 16  # bytes between segments
 MAX_PNG_CHUNKS = 20_000
 
-# Up to these limits a PNG or JPEG takes a thread about 1 ms and at worst 30 ms. Another process is not worth its cost.
+# Up to these limits a PNG or JPEG takes a thread about 1 ms and at worst 30 ms. A process would cost more.
 TINY_BYTES = 1 << 14
 TINY_PIXELS = 1 << 16
 

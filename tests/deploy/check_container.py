@@ -1,7 +1,7 @@
-"""The container as a user meets it: build, start, ask, stop. Needs Docker with compose; standard library only.
+"""Build the image, start the container, classify an image, stop it. Needs Docker with compose; standard library only.
 
 make docker-test
-DOCKER_BUILD_FLAGS=--network=host make docker-test    # where the engine has no bridge network
+DOCKER_BUILD_FLAGS=--network=host make docker-test    # if the engine has no bridge network
 """
 
 import json
@@ -17,12 +17,12 @@ IMAGE = "cifar10-classifier:docker-test"
 PROJECT = "cifar10-docker-test"
 MAX_MEGABYTES = 250  # above the base image
 GRACE_SECONDS = 20  # as in docker-compose.yml
-# PORT=0 lets the engine choose a free one, so that a running service stays undisturbed; a key in .env is not for us.
+# PORT=0 lets the engine choose a free port, so a running service is not disturbed. API_KEYS overrides a key in .env.
 ENVIRONMENT = {**os.environ, "IMAGE": IMAGE, "COMPOSE_PROJECT_NAME": PROJECT, "PORT": "0", "API_KEYS": ""}
 
 
 def docker(*arguments: str) -> str:
-    """What the command prints on standard output; its errors and progress go to ours."""
+    """The standard output of the command. Its standard error goes to ours."""
     done = subprocess.run(
         ["docker", *arguments], cwd=ROOT, env=ENVIRONMENT, check=True, stdout=subprocess.PIPE, text=True
     )
@@ -38,7 +38,7 @@ def inside(container: str, code: str) -> str:
 
 
 def megabytes_above_base() -> float:
-    """Of the layers that the Dockerfile's last stage copies in; its other steps are empty."""
+    """The size of the layers that the last stage of the Dockerfile copies. Its other layers are empty."""
     history = docker("history", "--no-trunc", "--human=false", "--format", "{{.Size}} {{.CreatedBy}}", IMAGE)
     steps = [line.partition(" ") for line in history.splitlines()]
     return sum(int(size) for size, _, step in steps if "COPY /opt/venv" in step or "COPY /srv" in step) / 1e6
@@ -61,7 +61,7 @@ def check_running(container: str) -> None:
     writable = "import os; print([p for p in ('/', '/srv', '/opt/venv', '/tmp') if os.access(p, os.W_OK)])"
     assert inside(container, writable) == "['/tmp']"
     assert inside(container, "print(open('/proc/1/cmdline').read().split('\\0')[1:4])") == "['-m', 'app', 'serve']"
-    print("non-root, read-only but for /tmp, the service is process 1")
+    print("the user is not root, only /tmp is writable, the service is process 1")
 
 
 def check_stopping(container: str) -> None:

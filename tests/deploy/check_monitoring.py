@@ -1,9 +1,9 @@
-"""The monitoring as an operator meets it: two instances with traffic, Prometheus, and every panel's query has data.
+"""Run two instances with traffic, and Prometheus, and check that the query of every panel has data.
 
 make monitoring-test
 
-Needs Prometheus (Debian: apt-get install prometheus). It runs with deploy/monitoring/, but for the names that Docker
-would resolve, and with shorter intervals. Grafana itself is not started.
+Needs Prometheus (Debian: apt-get install prometheus). Prometheus runs with deploy/monitoring/, but with addresses
+instead of the names that Docker would resolve, and with shorter intervals. Grafana is not started.
 """
 
 import asyncio
@@ -32,32 +32,32 @@ from tests.conftest import DATA, ROOT
 MONITORING = ROOT / "deploy/monitoring"
 KEY = "monitoring-test"
 SETTINGS = {"DRIFT_WINDOW_IMAGES": 20, "QUEUE_IMAGES": 3, "API_KEYS": KEY}
-INTERVAL = "10s"  # what Grafana would put for $__rate_interval
+INTERVAL = "10s"  # Grafana's value for $__rate_interval
 WAIT_SECONDS = 60
 
 
 def panels() -> list[dict]:
-    """All that ask something."""
+    """All panels with queries; rows are left out."""
     dashboard = json.loads((MONITORING / "classifier.json").read_text())
     return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
 
 
 def configuration(targets: Sequence[str]) -> str:
-    """deploy/monitoring/prometheus.yml with addresses for names, and every second what it does every 15."""
+    """deploy/monitoring/prometheus.yml with addresses instead of names, and intervals of 1 s instead of 15 s."""
     text = (MONITORING / "prometheus.yml").read_text()
     discovery = r"^    dns_sd_configs:\n(?:      .*\n)+"
-    for shown, ours in {
+    for pattern, replacement in {
         discovery: f"    static_configs: [{{targets: {json.dumps(targets)}}}]\n",
         r"_interval: 15s": "_interval: 1s",
     }.items():
-        text, found = re.subn(shown, ours, text, flags=re.MULTILINE)
-        assert found, f"prometheus.yml has no {shown}"
+        text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
+        assert count, f"prometheus.yml has no {pattern}"
     return text
 
 
 @contextmanager
 def prometheus(targets: Sequence[str]) -> Iterator[httpx.Client]:
-    """Runs it; yields a client of its HTTP interface."""
+    """Run Prometheus. Yields a client of its HTTP API."""
     program = shutil.which("prometheus")
     if program is None:
         sys.exit("Prometheus is not installed (Debian: apt-get install prometheus)")
@@ -82,7 +82,7 @@ def prometheus(targets: Sequence[str]) -> Iterator[httpx.Client]:
 
 
 def noise() -> bytes:
-    """A photo of nothing, which takes a while to decode."""
+    """A JPEG of random pixels, which takes a while to decode."""
     file = io.BytesIO()
     values = np.random.default_rng(1).integers(0, 256, (1500, 2000, 3), np.uint8)
     Image.fromarray(values).save(file, "JPEG")
@@ -91,7 +91,7 @@ def noise() -> bytes:
 
 @contextmanager
 def instance() -> Iterator[httpx.Client]:
-    """A running service; yields a client of it."""
+    """Run the service. Yields a client of it."""
     port = free_port()
     process = start(port, **SETTINGS)
     try:
@@ -106,7 +106,7 @@ def instance() -> Iterator[httpx.Client]:
 
 
 def make_traffic(clients: Sequence[httpx.Client]) -> None:
-    """Everything that panels show: each class, other images, errors, and more at once than QUEUE_IMAGES."""
+    """Requests for all panels: each class, other images, errors, and more concurrent images than QUEUE_IMAGES."""
     images = [path.read_bytes() for path in sorted(DATA.glob("*.png"))]
     photo = noise()
     for client in clients:
@@ -120,7 +120,7 @@ def make_traffic(clients: Sequence[httpx.Client]) -> None:
 
 
 def values(client: httpx.Client, expression: str) -> list[float]:
-    """One a series; those that are no number are left out, as Grafana draws nothing for them."""
+    """One value for each series. NaN is left out, because Grafana does not draw it."""
     query = {"query": expression.replace("$__rate_interval", INTERVAL)}
     answer = client.get("/api/v1/query", params=query).raise_for_status().json()
     found = [float(one["value"][1]) for one in answer["data"]["result"]]
@@ -128,7 +128,7 @@ def values(client: httpx.Client, expression: str) -> list[float]:
 
 
 def check_panels(client: httpx.Client) -> list[str]:
-    """Prints what each query gives; returns the titles of panels where one gives nothing."""
+    """Print the results of each query. Returns the titles of panels that have a query without results."""
     empty = []
     for panel in panels():
         for target in panel["targets"]:
@@ -164,7 +164,7 @@ def main() -> None:
         clients = [stack.enter_context(instance()) for _ in range(2)]
         client = stack.enter_context(prometheus([one.base_url.netloc.decode() for one in clients]))
         wait_for_instances(client, len(clients))
-        # Rates need two scrapes with traffic between them: traffic until there is an answer to every question.
+        # Rates need two scrapes with traffic between them, so the traffic goes on until every query has a result.
         end, expressions = (
             time.monotonic() + WAIT_SECONDS,
             [one["expr"] for panel in panels() for one in panel["targets"]],
@@ -176,7 +176,7 @@ def main() -> None:
         empty = check_panels(client)
         check_rules(client)
     if empty:
-        sys.exit(f"nothing to see in: {', '.join(empty)}")
+        sys.exit(f"panels without data: {', '.join(empty)}")
     print("passed")
 
 

@@ -1,7 +1,7 @@
-"""Several containers as an operator meets them: killed, added and taken away under load, and no request lost.
+"""Kill, add and remove containers behind the balancer under load. No request may fail.
 
 make docker-scale-test                                          # needs Docker with compose, and the image nginx:1.30
-DOCKER_BUILD_FLAGS=--network=host make docker-scale-test        # where the engine has no bridge network
+DOCKER_BUILD_FLAGS=--network=host make docker-scale-test        # if the engine has no bridge network
 
 Standard library only.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "cifar10-classifier:scale-test"
 FILES = ["-f", "docker-compose.yml", "-f", "deploy/compose.scale.yml"]
-# PORT=0 lets the engine choose a free one; a key in .env is not for us.
+# PORT=0 lets the engine choose a free port. API_KEYS overrides a key in .env.
 ENVIRONMENT = {
     **os.environ,
     "IMAGE": IMAGE,
@@ -31,7 +31,7 @@ ENVIRONMENT = {
     "API_KEYS": "",
     "CPUS": "1",
 }
-CLIENTS, PAUSE_SECONDS, KILLS = 4, 0.2, 6  # about 20 requests a second: a core carries them
+CLIENTS, PAUSE_SECONDS, KILLS = 4, 0.2, 6  # about 20 requests a second, which one core can handle
 COUNT = """
 import re, urllib.request
 text = urllib.request.urlopen('http://127.0.0.1:8000/metrics').read().decode()
@@ -80,7 +80,7 @@ def until(condition, seconds: float = 60) -> None:
 
 
 def classify(connection: http.client.HTTPConnection, image: bytes) -> str:
-    """What came back: the label, or what went wrong."""
+    """The label, or a description of the error."""
     try:
         connection.request("POST", "/predict", image)
         answer = connection.getresponse()
@@ -93,20 +93,20 @@ def classify(connection: http.client.HTTPConnection, image: bytes) -> str:
 
 @contextmanager
 def load(address: str) -> Iterator[Counter[str]]:
-    """Clients with kept connections as long as the block runs; what came back is complete at its end."""
-    image, seen, over = (ROOT / "tests/data/ship.png").read_bytes(), Counter[str](), threading.Event()
+    """Run clients with keep-alive connections during the block. Yields the counts of answers, complete at its end."""
+    image, answers, over = (ROOT / "tests/data/ship.png").read_bytes(), Counter[str](), threading.Event()
 
     def client() -> None:
         connection = http.client.HTTPConnection(address, timeout=30)
         while not over.is_set():
-            seen[classify(connection, image)] += 1
+            answers[classify(connection, image)] += 1
             time.sleep(PAUSE_SECONDS)
 
     threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
-        yield seen
+        yield answers
     finally:
         over.set()
         for thread in threads:
@@ -118,7 +118,7 @@ def check_kills() -> None:
         victim = sorted(instances())[number % 2]
         docker("kill", "--signal", "KILL", victim)
         time.sleep(2)
-        docker("start", victim)  # the engine does so itself unless a person killed it
+        docker("start", victim)  # the engine does not restart a container that `docker kill` has stopped
         until(lambda victim=victim: docker("inspect", "--format", "{{.State.Health.Status}}", victim) == "healthy")
     print(f"killed {KILLS} times")
 
@@ -131,7 +131,7 @@ def check_scaling() -> None:
     print("a third instance gets requests, and the balancer was not restarted")
     scale(1)
     assert len(instances()) == 1
-    print("two of three instances taken away")
+    print("two of three instances were removed")
 
 
 def main() -> None:
@@ -140,17 +140,17 @@ def main() -> None:
         scale(2)
         balancer = compose("ps", "--quiet", "balancer")
         address = compose("port", "balancer", "8000").replace("0.0.0.0", "127.0.0.1")
-        with load(address) as seen:
+        with load(address) as answers:
             until(lambda: all(predictions(one) > 0 for one in instances()))
             print("both instances get requests")
             check_kills()
             check_scaling()
             time.sleep(2)
         attempts = docker("logs", balancer).count('"instances"')
-        print(f"{sum(seen.values())} requests: {dict(seen)}; {attempts} took more than one attempt")
+        print(f"{sum(answers.values())} requests: {dict(answers)}; {attempts} needed more than one attempt")
         assert compose("ps", "--quiet", "balancer") == balancer
-        if set(seen) != {"ship"}:
-            sys.exit("requests were lost")
+        if set(answers) != {"ship"}:
+            sys.exit("some requests failed")
     except BaseException:
         subprocess.run(
             ["docker", "compose", *FILES, "logs", "--no-color", "--tail", "200", "balancer"],

@@ -1,4 +1,4 @@
-"""What tests of files need from outside: where tests are trusted, its absence is a failure and no reason to skip."""
+"""The external programs that tests of files need. A missing program fails the test in CI and skips it elsewhere."""
 
 import os
 import shutil
@@ -12,18 +12,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class ComposeLoader(yaml.SafeLoader):
-    """Knows compose's tag `!reset`: what stands behind it replaces what other files say."""
+    """A YAML loader that knows compose's tag `!reset`: its value replaces that of the other compose files."""
 
 
 ComposeLoader.add_constructor("!reset", lambda loader, node: loader.construct_sequence(node))
 
 
 def services(path: str) -> dict[str, Any]:
-    """Of one compose file, alone."""
+    """The services of a single compose file."""
     return yaml.load((ROOT / path).read_text(), ComposeLoader)["services"]
 
 
 def program(name: str, package: str) -> str:
+    """The path of the program. Skips the test if it is missing, or fails it in CI."""
     found = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin")
     if found is None and os.environ.get("CI") == "true":
         pytest.fail(f"{name} is needed (Debian: apt-get install {package})")

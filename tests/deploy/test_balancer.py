@@ -1,4 +1,4 @@
-"""deploy/nginx.conf: that it agrees with the service's settings, and does what it promises."""
+"""deploy/nginx.conf agrees with the service's settings, and nginx balances, refuses and fails over as documented."""
 
 import io
 import json
@@ -26,54 +26,54 @@ CONFIGURATION = (ROOT / "deploy/nginx.conf").read_text()
 
 
 def directive(name: str) -> str:
-    """The value of the only one of this name."""
+    """The value of the directive, which must occur exactly once."""
     (value,) = re.findall(rf"^ *{name} (.+?);", CONFIGURATION, re.MULTILINE)
     return value
 
 
 class TestAgreesWithTheService:
-    def test_lets_through_what_the_service_accepts(self) -> None:
+    def test_the_body_limit_is_that_of_the_service(self) -> None:
         assert int(directive("client_max_body_size").removesuffix("m")) * 2**20 == Settings().max_request_bytes
 
-    def test_waits_longer_than_the_service_takes(self) -> None:
+    def test_timeouts_fit_the_deadline_of_the_service(self) -> None:
         assert int(directive("proxy_read_timeout").removesuffix("s")) > Settings().deadline_seconds
         assert directive("proxy_send_timeout") == directive("proxy_read_timeout")
         assert float(directive("client_body_timeout").removesuffix("s")) == Settings().deadline_seconds
 
-    def test_gives_connections_up_first(self) -> None:
+    def test_nginx_closes_idle_connections_before_the_service(self) -> None:
         served = uvicorn.Config("app.main:app").timeout_keep_alive
         assert int(directive("keepalive_timeout").removesuffix("s")) < served
 
     @pytest.mark.parametrize("problem", [NotFound, PayloadTooLarge, Unavailable, DeadlineExceeded])
-    def test_speaks_as_the_service_does(self, problem: type[Problem]) -> None:
-        documents = [json.loads(text) for text in re.findall(r"return \d+ '(.+)';", CONFIGURATION)]
-        said = [one for one in documents if one["code"] == problem.code]
-        assert said
-        for document in said:
+    def test_problem_documents_equal_those_of_the_service(self, problem: type[Problem]) -> None:
+        returned = [json.loads(text) for text in re.findall(r"return \d+ '(.+)';", CONFIGURATION)]
+        documents = [document for document in returned if document["code"] == problem.code]
+        assert documents
+        for document in documents:
             assert document["type"] == f"/problems/{problem.code}"
             assert (document["title"], document["status"]) == (problem.title, problem.status)
             assert document["error"] == document["detail"]
 
 
 class TestCompose:
-    def test_takes_the_instances_port(self) -> None:
+    def test_only_the_balancer_publishes_the_port(self) -> None:
         scaled = services("deploy/compose.scale.yml")
         assert scaled["api"]["ports"] == []
         assert scaled["balancer"]["ports"] == services("docker-compose.yml")["api"]["ports"]
         assert directive("listen") == "8000"
         assert set(re.findall(r"^ *server ([a-z]+:\d+) ", CONFIGURATION, re.MULTILINE)) == {"api:8000"}
 
-    def test_mounts_that_configuration(self) -> None:
+    def test_the_balancer_mounts_the_configuration(self) -> None:
         assert services("deploy/compose.scale.yml")["balancer"]["volumes"] == [
             "./deploy/nginx.conf:/etc/nginx/nginx.conf:ro"
         ]
 
-    def test_nginx_knows_its_directives(self) -> None:
+    def test_the_nginx_image_is_new_enough_for_the_directives(self) -> None:
         image, version = services("deploy/compose.scale.yml")["balancer"]["image"].split(":")
         assert image == "nginx"
-        assert tuple(map(int, version.split("."))) >= (1, 28)  # `resolve` is of 1.27.3
+        assert tuple(map(int, version.split("."))) >= (1, 28)  # `resolve` is new in 1.27.3
 
-    def test_is_confined(self) -> None:
+    def test_the_balancer_is_read_only_and_without_capabilities(self) -> None:
         balancer = services("deploy/compose.scale.yml")["balancer"]
         assert balancer["read_only"] is True
         assert balancer["cap_drop"] == ["ALL"]
@@ -82,7 +82,7 @@ class TestCompose:
 
 
 class TestNginx:
-    def test_accepts_it(self, nginx_program: str, tmp_path: Path) -> None:
+    def test_nginx_accepts_the_configuration(self, nginx_program: str, tmp_path: Path) -> None:
         path = tmp_path / "nginx.conf"
         path.write_text(configuration(free_port(), [free_port()], str(tmp_path)))
         command = [nginx_program, "-t", "-p", str(tmp_path), "-e", str(tmp_path / "err"), "-c", str(path)]
@@ -90,7 +90,7 @@ class TestNginx:
         assert done.returncode == 0, done.stderr
         assert "[warn]" not in done.stderr
 
-    def test_finds_the_instance_that_lives(self, nginx_program: str, cat: bytes) -> None:
+    def test_nginx_fails_over_and_answers_with_problems(self, nginx_program: str, cat: bytes) -> None:
         port, dead = free_port(), free_port()
         with serve() as (process, instance):
             alive = instance.base_url.port
@@ -107,7 +107,7 @@ class TestNginx:
                 refused = client.post("/predict", content=bytes(Settings().max_request_bytes + 1))
                 assert (refused.status_code, refused.json()["code"]) == (413, "payload_too_large")
 
-                # A body that finds no room: its folder is none any more.
+                # nginx cannot buffer the body: a file has replaced the folder for bodies.
                 shutil.rmtree(folder / "body")
                 (folder / "body").write_text("")
                 refused = client.post("/predict", content=bytes(200_000))

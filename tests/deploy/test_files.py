@@ -1,4 +1,4 @@
-"""What holds the front door together: the container's files, the lock, the Makefile."""
+"""The Dockerfile, docker-compose.yml, the lock file and the Makefile agree with each other and with the service."""
 
 import json
 import re
@@ -26,59 +26,59 @@ def service() -> dict[str, Any]:
 
 
 def locked(requirement: str) -> list[str]:
-    """The versions that the lock pins a project to: one, or one for each range of Pythons."""
+    """The versions that the lock pins a project to: one, or one for each range of Python versions."""
     name = re.escape(canonicalize_name(requirement))
     return re.findall(rf"^{name}==([^ \n]+)", LOCK, re.MULTILINE)
 
 
 class TestCompose:
-    def test_hardened(self, service: dict[str, Any]) -> None:
+    def test_the_container_is_read_only_and_without_capabilities(self, service: dict[str, Any]) -> None:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
         assert service["security_opt"] == ["no-new-privileges:true"]
         assert not {"privileged", "network_mode", "cap_add", "volumes"} & service.keys()
 
-    def test_limited(self, service: dict[str, Any]) -> None:
+    def test_memory_cores_processes_and_tmp_are_limited(self, service: dict[str, Any]) -> None:
         assert {"mem_limit", "cpus", "pids_limit", "restart"} <= service.keys()
         assert re.match(r"/tmp:size=\d+m,", service["tmpfs"][0])
 
-    def test_is_not_killed_while_it_drains(self, service: dict[str, Any]) -> None:
+    def test_the_stop_grace_period_is_longer_than_draining(self, service: dict[str, Any]) -> None:
         (seconds,) = re.fullmatch(r"\$\{STOP_GRACE_PERIOD:-(\d+)s\}", service["stop_grace_period"]).groups()
         assert int(seconds) > Settings().grace_seconds + Settings().drain_seconds
 
-    def test_publishes_the_port_it_listens_on(self, service: dict[str, Any]) -> None:
+    def test_the_port_that_the_service_listens_on_is_published(self, service: dict[str, Any]) -> None:
         assert service["ports"] == [f"${{PORT:-8000}}:{service['environment']['PORT']}"]
         assert service["environment"]["HOST"] == "0.0.0.0"
 
-    def test_passes_on_settings_that_exist(self, service: dict[str, Any]) -> None:
+    def test_exactly_the_existing_settings_are_passed_on(self, service: dict[str, Any]) -> None:
         settings = {name.upper() for name in Settings.model_fields}
         assert set(service["environment"]) == settings
 
-    def test_user_is_the_image_s(self, service: dict[str, Any]) -> None:
+    def test_the_user_is_that_of_the_image(self, service: dict[str, Any]) -> None:
         assert f"USER {service['user']}\n" in LAST_STAGE
 
 
 class TestDockerfile:
-    def test_service_is_process_1(self) -> None:
+    def test_the_service_is_process_1(self) -> None:
         command = re.search(r"^CMD (.+)", LAST_STAGE, re.MULTILINE)
         assert command and json.loads(command[1]) == ["python", "-m", "app", "serve"]
 
-    def test_user_is_a_number_but_not_root(self) -> None:
+    def test_the_user_is_a_number_and_not_root(self) -> None:
         users = re.findall(r"^USER (\d+):\d+$", LAST_STAGE, re.MULTILINE)
         assert users and int(users[-1]) > 0
 
-    def test_installs_the_lock(self) -> None:
+    def test_the_lock_is_installed_with_hashes(self) -> None:
         assert re.search(r"--require-hashes -r \S+requirements\.lock", DOCKERFILE)
 
-    def test_health_is_readiness(self) -> None:
+    def test_the_health_check_asks_for_readiness(self) -> None:
         health = LAST_STAGE[LAST_STAGE.index("HEALTHCHECK") :]
         assert "/readyz" in health
 
     @pytest.mark.parametrize("text", [LAST_STAGE, (ROOT / "Makefile").read_text()], ids=["Dockerfile", "Makefile"])
-    def test_onnxruntime_reports_nothing(self, text: str) -> None:
+    def test_the_telemetry_of_onnx_runtime_is_off(self, text: str) -> None:
         assert re.search(r"^(?:ENV|    |export ).*\bORT_DISABLE_TELEMETRY *:?= *1", text, re.MULTILINE)
 
-    def test_copies_only_what_the_context_holds(self) -> None:
+    def test_the_build_context_holds_exactly_the_copied_paths(self) -> None:
         ignored, *rules = [rule for rule in (ROOT / ".dockerignore").read_text().splitlines() if rule[:1] != "#"]
         allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
         copied = [words.split()[:-1] for words in re.findall(r"^COPY (?!--from)(.+)", DOCKERFILE, re.MULTILINE)]
@@ -88,24 +88,24 @@ class TestDockerfile:
 
 
 class TestLock:
-    @pytest.mark.parametrize("requirement", PROJECT["dependencies"])
-    def test_pins_what_the_service_needs(self, requirement: str) -> None:
-        wanted = Requirement(requirement)
-        versions = locked(wanted.name)
-        assert versions and all(wanted.specifier.contains(version) for version in versions)
+    @pytest.mark.parametrize("dependency", PROJECT["dependencies"])
+    def test_every_dependency_is_pinned_to_an_allowed_version(self, dependency: str) -> None:
+        requirement = Requirement(dependency)
+        versions = locked(requirement.name)
+        assert versions and all(requirement.specifier.contains(version) for version in versions)
 
     def test_every_pin_has_a_hash(self) -> None:
         pins = re.split(r"^(?=[a-z0-9])", LOCK, flags=re.MULTILINE)[1:]
         assert len(pins) > len(PROJECT["dependencies"])
         assert [pin for pin in pins if not re.search(r"--hash=sha256:[0-9a-f]{64}", pin)] == []
 
-    def test_names_no_place(self) -> None:
+    def test_the_lock_names_no_index_url_or_path(self) -> None:
         assert not re.search(r"://|--(?:extra-)?index-url|--find-links|^[./]", LOCK, re.MULTILINE)
 
-    def test_holds_no_torch(self) -> None:
+    def test_the_lock_holds_no_torch(self) -> None:
         assert not locked("torch")
 
-    def test_torch_is_one_that_the_project_allows(self) -> None:
+    def test_the_pinned_torch_is_an_allowed_version(self) -> None:
         lines = (ROOT / "deploy/requirements-torch.txt").read_text()
         pinned = dict(re.findall(r"^([a-z]+)==(\S+)", lines, re.MULTILINE))
         allowed = {r.name: r.specifier for r in map(Requirement, PROJECT["optional-dependencies"]["torch"])}
@@ -117,10 +117,10 @@ class TestMakefile:
     TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     @pytest.mark.parametrize("path", ["README.md", ".ci/run"])
-    def test_has_the_targets_that_are_named(self, path: str) -> None:
+    def test_targets_that_documents_name_exist(self, path: str) -> None:
         named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / path).read_text(), re.MULTILINE))
         assert named and named <= self.TARGETS
 
-    def test_stamps_are_no_phony_targets(self) -> None:
+    def test_exactly_the_commands_are_phony_targets(self) -> None:
         phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert phony and set(phony[1].split()) == self.TARGETS

@@ -1,4 +1,4 @@
-"""deploy/kubernetes: that it is what Kubernetes' schemas allow, and that it says what docker-compose.yml says."""
+"""deploy/kubernetes is valid under the schemas of Kubernetes, and agrees with docker-compose.yml."""
 
 import re
 from typing import Any
@@ -24,7 +24,7 @@ KUSTOMIZATION = document("kustomization.yaml")
 MANIFESTS = {name: document(name) for name in KUSTOMIZATION["resources"]}
 DEPLOYMENT = MANIFESTS["deployment.yaml"]["spec"]
 INFERENCE_SERVICE = document("kserve.yaml")
-# What an InferenceService's predictor has beyond a pod; no schema of it is at hand.
+# Fields that the predictor of an InferenceService has and a pod does not. We have no schema of KServe.
 COMPONENT = {"minReplicas", "maxReplicas", "timeout"}
 KSERVE_POD = {name: value for name, value in INFERENCE_SERVICE["spec"]["predictor"].items() if name not in COMPONENT}
 PODS = [pytest.param(DEPLOYMENT["template"]["spec"], id="deployment"), pytest.param(KSERVE_POD, id="kserve")]
@@ -32,17 +32,17 @@ PODS = [pytest.param(DEPLOYMENT["template"]["spec"], id="deployment"), pytest.pa
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_schema(name: str, version: str) -> None:
+def test_manifests_are_valid_under_the_schemas(name: str, version: str) -> None:
     kubernetes_validate.validate(MANIFESTS[name], version, strict=True)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_schema_of_the_pod_that_kserve_starts(version: str) -> None:
+def test_the_pod_of_kserve_is_valid_under_the_schema(version: str) -> None:
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "classifier"}, "spec": KSERVE_POD}
     kubernetes_validate.validate(pod, version, strict=True)
 
 
-def test_the_schemas_refuse_what_is_wrong() -> None:
+def test_the_schemas_refuse_an_unknown_field() -> None:
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate({**MANIFESTS["service.yaml"], "specs": {}}, VERSIONS[0], strict=True)
 
@@ -64,7 +64,7 @@ class TestPod:
         (container,) = pod["containers"]
         return container
 
-    def test_meets_the_restricted_standard(self, pod: dict[str, Any], container: dict[str, Any]) -> None:
+    def test_the_pod_meets_the_restricted_standard(self, pod: dict[str, Any], container: dict[str, Any]) -> None:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert container["securityContext"] == {
@@ -75,49 +75,49 @@ class TestPod:
         assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
         assert all("hostPath" not in volume for volume in pod["volumes"])
 
-    def test_user_is_the_image_s(self, pod: dict[str, Any]) -> None:
+    def test_the_user_is_that_of_the_image(self, pod: dict[str, Any]) -> None:
         context = pod["securityContext"]
         assert f"{context['runAsUser']}:{context['runAsGroup']}" == API["user"]
         assert f"\nUSER {API['user']}\n" in (ROOT / "Dockerfile").read_text()
 
-    def test_writable_is_what_compose_makes_so(self, pod: dict[str, Any], container: dict[str, Any]) -> None:
+    def test_the_writable_folder_is_that_of_compose(self, pod: dict[str, Any], container: dict[str, Any]) -> None:
         path, size = re.match(r"(/tmp):size=(\d+)m,", API["tmpfs"][0]).groups()  # type: ignore[union-attr]
         assert [mount["mountPath"] for mount in container["volumeMounts"]] == [path]
         assert [volume["emptyDir"] for volume in pod["volumes"]] == [{"medium": "Memory", "sizeLimit": f"{size}Mi"}]
 
-    def test_resources_are_those_of_compose(self, container: dict[str, Any]) -> None:
+    def test_resource_limits_are_those_of_compose(self, container: dict[str, Any]) -> None:
         memory = re.search(r":-(\d+)m\}", API["mem_limit"])[1]  # type: ignore[index]
         cores = re.search(r":-(\d+)\}", API["cpus"])[1]  # type: ignore[index]
         assert container["resources"]["limits"] == {"cpu": cores, "memory": f"{memory}Mi"}
         assert container["resources"]["requests"] == container["resources"]["limits"]
 
-    def test_port_is_the_image_s(self, container: dict[str, Any]) -> None:
+    def test_the_port_is_that_of_the_image(self, container: dict[str, Any]) -> None:
         (port,) = container["ports"]
         assert port["containerPort"] == API["environment"]["PORT"]
 
-    def test_settings_exist(self, container: dict[str, Any]) -> None:
+    def test_the_environment_sets_only_existing_settings(self, container: dict[str, Any]) -> None:
         names = {variable["name"] for variable in container["env"]}
         assert names and names <= {name.upper() for name in Settings.model_fields}
         values = {one["name"].lower(): one["value"] for one in container["env"] if "value" in one}
         Settings(**values)  # type: ignore[arg-type]
 
-    def test_is_not_killed_while_it_drains(self, pod: dict[str, Any], container: dict[str, Any]) -> None:
+    def test_the_grace_period_is_longer_than_draining(self, pod: dict[str, Any], container: dict[str, Any]) -> None:
         seconds = {one["name"]: float(one["value"]) for one in container["env"] if "value" in one}
-        assert "preStop" not in container.get("lifecycle", {})  # it would come on top
+        assert "preStop" not in container.get("lifecycle", {})  # its time would count, too
         assert pod["terminationGracePeriodSeconds"] > seconds["GRACE_SECONDS"] + seconds["DRAIN_SECONDS"]
 
-    def test_probes_need_no_key(self, container: dict[str, Any]) -> None:
+    def test_probes_use_paths_without_authentication(self, container: dict[str, Any]) -> None:
         probes = {name: probe["httpGet"]["path"] for name, probe in container.items() if name.endswith("Probe")}
         assert {"readinessProbe", "livenessProbe"} <= probes.keys() and set(probes.values()) <= PROBES
         assert "ready" in probes["readinessProbe"] and "live" in probes["livenessProbe"]
 
-    def test_is_out_of_the_endpoints_before_it_stops_answering(self) -> None:
+    def test_the_readiness_probe_fails_before_the_service_stops_answering(self) -> None:
         (container,) = DEPLOYMENT["template"]["spec"]["containers"]
         probe = container["readinessProbe"]
         grace = next(float(one["value"]) for one in container["env"] if one["name"] == "GRACE_SECONDS")
         assert probe["periodSeconds"] * probe["failureThreshold"] + probe["timeoutSeconds"] < grace
 
-    def test_takes_the_image_that_compose_builds(self, container: dict[str, Any]) -> None:
+    def test_the_image_is_the_one_that_compose_builds(self, container: dict[str, Any]) -> None:
         assert API["image"] == f"${{IMAGE:-{container['image']}}}"
         assert [image["name"] for image in KUSTOMIZATION["images"]] == [container["image"]]
 
@@ -125,13 +125,13 @@ class TestPod:
 class TestTogether:
     LABELS = DEPLOYMENT["selector"]["matchLabels"]
 
-    def test_all_mean_the_same_pods(self) -> None:
+    def test_all_selectors_match_the_pods_of_the_deployment(self) -> None:
         assert DEPLOYMENT["template"]["metadata"]["labels"].items() >= self.LABELS.items()
         assert MANIFESTS["service.yaml"]["spec"]["selector"] == self.LABELS
         assert MANIFESTS["disruption.yaml"]["spec"]["selector"]["matchLabels"] == self.LABELS
         assert MANIFESTS["network.yaml"]["spec"]["podSelector"]["matchLabels"] == self.LABELS
 
-    def test_autoscaler_alone_says_how_many(self) -> None:
+    def test_only_the_autoscaler_sets_the_number_of_replicas(self) -> None:
         target = MANIFESTS["autoscaler.yaml"]["spec"]["scaleTargetRef"]
         deployment = MANIFESTS["deployment.yaml"]
         assert target == {
@@ -141,11 +141,11 @@ class TestTogether:
         }
         assert "replicas" not in DEPLOYMENT
 
-    def test_one_may_leave_and_another_answers(self) -> None:
+    def test_a_disruption_leaves_at_least_one_instance(self) -> None:
         unavailable = MANIFESTS["disruption.yaml"]["spec"]["maxUnavailable"]
         assert MANIFESTS["autoscaler.yaml"]["spec"]["minReplicas"] > unavailable
 
-    def test_network_opens_the_port_that_the_service_sends_to(self) -> None:
+    def test_the_network_policy_allows_the_target_port_of_the_service(self) -> None:
         (container,) = DEPLOYMENT["template"]["spec"]["containers"]
         (port,) = container["ports"]
         (rule,) = MANIFESTS["network.yaml"]["spec"]["ingress"]
@@ -153,7 +153,7 @@ class TestTogether:
         assert MANIFESTS["service.yaml"]["spec"]["ports"][0]["targetPort"] == port["name"]
         assert MANIFESTS["network.yaml"]["spec"]["egress"] == []
 
-    def test_prometheus_is_told_where(self) -> None:
+    def test_annotations_give_prometheus_the_port_and_path(self) -> None:
         annotations = DEPLOYMENT["template"]["metadata"]["annotations"]
         assert annotations["prometheus.io/port"] == str(API["environment"]["PORT"])
         assert annotations["prometheus.io/path"] == "/metrics"

@@ -1,4 +1,4 @@
-"""deploy/monitoring: that Prometheus accepts it, that alerts fire when they should, and that both name what exists."""
+"""deploy/monitoring: Prometheus accepts it, alerts fire when they should, and queries name metrics that exist."""
 
 import json
 import re
@@ -37,11 +37,11 @@ WORDS = {
 }
 
 
-METRICS = list(Metrics().registry._collector_to_names)  # a metric without values yet says nothing of its labels
+METRICS = list(Metrics().registry._collector_to_names)  # without values, the exposition shows no labels
 
 
 def exposed() -> dict[str, set[str]]:
-    """The series that the service has, and the labels of each."""
+    """The series that the service exposes, with their labels."""
     return {
         metric.describe()[0].name + suffix: set(metric._labelnames) | ({"le"} if suffix == "_bucket" else set())
         for metric in METRICS
@@ -58,7 +58,7 @@ def named(expression: str) -> tuple[set[str], set[str]]:
 
 
 @pytest.mark.parametrize("expression", EXPRESSIONS)
-def test_queries_name_what_the_service_exposes(expression: str) -> None:
+def test_queries_name_only_exposed_metrics_and_labels(expression: str) -> None:
     known = exposed() | {"up": set()}
     series, labels = named(expression)
     assert series and series <= known.keys()
@@ -72,17 +72,17 @@ def test_every_metric_is_in_the_dashboard() -> None:
 
 
 class TestDashboard:
-    def test_panels_ask_the_source_that_is_provisioned(self) -> None:
+    def test_panels_use_the_provisioned_data_source(self) -> None:
         (source,) = yaml.safe_load((MONITORING / "datasources.yml").read_text())["datasources"]
-        asked = [part["datasource"] for panel in PANELS for part in (panel, *panel["targets"])]
-        assert asked and all(one == {"type": source["type"], "uid": source["uid"]} for one in asked)
+        used = [part["datasource"] for panel in PANELS for part in (panel, *panel["targets"])]
+        assert used and all(one == {"type": source["type"], "uid": source["uid"]} for one in used)
 
-    def test_rates_are_over_what_prometheus_collects(self) -> None:
+    def test_the_interval_of_the_data_source_is_the_scrape_interval(self) -> None:
         (source,) = yaml.safe_load((MONITORING / "datasources.yml").read_text())["datasources"]
         prometheus = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
         assert source["jsonData"]["timeInterval"] == prometheus["global"]["scrape_interval"]
 
-    def test_panels_are_apart(self) -> None:
+    def test_panels_do_not_overlap(self) -> None:
         assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
         cells = [
             (x, y)
@@ -93,7 +93,7 @@ class TestDashboard:
         assert len(set(cells)) == len(cells)
         assert max(x for x, _ in cells) < 24
 
-    def test_every_panel_says_what_it_shows(self) -> None:
+    def test_every_panel_has_a_title_and_queries(self) -> None:
         for panel in PANELS:
             assert panel["title"] and panel["targets"]
             assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"])
@@ -102,12 +102,12 @@ class TestDashboard:
 class TestPrometheus:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
-        """As it is in the container: the key beside the configuration."""
+        """The files as in the container, with the key beside the configuration."""
         shutil.copytree(MONITORING, tmp_path, dirs_exist_ok=True)
         (tmp_path / "metrics_key").write_text("none")
         return tmp_path
 
-    def test_accepts_the_configuration(self, promtool: str, folder: Path) -> None:
+    def test_prometheus_accepts_the_configuration(self, promtool: str, folder: Path) -> None:
         done = subprocess.run(
             [promtool, "check", "config", "prometheus.yml"], cwd=folder, capture_output=True, text=True
         )
@@ -119,7 +119,7 @@ class TestPrometheus:
         assert done.returncode == 0, done.stdout + done.stderr
 
     @pytest.mark.parametrize("alert", [rule["alert"] for rule in RULES])
-    def test_alerts_are_tested_to_fire_and_not_to(self, alert: str) -> None:
+    def test_every_alert_has_a_case_that_fires_and_one_that_does_not(self, alert: str) -> None:
         cases = [
             bool(case.get("exp_alerts"))
             for test in yaml.safe_load(ALERTS_TEST.read_text())["tests"]
@@ -128,7 +128,7 @@ class TestPrometheus:
         ]
         assert set(cases) == {True, False}
 
-    def test_asks_the_instances_that_compose_starts(self) -> None:
+    def test_prometheus_scrapes_the_instances_that_compose_starts(self) -> None:
         (job,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
         (discovery,) = job["dns_sd_configs"]
         (name,) = discovery["names"]
@@ -142,21 +142,21 @@ class TestCompose:
     def monitoring(self) -> dict[str, Any]:
         return services("deploy/compose.monitoring.yml")
 
-    def test_mounts_exist(self, monitoring: dict[str, Any]) -> None:
+    def test_mounted_files_exist_and_are_read_only(self, monitoring: dict[str, Any]) -> None:
         mounted = [volume.split(":") for service in monitoring.values() for volume in service["volumes"]]
         ours = [(ROOT / source, mode) for source, _, *mode in mounted if source.startswith(".")]
         assert ours and all(path.is_file() and mode == ["ro"] for path, mode in ours)
 
-    def test_dashboards_are_where_grafana_looks(self, monitoring: dict[str, Any]) -> None:
+    def test_the_dashboard_is_in_the_folder_that_grafana_reads(self, monitoring: dict[str, Any]) -> None:
         (provider,) = yaml.safe_load((MONITORING / "dashboards.yml").read_text())["providers"]
         targets = [volume.split(":")[1] for volume in monitoring["grafana"]["volumes"]]
         assert f"{provider['options']['path']}/classifier.json" in targets
 
-    def test_is_for_this_machine_only(self, monitoring: dict[str, Any]) -> None:
+    def test_ports_are_published_only_on_the_loopback_address(self, monitoring: dict[str, Any]) -> None:
         ports = [port for service in monitoring.values() for port in service["ports"]]
         assert len(ports) == 2 and all(port.startswith("127.0.0.1:") for port in ports)
 
-    def test_is_confined(self, monitoring: dict[str, Any]) -> None:
+    def test_containers_run_without_capabilities(self, monitoring: dict[str, Any]) -> None:
         for service in monitoring.values():
             assert service["cap_drop"] == ["ALL"]
             assert service["security_opt"] == ["no-new-privileges:true"]
