@@ -63,7 +63,7 @@ def test_a_head_of_ten_classes_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda state: state.pop("features.3.conv.1.0.weight"), "holds no features.3.conv.1.0.weight"),
+        (lambda state: state.pop("features.3.conv.1.0.weight"), "has no features.3.conv.1.0.weight"),
         (
             lambda state: state.update({"features.18.1.bias": torch.zeros(7)}),
             r"features.18.1.bias has shape \(7,\), \(1280,\) is needed",
