@@ -364,7 +364,7 @@ def _client_errors(request: httpx.Request) -> Iterator[None]:
         raise AnswerTimeoutError(_reason(error, "no whole answer in time"), request=request) from error
     except httpx.TransportError as error:
         raise NoAnswerError(_reason(error, "the connection failed"), request=request) from error
-    except (httpx.HTTPError, ValueError) as error:  # ValueError: the parsers of headers have no kind of their own
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:  # of headers: a redirect, a cookie, a date
         raise InvalidAnswerError(_reason(error, "the answer's headers make no sense")) from error
 
 

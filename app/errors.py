@@ -1,6 +1,6 @@
-"""Everything that can go wrong with a request: a status, a code and a title for each kind of error.
+"""The errors that a request can meet: each kind has an HTTP status, a code and a title.
 
-    Problem                      the base: a status, a code, a title, a sentence for the reader
+    Problem                      the base class
     ├── MalformedRequest         400  the multipart, JSON or protocol message cannot be parsed
     ├── Unauthorized             401  no API key, or an unknown one
     ├── NotFound                 404
@@ -8,18 +8,18 @@
     ├── RequestTimeout           408  the body came too slowly
     ├── PayloadTooLarge          413  too many bytes
     ├── ImageTooLarge            413  too many pixels
-    ├── UnsupportedMediaType     415  not an image format, or not a kind of body, that is accepted
-    ├── UndecodableImage         422  empty, cut short or corrupt
+    ├── UnsupportedMediaType     415  the service does not accept this image format or this kind of body
+    ├── UndecodableImage         422  the image is empty, cut short or corrupt
     ├── TooExpensive             422  decoding the image takes more time or memory than is allowed
-    ├── InvalidParameter         422  missing or out of range
+    ├── InvalidParameter         422  a parameter or the file is missing, unknown or out of range
     ├── InvalidBatch             422  some images of a batch cannot be used; the member `errors` names them
-    ├── Overloaded               429  queue or memory budget is full: try again after Retry-After seconds
-    ├── ClientGone               499  the client left before its answer: for the log, nobody receives it
-    ├── Internal                 500  a bug; the detail says nothing but the request's id
-    ├── Unavailable              503  shutting down, or the engine is dead
+    ├── Overloaded               429  the queue or a memory budget is full: retry after Retry-After seconds
+    ├── ClientGone               499  the client disconnected before its answer: only logs and metrics see it
+    ├── Internal                 500  a bug; the log has its cause under the request's id
+    ├── Unavailable              503  the service is shutting down, or its engine has died
     └── DeadlineExceeded         504  no answer within the deadline
 
-app.api.problems answers with them over HTTP.
+app.api.problems turns them into HTTP answers. GET /problems/<code> shows the docstring of each kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,10 @@ from typing import Any, ClassVar
 
 
 class Problem(Exception):
-    """`detail` is for the reader of the answer: what was wrong, what is allowed."""
+    """The base of all errors that are answered with a problem document (RFC 9457).
+
+    `detail` tells the client what was wrong and what is allowed. The answer carries `headers`.
+    """
 
     status: ClassVar[int]
     code: ClassVar[str]
@@ -37,7 +40,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.detail = detail
         self.headers = dict(headers or {})
-        self.members: dict[str, Any] = {}  # what the document says beyond the members that all have
+        self.members: dict[str, Any] = {}  # extension members of the problem document
 
 
 class MalformedRequest(Problem):
@@ -47,7 +50,7 @@ class MalformedRequest(Problem):
 
 
 class Unauthorized(Problem):
-    """No API key was given, or one that is not known."""
+    """The request has no API key, or an unknown one."""
 
     status, code, title = 401, "unauthorized", "An API key is needed"
 
@@ -62,7 +65,7 @@ class NotFound(Problem):
 
 
 class MethodNotAllowed(Problem):
-    """The address exists, the method does not; the Allow header names those that do."""
+    """The address exists, but it does not accept this method. The Allow header lists the methods that it accepts."""
 
     status, code, title = 405, "method_not_allowed", "The method is not allowed here"
 
@@ -74,7 +77,7 @@ class RequestTimeout(Problem):
 
 
 class PayloadTooLarge(Problem):
-    """More bytes than the service accepts. The connection is closed: the rest of the body is not read."""
+    """The request has more bytes than the service accepts. The service ignores the rest and closes the connection."""
 
     status, code, title = 413, "payload_too_large", "The request is too large"
 
@@ -83,13 +86,13 @@ class PayloadTooLarge(Problem):
 
 
 class ImageTooLarge(Problem):
-    """More pixels than the service decodes."""
+    """The image has more pixels than the service decodes."""
 
     status, code, title = 413, "image_too_large", "The image has too many pixels"
 
 
 class UnsupportedMediaType(Problem):
-    """Not an image format, or not a kind of body, that the service accepts."""
+    """The service does not accept this image format or this kind of body."""
 
     status, code, title = 415, "unsupported_media_type", "This format is not accepted"
 
@@ -113,7 +116,7 @@ class InvalidParameter(Problem):
 
 
 class InvalidBatch(Problem):
-    """Some images of a batch cannot be used, so none was answered for; `errors` names each, with its own code."""
+    """Some images of the batch cannot be used, so none was classified. `errors` lists each with its own code."""
 
     status, code, title = 422, "invalid_batch", "Some images of the batch cannot be used"
 
@@ -123,13 +126,13 @@ class InvalidBatch(Problem):
 
 
 class ClientGone(Problem):
-    """The client closed the connection before its answer; only logs and metrics see this (nginx's number for it)."""
+    """The client disconnected before its answer. Only logs and metrics show this code; the number is nginx's."""
 
     status, code, title = 499, "client_gone", "The client left"
 
 
 class Overloaded(Problem):
-    """The queue or a memory budget is full; nothing was done, and the request may be sent again."""
+    """The queue or a memory budget is full. Nothing was done: send the request again after Retry-After seconds."""
 
     status, code, title = 429, "overloaded", "The service is busy"
 
@@ -138,7 +141,7 @@ class Overloaded(Problem):
 
 
 class Internal(Problem):
-    """A bug in the service. The log has its cause under the request's id."""
+    """The service met a bug. Its log has the cause under the request's id."""
 
     status, code, title = 500, "internal", "Something went wrong in the service"
 

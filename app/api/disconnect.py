@@ -12,32 +12,32 @@ T = TypeVar("T")
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. If the client disconnects first, `work` is cancelled and ClientGone raised.
+    """Wait for the result of `work`. If the client disconnects first, this cancels `work` and raises ClientGone.
 
-    The request's body must have been read, so that the next message can only be a disconnect.
+    The request's body must have been read, so the next message can only be a disconnect.
     """
     task = asyncio.current_task()
     assert task is not None
     gone, cancelling = False, task.cancelling()
 
-    def leave(_: asyncio.Future[None]) -> None:
+    def cancel_work(_: asyncio.Future[None]) -> None:
         nonlocal gone
         gone = True
         task.cancel()
 
-    leaving = asyncio.ensure_future(_disconnect(request))
-    leaving.add_done_callback(leave)
+    disconnect = asyncio.ensure_future(_disconnected(request))
+    disconnect.add_done_callback(cancel_work)
     try:
         return await work
     except asyncio.CancelledError:
-        if gone and task.uncancel() <= cancelling:  # nobody else wants the task to end
-            raise ClientGone("the client left before its answer") from None
+        if gone and task.uncancel() <= cancelling:  # no other cancellation is pending
+            raise ClientGone("the client disconnected before its answer") from None
         raise
     finally:
-        leaving.remove_done_callback(leave)
-        leaving.cancel()
+        disconnect.remove_done_callback(cancel_work)
+        disconnect.cancel()
 
 
-async def _disconnect(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,9 +1,9 @@
-"""The OpenAPI document: FastAPI's, made true where FastAPI cannot know better.
+"""The OpenAPI document: FastAPI's, corrected where FastAPI cannot know better.
 
 - Errors are problem documents, of their own media type; what a route says of its own errors is kept.
-- FastAPI adds a 422 of its own form to every route with a parameter. Ours has another form, and no text in a path is
-  invalid: it names something, or nothing (404).
-- Which values parameters may have is the model's to say; so the document of a running service has them.
+- FastAPI adds a 422 of its own form to every route with a parameter. Errors here have another form, and no text in a
+  path is invalid: a name that does not exist is 404.
+- The model determines the values that parameters may have, so only a running service's document has them.
 """
 
 from typing import Any
@@ -49,7 +49,7 @@ def _correct(operation: dict[str, Any]) -> None:
 
 
 def _values(service: Service) -> dict[str, dict[str, Any]]:
-    """What a parameter's schema has beside its type, by the parameter's name."""
+    """Constraints to add to the parameters' schemas, by the parameters' names."""
     classes, levels = len(service.bundle.manifest.classes), list(service.classifier.rules.levels)
     return {
         "top_k": {"maximum": classes},
@@ -62,6 +62,6 @@ def _values(service: Service) -> dict[str, dict[str, Any]]:
 
 
 def _narrow(schema: dict[str, Any], more: dict[str, Any]) -> None:
-    """Add to a schema, or to the one beside null in it."""
+    """Add constraints to a schema, or to its alternative that is not null."""
     kinds = schema.get("anyOf", [schema])
     kinds[0].update(more)

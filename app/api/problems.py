@@ -1,11 +1,10 @@
-"""The one place that turns an error into an answer: RFC 9457 problem documents.
+"""Errors as HTTP answers: problem documents (RFC 9457). All errors are answered here.
 
-`error` repeats `detail` for Open Inference Protocol clients.
+The member `error` repeats `detail` for clients of the Open Inference Protocol.
 """
 
 import http
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -25,6 +24,7 @@ from ..errors import (
     NotFound,
     Problem,
 )
+from ..validation import one_line
 from .paths import prefix_of
 from .request_context import context_of
 from .schemas import ProblemDocument
@@ -39,10 +39,11 @@ PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     }
     for status in (400, 401, 408, 413, 415, 422, 429, 503, 504)
 }
-"""For OpenAPI: what every route that takes images may answer beside its result."""
+"""The problems that every route for images can answer, for the OpenAPI document."""
 
 
 def problem_document(problem: Problem, request_id: str, prefix: str) -> ProblemDocument:
+    """The problem document. `prefix` is the path under which a proxy serves the application, without a final slash."""
     return ProblemDocument(
         type=f"{prefix}/problems/{problem.code}",
         title=problem.title,
@@ -55,6 +56,7 @@ def problem_document(problem: Problem, request_id: str, prefix: str) -> ProblemD
 
 
 def problem_response(problem: Problem, request_id: str, prefix: str) -> Response:
+    """The HTTP response with the problem document and its extension members."""
     return JSONResponse(
         problem_document(problem, request_id, prefix).model_dump() | problem.members,
         status_code=problem.status,
@@ -64,20 +66,20 @@ def problem_response(problem: Problem, request_id: str, prefix: str) -> Response
 
 
 def as_problem(error: Exception) -> Problem:
-    """The problem that an exception stands for; what nobody foresaw is an Internal."""
+    """The problem for an exception. An unexpected exception becomes Internal."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, ClientDisconnect):
-        return ClientGone("the client left while it was sending")
+        return ClientGone("the client disconnected while it was sending")
     if isinstance(error, RequestValidationError):
-        return InvalidParameter(_say(error))
+        return InvalidParameter(_validation_message(error))
     if isinstance(error, HTTPException):
         return _from_http(error)
-    return Internal("the service met an error that is its own; the log has it under this request's id")
+    return Internal("the service met a bug; its log has the cause under this request's id")
 
 
 def answer(error: Exception, scope: Scope) -> Response:
-    """The response to an error; a bug is logged, and the outcome noted for telemetry."""
+    """The response to an error. It logs a bug, and sets the request's outcome for log and metrics."""
     problem = as_problem(error)
     context = context_of(scope)
     if isinstance(problem, Internal):
@@ -87,7 +89,7 @@ def answer(error: Exception, scope: Scope) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Answer with problem documents what routes and routing raise."""
+    """Answer errors of routes and of routing with problem documents."""
 
     async def handle(request: Request, error: Exception) -> Response:
         return answer(error, request.scope)
@@ -96,21 +98,13 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, handle)
 
 
-def _say(error: RequestValidationError) -> str:
-    parts = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"] if part not in ("query", "body", "path", "header"))
-        parts.append(f"{where or 'request'}: {item['msg']}{_given(item)}")
-    return "; ".join(parts)
-
-
-def _given(item: Mapping[str, Any]) -> str:
-    value = item.get("input")
-    return f" (given: {value[:40]!r})" if isinstance(value, str) else ""
+def _validation_message(error: RequestValidationError) -> str:
+    """FastAPI's places begin with where a parameter is: in the query, the path or a header."""
+    return one_line(({**item, "loc": item["loc"][1:]} for item in error.errors()), "request")
 
 
 def _from_http(error: HTTPException) -> Problem:
-    """Starlette's own errors: routing (404, 405) and the multipart parser (400)."""
+    """The problem for Starlette's own errors, of routing (404, 405) and of the multipart parser (400)."""
     for kind in (NotFound, MethodNotAllowed, MalformedRequest):
         if kind.status == error.status_code:
             default = error.detail == http.HTTPStatus(error.status_code).phrase

@@ -1,10 +1,8 @@
-"""What goes over the wire."""
-
-from typing import Any
+"""The JSON documents that the service answers with."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..bundle.manifest import Abstention, Architecture, Calibration, Input, Reference
+from ..bundle.manifest import ModelDescription
 from ..inference.answers import Fault, ImageResult
 
 
@@ -26,7 +24,7 @@ class ModelName(BaseModel):
 
 
 class Timing(BaseModel):
-    """Milliseconds; total also holds reading the request."""
+    """Milliseconds; `total` includes reading the request."""
 
     decode: float = Field(examples=[0.4])
     queue: float = Field(examples=[0.1])
@@ -43,7 +41,7 @@ class _OfModel(BaseModel):
 class PredictResponse(ImageResult, _OfModel):
     """The top_k most probable classes, most probable first, and how far to trust them.
 
-    Null is what a model's bundle has no measure of.
+    A field is null if the bundle does not provide it.
     """
 
     timing_ms: Timing
@@ -59,37 +57,27 @@ class BatchResponse(_OfModel):
     """One result an image, in the order of the images."""
 
     results: list[ImageResult | ImageFailure] = Field(description="Failures only with `partial=true`.")
-    timing_ms: Timing = Field(description="Each stage of the image that spent most time in it; total of the request.")
+    timing_ms: Timing = Field(description="For each stage, the time of the slowest image; `total` is the request's.")
 
 
 class BatchFault(Fault):
     """An image for which a batch was refused."""
 
-    index: int = Field(ge=0, description="Its place in the request, from 0.")
-    filename: str | None = Field(None, description="As sent; missing where none was.", examples=["cat.png"])
+    index: int = Field(ge=0, description="The image's position in the request, from 0.")
+    filename: str | None = Field(
+        None, description="As sent, its first 255 characters; missing if none was sent.", examples=["cat.png"]
+    )
 
 
 class BatchProblemDocument(ProblemDocument):
     errors: list[BatchFault] = Field([], description="With the code `invalid_batch`: every image that cannot be used.")
 
 
-class Model(BaseModel):
+class Model(ModelDescription):
     """The bundle's manifest, without its self-check."""
 
-    schema_version: int
-    name: str
-    version: str
-    classes: list[str] = Field(description="In index order.")
-    architecture: Architecture
-    input: Input
-    macs: int = Field(description="Multiply-adds for one image.")
-    parameters: int
-    calibration: Calibration | None
-    abstention: Abstention | None
-    reference: Reference | None
-    files: dict[str, str] = Field(description="sha256 by name.")
-    provenance: dict[str, Any]
-    digest: str
+    # A client accepts what a later service adds. The service sends every field, those with a default too.
+    model_config = ConfigDict(extra="ignore", json_schema_serialization_defaults_required=True)
 
 
 class Health(BaseModel):

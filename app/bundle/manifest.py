@@ -112,24 +112,29 @@ class Reference(Frozen):
         return self
 
 
-class Manifest(Frozen):
-    """The content of bundle.json."""
+class ModelDescription(Frozen):
+    """What the manifest says of the model; GET /model answers with it."""
 
     schema_version: Literal[1]
     name: str = Field(pattern="^[a-z0-9_]+$")
     version: str
-    classes: list[str] = Field(min_length=2)
+    classes: list[str] = Field(min_length=2, description="In index order.")
     architecture: Architecture
     input: Input
-    macs: PositiveInt
+    macs: PositiveInt = Field(description="Multiply-adds for one image.")
     parameters: PositiveInt
     calibration: Calibration | None
     abstention: Abstention | None
     reference: Reference | None = None
-    self_check: SelfCheck
-    files: dict[str, Sha256]
+    files: dict[str, Sha256] = Field(description="sha256 by name.")
     provenance: dict[str, Any]
     digest: Sha256
+
+
+class Manifest(ModelDescription):
+    """The content of bundle.json."""
+
+    self_check: SelfCheck
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:

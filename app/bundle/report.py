@@ -17,7 +17,7 @@ class Frozen(BaseModel):
 
 
 class Interval(Frozen):
-    """A fraction and its 95 % interval (Wilson 1927)."""
+    """A fraction and its 95 % confidence interval (Wilson 1927)."""
 
     value: Fraction
     ci95: tuple[Fraction, Fraction]
@@ -27,7 +27,7 @@ class Scores(Frozen):
     precision: Fraction
     recall: Fraction
     f1: Fraction
-    support: int = Field(ge=0, description="How many images.")
+    support: int = Field(ge=0, description="The number of images.")
 
 
 class ClassScores(Scores):
@@ -54,8 +54,8 @@ class ConfidenceBin(Frozen):
 class CalibrationScores(Frozen):
     """How well the probabilities agree with the results, on the report's images."""
 
-    ece: Estimate = Field(description="Expected calibration error, 15 bins of equally many images; a fraction.")
-    nll: Estimate = Field(description="Negative log-likelihood, nats.")
+    ece: Estimate = Field(description="Expected calibration error, a fraction; 15 bins with equal numbers of images.")
+    nll: Estimate = Field(description="Negative log-likelihood, in nats.")
     brier: Estimate = Field(description="Brier score, 0 to 2.")
     bins: list[ConfidenceBin] = Field([], description="By increasing confidence; bins without images are left out.")
 
@@ -63,7 +63,7 @@ class CalibrationScores(Frozen):
 class CalibrationReport(Frozen):
     """Probabilities are softmax(logits / temperature): `before` with temperature 1, `after` with the fitted one."""
 
-    fitted_on: PositiveInt = Field(description="Images of the calibration split.")
+    fitted_on: PositiveInt = Field(description="The number of images in the calibration split.")
     temperature: PositiveFloat
     before: CalibrationScores
     after: CalibrationScores
@@ -92,9 +92,9 @@ class ConformalScores(Frozen):
 
 
 class ConformalReport(Frozen):
-    """Split conformal prediction, least ambiguous sets (Sadinle et al. 2019, arXiv:1609.00451)."""
+    """Split conformal prediction with least ambiguous sets (Sadinle et al. 2019, arXiv:1609.00451)."""
 
-    fitted_on: PositiveInt = Field(description="Images of the calibration split.")
+    fitted_on: PositiveInt = Field(description="The number of images in the calibration split.")
     levels: list[ConformalScores]
 
 
@@ -106,7 +106,8 @@ class Selection(Frozen):
 
 
 class SelectiveReport(Frozen):
-    """Risk and coverage when the least confident answers are withheld (Geifman & El-Yaniv 2017, arXiv:1705.08500)."""
+    """Selective prediction: risk and coverage without the least confident predictions (Geifman & El-Yaniv 2017,
+    arXiv:1705.08500)."""
 
     aurc: Estimate = Field(description="Area under the risk-coverage curve; 0 is best.")
     optimal_aurc: float = Field(ge=0, description="That of a ranking that puts every error last.")
@@ -134,7 +135,7 @@ class AbstentionReport(Frozen):
 
 class Corruption(Frozen):
     name: str
-    accuracy: list[Fraction] = Field(description="By severity, 1 to 5.")
+    accuracy: list[Fraction] = Field(description="The accuracies at severity 1 to 5.")
 
 
 class RobustnessReport(Frozen):
@@ -150,7 +151,7 @@ class RobustnessReport(Frozen):
 
 
 class Epoch(Frozen):
-    """One row of history.csv; losses in nats, validation on the selection split with averaged weights."""
+    """One row of history.csv. Losses are in nats. Validation is on the selection split, with averaged weights."""
 
     epoch: PositiveInt
     lr: float
@@ -171,7 +172,7 @@ class Report(Frozen):
     per_class: list[ClassScores]
     macro_avg: Scores
     weighted_avg: Scores
-    confusion_matrix: list[list[int]] = Field(description="Counts; rows are the true classes, columns the predicted.")
+    confusion_matrix: list[list[int]] = Field(description="Counts; rows are true classes, columns predicted classes.")
     calibration: CalibrationReport | None
     conformal: ConformalReport | None = None
     selective: SelectiveReport | None = None

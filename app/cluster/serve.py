@@ -1,11 +1,12 @@
-"""The service on Ray Serve (extra `ray`): the same application, in as many replicas as the load asks for.
+"""The service on Ray Serve (extra `ray`): the same application, with as many replicas as the load requires.
 
 serve run app.cluster:deployment              # here, or on the cluster that RAY_ADDRESS names
-serve run app.cluster:deployment views=3      # arguments are settings, and win over the environment
+serve run app.cluster:deployment views=3      # arguments are settings and override the environment
 serve deploy deploy/ray/serve.yaml            # to a running cluster
 
-A replica is a process with the whole application. Ray reserves cores for it (num_cpus), and it starts that many worker
-threads: replicas that share a node share its cores. Any replica answers /metrics for all, each with a label `replica`.
+A replica is a process with the whole application. Ray reserves cores for it (num_cpus), and the replica starts one
+worker thread for each: replicas on one node share its cores. Each replica answers /metrics for all replicas, with the
+label `replica`.
 """
 
 import math
@@ -14,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# Read when ray is imported and when it starts: it would report to its makers.
+# Switches off Ray's usage reports. Ray reads it when it is imported and when it starts.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
@@ -31,23 +32,23 @@ from ..main import create_app
 from ..process.logging import configure_logging
 from ..settings import Settings
 
-MAX_REPLICAS = 8  # the configuration file's to change
-ONGOING_PER_CORE = 4  # on average, before there should be another replica: half a worker's batch
-# Ray counts probes, scrapes and refusals as requests too: they get through when the service itself is full.
+MAX_REPLICAS = 8  # a default: the configuration file may change it
+ONGOING_PER_CORE = 4  # mean load at which Ray adds a replica: half of a worker's batch
+# Ray counts probes, scrapes and refused requests, too. With these places they get through while the queue is full.
 SPARE_REQUESTS = 64
-LAST_WORDS_SECONDS = 0.5  # for the answers that say that the engine died
+FINAL_ANSWERS_SECONDS = 0.5  # time to answer the waiting requests after the engine has died
 COLLECT_SECONDS = 2.0
 
 
 def deployment(settings: Settings) -> serve.Application:
-    """The application, for Ray to run. `settings`, read where this is called, are those of every replica."""
+    """The application for Ray to run. `settings` are read once, where this is called, and apply to all replicas."""
     return replicas(settings).bind(settings)
 
 
 def replicas(settings: Settings) -> serve.Deployment:
-    """How Ray runs, counts, asks and ends replicas; to be bound to the same settings."""
+    """The deployment: how Ray starts, scales, checks and stops replicas. Bind it to the same settings."""
     cores = settings.inference_threads if "inference_threads" in settings.model_fields_set else 1
-    described = serve.deployment(
+    configure = serve.deployment(
         name="classifier",
         ray_actor_options={"num_cpus": cores},
         autoscaling_config={
@@ -56,8 +57,8 @@ def replicas(settings: Settings) -> serve.Deployment:
             "target_ongoing_requests": ONGOING_PER_CORE * cores,
             "upscale_delay_s": 5,  # a replica is ready in seconds
         },
-        # The service knows its own limits, and answers 429 with Retry-After. Waiting in Ray has no deadline of ours;
-        # it is for the moments without a replica.
+        # The service enforces its own limits and answers 429 with Retry-After. Requests wait in Ray only while there is
+        # no replica: DEADLINE_SECONDS does not cover that time.
         max_ongoing_requests=settings.queue_images + SPARE_REQUESTS,
         max_queued_requests=settings.queue_images,
         health_check_period_s=2,
@@ -66,17 +67,17 @@ def replicas(settings: Settings) -> serve.Deployment:
         graceful_shutdown_timeout_s=settings.grace_seconds + settings.drain_seconds,
         logging_config={"enable_access_log": False},  # the service writes its own
     )
-    return described(serve.ingress()(Replica))
+    return configure(serve.ingress()(Replica))
 
 
 class Replica:
-    """One process of the service, as Ray starts, asks and ends it."""
+    """One process of the service. Ray calls its methods."""
 
     def __init__(self, settings: Settings) -> None:
-        os.environ.pop("WEB_CONCURRENCY", None)  # uvicorn's, which is not the server here
-        self._settings = of_replica(settings, ray.get_runtime_context().get_assigned_resources())
+        os.environ.pop("WEB_CONCURRENCY", None)  # a setting of uvicorn, which is not the server here
+        self._settings = replica_settings(settings, ray.get_runtime_context().get_assigned_resources())
         configure_logging(settings.log_level)
-        # Here and not when the application starts, so that `serve status` says what is wrong with a bundle.
+        # Loaded here, not at the application's start, so that `serve status` shows what is wrong with a bundle.
         self._loaded = load_session(self._settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -84,29 +85,29 @@ class Replica:
         self._app.router.routes.insert(0, self._metrics_route())  # the first route that matches answers
         if self._settings.trusted_proxies:
             trusted = list(self._settings.trusted_proxies)
-            self._app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)  # uvicorn's server has it built in
+            self._app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)  # uvicorn's server adds it itself
         self._app.add_middleware(OneRequestId)
         return self._app
 
     async def check_health(self) -> None:
-        """Ray replaces a replica for which this raises."""
+        """Raise Unavailable if the service is not ready. Ray then replaces the replica."""
         self._app.state.service.check_ready()
 
     async def metrics(self) -> tuple[str, list[Metric]]:
-        """This replica's id, and its metrics."""
+        """This replica's id and its metrics."""
         return serve.get_replica_context().replica_id.unique_id, self._app.state.service.collect()
 
     async def all_metrics(self) -> bytes:
-        """Those of all replicas that answer in time, in the Prometheus text format."""
+        """The metrics of all replicas that answer within COLLECT_SECONDS, in the Prometheus text format."""
         context = serve.get_replica_context()
         siblings = serve.get_deployment_handle(context.deployment, context.app_name)
         try:
             answers = await siblings.broadcast("metrics").results_async(
                 timeout_s=COLLECT_SECONDS, return_exceptions=True
             )
-        except TimeoutError:  # a node that is gone, and not yet missed
+        except TimeoutError:  # a node has died, and Ray has not noticed yet
             answers = [await self.metrics()]
-        return generate_latest(Labelled([answer for answer in answers if isinstance(answer, tuple)]))
+        return generate_latest(ReplicaMetrics([answer for answer in answers if isinstance(answer, tuple)]))
 
     def _metrics_route(self) -> Any:
         router = APIRouter()
@@ -119,17 +120,17 @@ class Replica:
 
 
 def _end_replica() -> None:
-    """End the process, for Ray to start another. A signal in order would leave it hanging: Ray's workers hold it."""
-    threading.Timer(LAST_WORDS_SECONDS, os._exit, (1,)).start()
+    """End the process, so that Ray starts another. It does not send SIGTERM: in a Ray worker the process would hang."""
+    threading.Timer(FINAL_ANSWERS_SECONDS, os._exit, (1,)).start()
 
 
-def of_replica(settings: Settings, resources: dict[str, float]) -> Settings:
-    """The settings of a replica to which Ray assigned `resources`: as many worker threads as cores, at least 1."""
+def replica_settings(settings: Settings, resources: dict[str, float]) -> Settings:
+    """The settings with one worker thread for each core that Ray assigned to the replica, at least 1."""
     return settings.model_copy(update={"inference_threads": max(1, math.floor(resources.get("CPU", 0)))})
 
 
-class Labelled:
-    """The metrics of several replicas as those of one registry; each sample says whose it is."""
+class ReplicaMetrics:
+    """The metrics of several replicas as one collector. Each sample has the label `replica`."""
 
     def __init__(self, replicas: Sequence[tuple[str, list[Metric]]]) -> None:
         self._replicas = replicas
@@ -145,7 +146,7 @@ class Labelled:
 
 
 class OneRequestId:
-    """Middleware that leaves X-Request-ID to Ray's proxy, which adds the one that it gave the request. Pure ASGI."""
+    """ASGI middleware that removes X-Request-ID from answers if Ray's proxy has set it: the proxy adds it again."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,11 +1,11 @@
-"""How large a picture an AVIF file really makes its decoder allocate.
+"""The size of the frames in an AVIF file, as its decoder will allocate them.
 
-The container declares a size, and Pillow reports it. The decoder allocates the size that the AV1 streams inside
-announce, up to 268 megapixels. Nothing makes the two agree: a kilobyte that says 32x32 can take a gigabyte. So this
-module reads the sizes in the streams (ISO 14496-12, iloc; AV1 specification, 5.3 and 5.5).
+The container declares a size, and Pillow reports that one. The decoder allocates the size that the AV1 streams inside
+declare, up to 268 megapixels. The two may differ: a file of 1 kB that claims 32x32 pixels can take 1 GB. So this module
+reads the sizes in the streams (ISO 14496-12, iloc; AV1 specification, 5.3 and 5.5).
 
-It counts frames, too. A still picture has one, or one a layer. The decoder decodes every frame of an item while it
-looks for the layer that the container asks for, so that a small file can hold minutes of work.
+It also counts frames. A still picture has one frame, or one a layer. The decoder decodes all frames of an item to find
+the layer that the container names, so a small file can cause minutes of work.
 """
 
 import struct
@@ -13,21 +13,24 @@ from collections.abc import Callable, Iterator
 
 from ..errors import UndecodableImage
 
-SEQUENCE_HEADER, FRAME_HEADER, FRAME = 1, 3, 6  # kinds of open bitstream units
-MAX_FRAMES = 8  # of one item: up to four layers, and an encoder may write a frame's header and tiles apart
+SEQUENCE_HEADER, FRAME_HEADER, FRAME = 1, 3, 6  # types of open bitstream units (OBU)
+MAX_FRAMES = 8  # in one item: up to four layers, and an encoder may write a frame as two units, header and tiles
 
 
 def largest_av1_frame(content: bytes) -> int:
-    """Pixels of the largest frame in an AVIF file's items (ISO 14496-12, iloc). Raises on a malformed file."""
+    """Pixels of the largest frame in an AVIF file's items (ISO 14496-12, iloc).
+
+    Raises UndecodableImage for too many frames. On a malformed file it raises ValueError, struct.error or IndexError.
+    """
     meta = _iso_box(content, b"meta")[4:]
     take = _bit_reader(_iso_box(meta, b"iloc")[: 1 << 16])
     version, _ = take(8), take(24)
     offset_bits, length_bits, base_bits, index_bits = (8 * take(4) for _ in range(4))
     largest = total = 0
     for _ in range(take(16 if version < 2 else 32)):
-        take(16 if version < 2 else 32)  # the item's number
+        take(16 if version < 2 else 32)  # the item's id
         source = _iso_box(meta, b"idat") if version and take(16) & 15 else content
-        take(16)  # which file
+        take(16)  # data reference index
         base = take(base_bits)
         stream = b""
         for _ in range(take(16)):
@@ -42,6 +45,7 @@ def largest_av1_frame(content: bytes) -> int:
 
 
 def _iso_box(data: bytes, kind: bytes) -> bytes:
+    """The content of the first box of this kind. Raises ValueError or struct.error if there is none."""
     position, size = 0, 8
     while size >= 8:
         size, found = struct.unpack_from(">I4s", data, position)
@@ -52,12 +56,12 @@ def _iso_box(data: bytes, kind: bytes) -> bytes:
 
 
 def _av1_frames(stream: bytes) -> Iterator[int]:
-    """Pixels that an AV1 stream's sequence headers announce (AV1 specification, 5.3 and 5.5); other data has none.
+    """Pixels of the largest frame that each sequence header of an AV1 stream allows (AV1 specification, 5.3 and 5.5).
 
-    Raises UndecodableImage for more than MAX_FRAMES frames.
+    Data that is not AV1 yields nothing. Raises UndecodableImage for more than MAX_FRAMES frames.
     """
     position = frames = 0
-    announced = False
+    has_sequence_header = False
     while position < len(stream):
         header = stream[position]
         position += 2 if header & 4 else 1
@@ -71,22 +75,23 @@ def _av1_frames(stream: bytes) -> Iterator[int]:
         end = position + size if header & 2 else len(stream)
         kind = header >> 3 & 15
         if kind == SEQUENCE_HEADER:
-            announced = True
-            yield _announced_pixels(_bit_reader(stream[position : min(end, position + 256)]))
-        elif announced and kind in (FRAME_HEADER, FRAME):
+            has_sequence_header = True
+            yield _max_frame_pixels(_bit_reader(stream[position : min(end, position + 256)]))
+        elif has_sequence_header and kind in (FRAME_HEADER, FRAME):
             frames += 1
             if frames > MAX_FRAMES:
                 raise UndecodableImage(f"the AVIF has more than {MAX_FRAMES} frames in one picture")
         position = end
 
 
-def _announced_pixels(take: Callable[[int], int]) -> int:
-    take(4)  # profile, still picture
-    if take(1):  # a header reduced to what a still picture needs
+def _max_frame_pixels(take: Callable[[int], int]) -> int:
+    """max_frame_width_minus_1 and max_frame_height_minus_1 of a sequence header (AV1 specification, 5.5.1)."""
+    take(4)  # seq_profile, still_picture
+    if take(1):  # reduced_still_picture_header
         take(5)
     else:
         if take(1):
-            raise ValueError("timing, in a picture")
+            raise ValueError("a still picture has timing info")
         delays = take(1)
         for _ in range(take(5) + 1):
             take(12)
@@ -99,7 +104,7 @@ def _announced_pixels(take: Callable[[int], int]) -> int:
 
 
 def _bit_reader(data: bytes) -> Callable[[int], int]:
-    """A function that returns the next so many bits as a number. It raises ValueError past the end."""
+    """A function that reads the given number of bits as an unsigned integer. It raises ValueError past the end."""
     value, left = int.from_bytes(data), 8 * len(data)
 
     def take(bits: int) -> int:

@@ -1,20 +1,20 @@
 """From the bytes of an image file to RGB thumbnails, the network's input.
 
     image = EncodedImage.identify(content, max_pixels=25_000_000)  # reads the header, decodes nothing
-    image.pixels                # what decoding will cost: charge it to a global budget, then
+    image.pixels                # the memory that decoding takes: charge it to a global budget, then
     image.thumbnails(views=3)   # uint8 [k, 32, 32, 3], k = image.view_count(3)
 
-For any bytes, both calls return or raise a Problem. Any thread may call them. Hostile bytes can keep either busy for
-seconds: app.imaging.decoder runs them in processes that it can kill.
+For any bytes, both calls return or raise a Problem. They are thread-safe. Hostile bytes can keep either call busy for
+seconds, so app.imaging.decoder runs them in processes that it can kill.
 
-- The first bytes alone choose one of six formats; file name and content type are ignored.
-- Of an animation the first frame is decoded. EXIF orientation is applied, colour profiles are not.
-- Transparent pixels become white, the background that cut-outs and icons are made for. The network knows it, too:
-  3.7 % of CIFAR-10's training images have three or four white corners (245 and above in every channel), 0.3 %
-  mid-grey ones (128, give or take 16).
-- Of 16 bits the upper 8 are kept, in grey as in colour, so that both give the same picture.
-- A picture that is cut short is refused, not completed with grey. PNG's checksums are compared. The other formats
-  have none, so damage that still decodes is not noticed.
+- The first bytes alone choose one of six formats. File name and content type are ignored.
+- Only the first frame of an animation is decoded. EXIF orientation is applied, colour profiles are not.
+- Transparent pixels become white: cut-outs and icons are made for a white background. The network knows white, too:
+  3.7 % of CIFAR-10's training images have three or four white corners (245 and above in every channel), 0.3 % have
+  mid-grey ones (128 ± 16).
+- Images with 16 bits a channel keep the upper 8, in grey as in colour, so that both give the same picture.
+- An image that is cut short is refused, not filled up with grey. The checksums of a PNG are verified. The other
+  formats have none, so corrupt data that still decodes goes unnoticed.
 """
 
 import io
@@ -33,18 +33,17 @@ from .avif import largest_av1_frame
 from .formats import DECODERS, recognise
 
 MAX_SIDE = 10_000
-THUMBNAIL_SIDE = 64  # up to here an image is one view, however many a photo gets
-ENOUGH_SIDE = 256  # larger images shrink by a whole factor to no less than this, eight times what is needed
+THUMBNAIL_SIDE = 64  # an image up to this size gets one view, whatever `views` says
+REDUCED_SIDE = 256  # larger images are first reduced by an integer factor; the shorter side keeps at least this
 BAND_PIXELS = 1 << 20
-MAX_SCANS = 64  # of a JPEG; encoders write a dozen
+MAX_JPEG_SCANS = 64  # encoders write about a dozen
 
+# Peak memory of decoding, in frames of four bytes a pixel (measured). Decoders of other formats keep one frame.
+PEAK_FRAMES = {"WEBP": 3, "AVIF": 5}
+MAX_PEAK_FRAMES = 3  # no image may take more than this times max_pixels: so an AVIF may have fewer pixels
 
-# Memory that decoding takes at its peak, in Pillow's four bytes a pixel (measured): these keep frames of their own.
-COST = {"WEBP": 3, "AVIF": 5}
-MAX_COST = 3  # no image may take more memory than this many times max_pixels: an AVIF has fewer pixels at most
-
-# Pillow brings pixels of these depths to 8 bits, but not the one that tRNS calls transparent.
-TO_EIGHT_BITS = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
+# Pillow scales pixels of these raw modes to 8 bits, but not the transparent value that the tRNS chunk names.
+TRANSPARENCY_SCALES = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
 
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,51 +58,55 @@ TRANSPOSITIONS = {
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file whose header was read and whose size was checked; nothing is decoded yet."""
+    """An image file that is not decoded yet. Its header has been read and its size checked."""
 
     content: bytes = field(repr=False)
     format: str  # a key of DECODERS
     width: int  # as stored, before orientation
     height: int
-    pixels: int  # memory that decoding takes, in pixels of four bytes; at most max_pixels
+    pixels: int  # peak memory of decoding, in pixels of four bytes; at most max_pixels
 
     @classmethod
     def identify(cls, content: bytes, max_pixels: int) -> "EncodedImage":
-        """Read the header. Raises UnsupportedMediaType, ImageTooLarge or UndecodableImage."""
+        """Read the header. `max_pixels` is the budget of one image, in pixels of four bytes.
+
+        Raises UnsupportedMediaType, ImageTooLarge or UndecodableImage.
+        """
         kind = recognise(content)
-        with _problems_only(kind):
+        with _pillow_errors_as_problems(kind):
             image = _open(kind, content)
             width, height = image.size
             frame = max(width * height, largest_av1_frame(content) if kind == "AVIF" else 0)
-            accepted = max_pixels * MAX_COST // max(MAX_COST, COST.get(kind, 1))
+            accepted = max_pixels * MAX_PEAK_FRAMES // max(MAX_PEAK_FRAMES, PEAK_FRAMES.get(kind, 1))
             if frame > accepted or max(width, height) > MAX_SIDE:
                 raise ImageTooLarge(
                     f"the {kind} has {frame:,} pixels ({width} x {height});"
                     f" accepted are {accepted:,} pixels and {MAX_SIDE:,} on a side"
                 )
-            cost = _jpeg_cost(image, content) if kind == "JPEG" else frame * COST.get(kind, 1)
-            image.verify()  # compares PNG's checksums, which decoding does not
-        # Capped, so that a budget of max_pixels lets in every accepted image, if need be alone.
-        return cls(content, kind, width, height, min(cost, max_pixels))
+            peak = _jpeg_peak_pixels(image, content) if kind == "JPEG" else frame * PEAK_FRAMES.get(kind, 1)
+            image.verify()  # verifies the checksums of a PNG; decoding does not
+        # Capped, so that every accepted image fits a budget of max_pixels, at least alone.
+        return cls(content, kind, width, height, min(peak, max_pixels))
 
     def view_count(self, views: int) -> int:
-        """How many thumbnails there will be: `views` of a photo, one of what is a thumbnail itself."""
+        """How many thumbnails `thumbnails(views)` returns: `views` for a photo, 1 for an image of thumbnail size."""
         return 1 if max(self.width, self.height) <= THUMBNAIL_SIDE else views
 
     def thumbnails(self, views: int, height: int = 32, width: int = 32) -> npt.NDArray[np.uint8]:
         """Decode to uint8 RGB [k, height, width, 3]; `views` is 1 or 3 and k is view_count(views).
 
-        In this order: the whole image squashed, its largest centred square, its central 70 % (of each side).
-        Resized bilinearly with antialiasing; an image that has the wanted size comes out bit for bit.
-        Raises UndecodableImage or ImageTooLarge.
+        The crops, in this order: the whole image squashed to the shape, its largest centred square, the central 70 %
+        of each side. They are resized bilinearly with antialiasing. An image that already has the target size is
+        returned bit for bit. Raises UndecodableImage or ImageTooLarge.
         """
-        with _problems_only(self.format):
+        with _pillow_errors_as_problems(self.format):
             image = _open(self.format, self.content)
             drafted = _draft(image)
             _load(image)
             orientation = _orientation(image)
-            small, factor = _shrink(image)
-        # In pixels of the small image; not whole, as its last row and column may stand for less of the original.
+            small, factor = _reduce(image)
+        # The size in pixels of the small image. It may be fractional: the last row and column can cover less than
+        # `factor` pixels of the original.
         right, bottom = drafted[0] / factor, drafted[1] / factor
         side = min(right, bottom)
         size = (width, height) if orientation < 5 else (height, width)
@@ -118,8 +121,8 @@ class EncodedImage:
 
 
 @contextmanager
-def _problems_only(kind: str) -> Iterator[None]:
-    """Turns the dozen kinds of exception that Pillow raises for hostile bytes into problems."""
+def _pillow_errors_as_problems(kind: str) -> Iterator[None]:
+    """Turn every exception that Pillow raises for hostile bytes into ImageTooLarge or UndecodableImage."""
     try:
         yield
     except Problem:
@@ -132,53 +135,53 @@ def _problems_only(kind: str) -> Iterator[None]:
 
 def _open(kind: str, content: bytes) -> ImageFile.ImageFile:
     if kind == "AVIF" and content[8:12] != b"avif":
-        content = content[:8] + b"avif" + content[12:]  # the still picture, never a video track beside it
+        content = content[:8] + b"avif" + content[12:]  # decode the still picture, never a video track beside it
     return DECODERS[kind](io.BytesIO(content))
 
 
 def _draft(image: ImageFile.ImageFile) -> tuple[float, float]:
-    """Let a JPEG decode at 1/2, 1/4 or 1/8 of its size, if that is enough. Returns that size before rounding up."""
-    drafted = image.draft("RGB", (ENOUGH_SIDE, ENOUGH_SIDE))
+    """Let a JPEG decode at 1/2, 1/4 or 1/8 of its size if REDUCED_SIDE allows. Returns that size before rounding up."""
+    drafted = image.draft("RGB", (REDUCED_SIDE, REDUCED_SIDE))
     return drafted[1][2:] if drafted else image.size
 
 
-def _jpeg_cost(image: ImageFile.ImageFile, content: bytes) -> int:
-    """Memory that a JPEG takes, in pixels of four bytes. Raises ValueError if it is made to take for ever."""
+def _jpeg_peak_pixels(image: ImageFile.ImageFile, content: bytes) -> int:
+    """Peak memory of decoding a JPEG, in pixels of four bytes. Raises ValueError for more than MAX_JPEG_SCANS scans."""
     assert image.fp is not None
-    layers, end = len(image.getbands()), image.fp.tell()  # Pillow has just read the first scan's header
+    layers, end = len(image.getbands()), image.fp.tell()  # Pillow has just read the header of the first scan
     header = struct.pack(">HHB", 0xFFDA, 6 + 2 * layers, layers)
     if "progressive" not in image.info and content.startswith(header, end - 8 - 2 * layers):
         return math.ceil(math.prod(_draft(image)))
-    # In several scans: libjpeg keeps the coefficients of the whole picture, and every scan goes over all of them.
-    if content.count(b"\xff\xda", end) > MAX_SCANS:
+    # With several scans libjpeg keeps the coefficients of the whole picture, and each scan passes over all of them.
+    if content.count(b"\xff\xda", end) > MAX_JPEG_SCANS:
         raise ValueError("too many scans")
     return 2 * math.prod(image.size)
 
 
 def _load(image: ImageFile.ImageFile) -> None:
-    depth = image.tile[0].args if image.tile else None
+    raw_mode = image.tile[0].args if image.tile else None
     image.load()
-    if isinstance(depth, str) and depth in TO_EIGHT_BITS and "transparency" in image.info:
-        key, scale = image.info["transparency"], TO_EIGHT_BITS[depth]
+    if isinstance(raw_mode, str) and raw_mode in TRANSPARENCY_SCALES and "transparency" in image.info:
+        key, scale = image.info["transparency"], TRANSPARENCY_SCALES[raw_mode]
         image.info["transparency"] = tuple(int(v * scale) for v in key) if isinstance(key, tuple) else int(key * scale)
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; upright (1) where EXIF is missing or makes no sense."""
+    """The EXIF orientation, 1 to 8. It is 1 (upright) if EXIF is missing or invalid."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged metadata is no damage to the picture
+    except Exception:  # with corrupt metadata the picture itself may still be good
         return 1
     return orientation if orientation in TRANSPOSITIONS else 1
 
 
-def _shrink(image: Image.Image) -> tuple[Image.Image, int]:
-    """The image as RGB or RGBa, shrunk by the largest whole factor that leaves ENOUGH_SIDE; and that factor.
+def _reduce(image: Image.Image) -> tuple[Image.Image, int]:
+    """The image as RGB or RGBa, reduced by the largest integer factor that keeps REDUCED_SIDE; and that factor.
 
-    In bands: a full-size copy in another mode would double the memory that an image takes.
+    It works in bands: a full-size copy in another mode would double the memory that an image takes.
     """
     width, height = image.size
-    factor = max(1, min(width, height) // ENOUGH_SIDE)
+    factor = max(1, min(width, height) // REDUCED_SIDE)
     if image.mode == "RGB" and not image.has_transparency_data:
         return image.reduce(factor), factor
     rows = factor * max(1, BAND_PIXELS // (width * factor))
@@ -192,23 +195,26 @@ def _shrink(image: Image.Image) -> tuple[Image.Image, int]:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """RGB; or RGBa, with colours multiplied by alpha, lest what is hidden bleed into what is seen when resized."""
+    """Convert to RGB, or to RGBa if there is transparency.
+
+    RGBa has its colours multiplied by alpha, so resizing does not mix hidden colours into visible pixels.
+    """
     if image.mode.startswith("I"):
         grey, key = np.asarray(image), image.info.get("transparency")
         image = Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8))
         if key is not None:
             image.putalpha(Image.fromarray(np.where(grey == key, 0, 255).astype(np.uint8)))
     elif image.mode == "CMYK" and "adobe" not in image.info:
-        image = ImageChops.invert(image)  # Pillow takes every CMYK JPEG for one of Adobe's, which are inverted
+        image = ImageChops.invert(image)  # Pillow inverts every CMYK JPEG, but only Adobe's are stored inverted
     if image.has_transparency_data:
         return image.convert("RGBA").convert("RGBa")
     return image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """RGB or RGBa to uint8 [height, width, 3]."""
+    """uint8 RGB [height, width, 3] from an RGB or RGBa image, over a white background."""
     pixels: npt.NDArray[np.uint8] = np.asarray(image)
     if image.mode == "RGB":
         return pixels
     colour, alpha = pixels[..., :3], pixels[..., 3:]
-    return colour + (255 - alpha)  # never above 255: multiplied by alpha, colours do not exceed it
+    return colour + (255 - alpha)  # never above 255: colours multiplied by alpha are at most alpha

@@ -1,7 +1,7 @@
-"""The image formats: how their bytes are recognised, checked, and decoded by which class of Pillow.
+"""The image formats: the signature that identifies each, the checks before decoding, and the Pillow class that decodes.
 
-recognise(content)      # "PNG"; UnsupportedMediaType for what is not accepted
-is_tiny(content)        # whether it is so small, and so simple, that it may be decoded in a thread of the service
+recognise(content)      # "PNG"; raises UnsupportedMediaType for other formats
+is_tiny(content)        # whether a thread of the service may decode it, without a process of its own
 """
 
 import re
@@ -22,19 +22,19 @@ from PIL import (
 
 from ..errors import PayloadTooLarge, UndecodableImage, UnsupportedMediaType
 
-# Encoders write some dozen segments, or some thousand chunks. Pillow reads each one in Python: a file of a few
-# megabytes could hold so many that reading them takes seconds, and more memory than a picture.
+# Encoders write dozens of JPEG segments and thousands of PNG chunks at most. Pillow reads each one in Python, so a file
+# of a few megabytes could hold enough of them to take seconds, and more memory than the picture.
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_PADDING = 1 << 16  # bytes between segments
 MAX_PNG_CHUNKS = 20_000
 
-# Up to here a PNG or JPEG costs a thread a millisecond, and at worst some 30: less than a change of processes is worth.
+# Up to these limits a PNG or JPEG takes a thread about 1 ms and at worst 30 ms. Another process is not worth its cost.
 TINY_BYTES = 1 << 14
 TINY_PIXELS = 1 << 16
 
 
 class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
-    """Frees its decoder, which holds the picture twice, before it allocates the picture itself."""
+    """Pillow's WebP image, but it frees its decoder, which holds the image twice, before it allocates the pixels."""
 
     def load_prepare(self) -> None:
         self._decoder = None
@@ -42,18 +42,18 @@ class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
 
 
 def _read_app1(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:
-    """Keeps the first EXIF segment, which has the orientation; Pillow would join others to it in quadratic time."""
+    """Keep only the first EXIF segment, which has the orientation. Pillow would join them all, in quadratic time."""
     first = self.info.pop("exif", None)
     JpegImagePlugin.APP(self, marker)
     if first is not None:
         self.info["exif"] = first
 
 
-# Pillow's table of the function for each marker, for every JPEG that this process opens.
+# Pillow's table of marker handlers: the change affects every JPEG that this process opens.
 JpegImagePlugin.MARKER[0xFFE1] = ("APP1", "EXIF or XMP", _read_app1)
 
-# Not Image.open: it would import forty other parsers to find one of these, and read more of a JPEG than its picture
-# (MPO). Pillow's own limit, Image.MAX_IMAGE_PIXELS, stays as a second fence.
+# These classes are used instead of Image.open, which would import forty other parsers and read the further pictures in
+# a JPEG (MPO). Pillow's own limit, Image.MAX_IMAGE_PIXELS, stays as a second line of defence.
 DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -65,15 +65,15 @@ if features.check("avif"):
     DECODERS["AVIF"] = AvifImagePlugin.AvifImageFile
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at the same time
-PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20  # by default, 60 kB of comments may unfold to 256 MB
+PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20  # with the default, 60 kB of comments can decompress to 256 MB
 
-# Pillow's warnings about odd metadata quote the file. Printed, they would put paths of this machine into the log,
-# and Python remembers each distinct text for ever, unless a filter ignores it.
+# Pillow's warnings about odd metadata quote the file. Printing them would put paths of the machine into the log, and
+# Python keeps each distinct text for ever unless a filter ignores it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
-# The first match names the format. Formats without a decoder are listed so that the refusal can name them. Every
-# repetition is bounded: a search holds the interpreter's lock, and a file may hold megabytes of white space.
+# The first match decides. Formats without a decoder are listed so that the error can name them. Every repetition is
+# bounded: a search holds the interpreter's lock, and a file may contain megabytes of white space.
 SIGNATURES = {
     "JPEG": rb"\xff\xd8\xff",
     "PNG": rb"\x89PNG\r\n\x1a\n",
@@ -92,7 +92,7 @@ SIGNATURES = {
 
 
 def check_size(content: bytes, max_bytes: int) -> None:
-    """Raises PayloadTooLarge for more than `max_bytes`, and UndecodableImage for an empty file."""
+    """Raise PayloadTooLarge for more than `max_bytes` bytes, and UndecodableImage for an empty file."""
     if len(content) > max_bytes:
         raise PayloadTooLarge(f"the file has {len(content)} bytes, at most {max_bytes} are accepted")
     if not content:
@@ -100,7 +100,11 @@ def check_size(content: bytes, max_bytes: int) -> None:
 
 
 def recognise(content: bytes) -> str:
-    """The format, a key of DECODERS. Raises UnsupportedMediaType, or UndecodableImage for an empty or absurd file."""
+    """The format, a key of DECODERS.
+
+    Raises UnsupportedMediaType for other formats and for run-length encoded BMPs. Raises UndecodableImage for an empty
+    file, or one with more segments, padding or chunks than any encoder writes.
+    """
     if not content:
         raise UndecodableImage("the image is empty")
     matching = (name for name, pattern in SIGNATURES.items() if re.match(pattern, content, re.DOTALL))
@@ -112,12 +116,15 @@ def recognise(content: bytes) -> str:
     elif name == "PNG":
         _check_png_chunks(content)
     elif name == "BMP" and _is_run_length_encoded(content):
-        raise UnsupportedMediaType("this BMP is compressed by run lengths (RLE): save it uncompressed, or as PNG")
+        raise UnsupportedMediaType("this BMP is run-length encoded (RLE): save it uncompressed, or as PNG")
     return name
 
 
 def is_tiny(content: bytes) -> bool:
-    """Whether a file's bytes and pixels are few, and its decoder is in C and takes linear time: a PNG or plain JPEG."""
+    """Whether the file is a PNG or JPEG within TINY_BYTES and TINY_PIXELS. C code decodes these in linear time.
+
+    The pixels of a progressive JPEG count 16 times. A JPEG that `recognise` refuses for its segments counts as tiny.
+    """
     if len(content) > TINY_BYTES:
         return False
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -126,7 +133,7 @@ def is_tiny(content: bytes) -> bool:
         try:
             size = _jpeg_size(content)
         except UndecodableImage:
-            return True  # its refusal costs as little
+            return True  # refusing it is as cheap
     else:
         return False
     width, height = size
@@ -134,10 +141,10 @@ def is_tiny(content: bytes) -> bool:
 
 
 def _jpeg_size(content: bytes) -> tuple[int, int]:
-    """Width and height, as far as segments can be followed up to the first scan; else 0, 0 (ITU-T T.81, annex B).
+    """Width and height from the segments before the first scan (ITU-T T.81, annex B); 0, 0 if they cannot be followed.
 
-    Progressive pictures count sixteen-fold, as they have so many scans. Raises UndecodableImage for more segments, or
-    padding between them, than any encoder writes.
+    The height of a progressive JPEG is multiplied by 16: it has about that many scans. Raises UndecodableImage for more
+    segments, or more padding between them, than any encoder writes.
     """
     position, padding, size = 2, 0, (0, 0)
     for _ in range(MAX_JPEG_SEGMENTS):
@@ -158,7 +165,7 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
         if marker == 0xDA:
             return size
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:
-            continue  # a marker alone
+            continue  # a marker without a segment
         if len(content) < position + 7:
             return size
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
@@ -169,16 +176,17 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
 
 
 def _check_png_chunks(content: bytes) -> None:
+    """Raise UndecodableImage for more than MAX_PNG_CHUNKS chunks."""
     position = 8
     for _ in range(MAX_PNG_CHUNKS):
-        length = int.from_bytes(content[position : position + 4])
+        length, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
         position += 12 + length
-        if position >= len(content):
+        if position >= len(content) or kind == b"IEND":
             return
     raise UndecodableImage(f"the PNG has more than {MAX_PNG_CHUNKS:,} chunks")
 
 
 def _is_run_length_encoded(content: bytes) -> bool:
-    """Whether a BMP's pixels are compressed by run lengths (RLE8, RLE4, RLE24), which Pillow decodes in Python."""
+    """Whether a BMP's pixels are run-length encoded (RLE8, RLE4, RLE24). Pillow decodes these in Python."""
     header_bytes, compression = int.from_bytes(content[14:18], "little"), int.from_bytes(content[30:34], "little")
     return header_bytes >= 40 and compression in (1, 2, 4)

@@ -1,9 +1,9 @@
-"""From logits to what is answered: calibrated probabilities, the best classes, and the prediction set.
+"""From logits to the answer: calibrated probabilities, the most probable classes, and the prediction set.
 
     values = probabilities(logits, temperature)
     top_k(values, 3), prediction_set(values, threshold)
 
-Without NumPy: on ten numbers, each of its calls takes longer than all of them do in Python.
+This is plain Python: on ten numbers, a single call of NumPy takes longer than the whole computation.
 """
 
 import math
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def probabilities(logits: "NDArray[np.float32]", temperature: float) -> list[float]:
-    """[classes]: the softmax of the mean over views of logits [views, classes], divided by `temperature`."""
+    """Calibrated probabilities [classes]: the softmax of the mean logits over the views, divided by `temperature`.
+
+    `logits`: float32 [views, classes]. `temperature`: positive. The method is temperature scaling (Guo et al. 2017,
+    arXiv:1706.04599).
+    """
     scale = len(logits) * temperature
     scaled = [sum(views) / scale for views in zip(*logits.tolist(), strict=True)]
     largest = max(scaled)
@@ -26,14 +30,14 @@ def probabilities(logits: "NDArray[np.float32]", temperature: float) -> list[flo
 
 
 def prediction_set(values: Sequence[float], threshold: float) -> Sequence[int]:
-    """The indices of the probabilities that are at least `threshold`, and of the largest in any case; largest first.
+    """The indices of the classes with a probability of at least `threshold`, most probable first.
 
-    With a threshold fitted on held-out images it is a split conformal set (Sadinle et al. 2019, arXiv:1609.00451);
-    that it is never empty can only add to its coverage.
+    The most probable class is always in the set. With a threshold fitted on held-out images this is a split conformal
+    set (Sadinle et al. 2019, arXiv:1609.00451); adding the most probable class can only increase its coverage.
     """
     return top_k(values, max(1, sum(value >= threshold for value in values)))
 
 
 def top_k(values: Sequence[float], k: int) -> Sequence[int]:
-    """The indices of the k largest values, largest first; among equals the smaller index first."""
+    """The indices of the k largest values, largest first. Equal values are ordered by index."""
     return sorted(range(len(values)), key=values.__getitem__, reverse=True)[:k]

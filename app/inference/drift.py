@@ -1,12 +1,12 @@
-"""Whether what is answered still looks like the answers to the calibration images: the population stability index.
+"""Drift of the predictions: the population stability index of recent answers against the calibration images.
 
     drift = Drift(bundle.manifest.reference, window=1000)
     drift.add(class_id=3, confidence=0.98)
     drift.labels(), drift.confidences()
 
 The index of two histograms with shares p and q is the sum of (p - q) ln(p / q), the symmetric Kullback-Leibler
-divergence (Lewis 1994, "An Introduction to Credit Scoring"). Usage calls less than 0.1 stable and more than 0.25 a
-shift; chance alone gives about (bins - 1) (1 / window + 1 / calibration images), 0.013 for a window of 1,000.
+divergence (Lewis 1994, "An Introduction to Credit Scoring"). By convention, below 0.1 is stable and above 0.25 is a
+shift. Chance alone gives about (bins - 1) (1 / window + 1 / calibration images), 0.013 for a window of 1,000.
 """
 
 import math
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 from ..bundle.manifest import Reference
 
-UNSEEN = 0.5  # counted in every bin, so that an empty one does not make the index infinite
+PSEUDOCOUNT = 0.5  # added to every bin, so that an empty bin does not make the index infinite
 
 
 class Drift:
-    """The last `window` answers beside the reference. Not a number until there are so many."""
+    """Compares the last `window` answers with the reference. The indices are NaN until there are `window` answers."""
 
     def __init__(self, reference: Reference, window: int) -> None:
         self._reference = reference
@@ -30,7 +30,7 @@ class Drift:
         self._bins: Counter[int] = Counter()
 
     def add(self, class_id: int, confidence: float) -> None:
-        """Count an answer: its class and that class's probability, 0 to 1."""
+        """Count an answer: the index of its most probable class and the probability of that class, 0 to 1."""
         edges = self._reference.confidence_edges
         answer = class_id, min(max(bisect_right(edges, confidence) - 1, 0), len(edges) - 2)
         if len(self._answers) == self._window:
@@ -39,11 +39,11 @@ class Drift:
         self._count(answer, 1)
 
     def labels(self) -> float:
-        """The index of the predicted classes."""
+        """The stability index of the predicted classes, 0 or more; NaN until the window is full."""
         return self._index(self._labels, self._reference.predicted)
 
     def confidences(self) -> float:
-        """The index of the most probable classes' probabilities."""
+        """The stability index of the confidences, 0 or more; NaN until the window is full."""
         return self._index(self._bins, self._reference.confidence)
 
     def _count(self, answer: tuple[int, int], by: int) -> None:
@@ -58,11 +58,14 @@ class Drift:
 
 
 def stability_index(counts: Sequence[int], expected: Sequence[int]) -> float:
-    """Of two histograms over the same bins; 0 when their shares are equal, and never negative."""
-    shares, usual = _shares(counts), _shares(expected)
-    return sum((p - q) * math.log(p / q) for p, q in zip(shares, usual, strict=True))
+    """The population stability index of two histograms over the same bins: 0 if their shares are equal, else positive.
+
+    Raises ValueError if the numbers of bins differ.
+    """
+    shares, expected_shares = _shares(counts), _shares(expected)
+    return sum((p - q) * math.log(p / q) for p, q in zip(shares, expected_shares, strict=True))
 
 
 def _shares(counts: Sequence[int]) -> list[float]:
-    total = sum(counts) + UNSEEN * len(counts)
-    return [(count + UNSEEN) / total for count in counts]
+    total = sum(counts) + PSEUDOCOUNT * len(counts)
+    return [(count + PSEUDOCOUNT) / total for count in counts]

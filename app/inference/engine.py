@@ -1,13 +1,13 @@
-"""Worker threads and a bounded queue around a session; no HTTP in it.
+"""Worker threads and a bounded queue around a session. It knows nothing about HTTP.
 
     engine = Engine(session.run, threads=2, max_batch_images=8, queue_images=256)
-    with engine.reserve(1):                      # Overloaded when the service has enough to do
+    with engine.reserve(1):                      # raises Overloaded if the queue is full
         answer = await engine.infer(images, deadline)
 
-An idle worker takes work at once, and idle workers share what came together. Only when all are busy does work
-wait, and the next free worker takes what waits, up to the batch limit: a lone request pays no delay, a crowd
-shares the cost, and no timer needs tuning.
-Work whose caller is gone or whose deadline has passed is dropped before it costs anything.
+An idle worker takes work at once, and several idle workers share the queue. Work waits only while all workers are busy.
+The next free worker then takes the waiting work as one batch, up to the limit. So a single request is not delayed, many
+requests share the cost of a batch, and there is no timer to tune.
+Work is dropped before inference if its caller has cancelled it or its deadline has passed.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ logger = logging.getLogger("app.engine")
 
 @dataclass(frozen=True)
 class Answer:
-    """The outputs for one call's images, and where its time went."""
+    """The outputs for the images of one call, the time they waited and the time of their batch's inference."""
 
     outputs: Outputs
     queue_seconds: float
     inference_seconds: float
 
     def by_image(self) -> Iterator["Answer"]:
-        """An answer for each image."""
+        """One answer for each image, in order."""
         for index in range(len(self.outputs.logits)):
             yield Answer(self.outputs.part(index, index + 1), self.queue_seconds, self.inference_seconds)
 
@@ -52,14 +52,15 @@ class _Work:
 
 
 class ThreadsError(RuntimeError):
-    """The system refuses to start so many threads; the message is one line for the operator."""
+    """The system does not allow so many threads. The message is one line for the operator."""
 
 
 class Engine:
-    """`compute` is a session's `run`, and is called from `threads` threads at once.
+    """`compute` is the `run` of a session; up to `threads` threads call it at the same time.
 
-    `on_batch(images)` hears of every batch, `on_death()` of a worker that met an error: from then on
-    `alive` is false and every call raises Unavailable.
+    A worker calls `on_batch(images)` after each batch, with its number of images. It calls `on_death()` if `compute`
+    raises: from then on `alive` is false and every call raises Unavailable. Raises ThreadsError if the threads cannot
+    be started.
     """
 
     def __init__(
@@ -92,23 +93,24 @@ class Engine:
         for number, worker in enumerate(self._workers):
             try:
                 worker.start()
-            except RuntimeError as error:  # the interpreter's, for a limit of the system
+            except RuntimeError as error:  # raised by the interpreter at a limit of the system
                 wanted, self._workers = len(self._workers), self._workers[:number]
                 self.close()
                 raise ThreadsError(f"only {number} of {wanted} threads could be started ({error})") from None
 
     @property
     def alive(self) -> bool:
+        """Whether the engine accepts work: it is neither closed nor dead."""
         return not (self._closed or self._dead)
 
     @property
     def died(self) -> bool:
-        """Whether a worker met an error, as opposed to a close that was asked for."""
+        """Whether a worker has met an error. It stays false after an orderly close."""
         return self._dead
 
     @property
     def reserved_images(self) -> int:
-        """Images that requests under way hold a place for."""
+        """The number of places that requests have reserved, one for each image."""
         return self._reserved
 
     def fits(self, images: int) -> bool:
@@ -117,20 +119,20 @@ class Engine:
 
     @contextmanager
     def reserve(self, images: int) -> Iterator[Callable[[int], None]]:
-        """Hold places for `images` images from the headers to the answer. For the event loop's thread only.
+        """Reserve places in the queue for `images` images while the block runs. Call it on the event loop's thread.
 
-        Yields a function that gives back all places but so many, for when the request turns out to be smaller.
-        Raises Overloaded when too few places are left.
+        Yields a function that keeps the given number of places and releases the others, for a request that has fewer
+        images than reserved. Raises Overloaded if too few places are free.
         """
         if not self.fits(images):
             raise Overloaded(f"{self._reserved} images are being worked on, at most {self._queue_images} may be")
         held = images
         self._reserved += held
 
-        def keep(fewer: int) -> None:
+        def keep(count: int) -> None:
             nonlocal held
-            self._reserved -= held - fewer
-            held = fewer
+            self._reserved -= held - count
+            held = count
 
         try:
             yield keep
@@ -138,10 +140,11 @@ class Engine:
             keep(0)
 
     def submit(self, images: Images, deadline: float, *, maps: bool = False) -> "Future[Answer]":
-        """Queue one call's images, which stay together in one batch. With `maps`, class maps are asked for.
+        """Queue the images of one call, uint8 RGB [N, 32, 32, 3]. They stay together in one batch.
 
-        `deadline` is in seconds of time.monotonic(). Any thread may call. Cancelling the future withdraws work that
-        still waits. It, or this call, raises Unavailable; it may raise DeadlineExceeded.
+        `deadline` is in seconds of time.monotonic(). `maps` adds the class maps to the outputs. Thread-safe.
+        Cancelling the future withdraws work that still waits. This call raises Unavailable; the future raises
+        Unavailable or DeadlineExceeded.
         """
         work = _Work(images, deadline, maps)
         with self._changed:
@@ -152,11 +155,11 @@ class Engine:
         return work.future
 
     async def infer(self, images: Images, deadline: float, *, maps: bool = False) -> Answer:
-        """`submit`, and the answer. Raises DeadlineExceeded or Unavailable."""
+        """Submit the images and wait for the answer. Raises DeadlineExceeded or Unavailable."""
         return await answer_to(self.submit(images, deadline, maps=maps), deadline)
 
     def close(self) -> None:
-        """Finish what was accepted, then stop the workers."""
+        """Finish the accepted work, then stop the workers."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -180,13 +183,13 @@ class Engine:
                     work.future.set_result(Answer(outputs.part(first, last), started - work.submitted, seconds))
                     first = last
         except Exception:
-            # Nothing that a client sends reaches this far unchecked, so this is the machine or a bug, and the
-            # next batch would meet it too: say so once, answer everybody, and let the process be replaced.
+            # All input was checked before, so the cause is the machine or a bug, and the next batch would fail too:
+            # log it once, answer all waiting calls, and let the process be replaced.
             logger.exception("an inference worker died")
             self._die(batch)
 
     def _take(self) -> list[_Work]:
-        """The next batch, as soon as there is one; empty when the engine has closed and nothing waits."""
+        """Wait for the next batch. It is empty if the engine has closed and no work waits."""
         with self._changed:
             self._idle += 1
             try:
@@ -199,7 +202,7 @@ class Engine:
     def _next_batch(self) -> list[_Work]:
         batch: list[_Work] = []
         images = 0
-        share = -(-len(self._queue) // self._idle)  # rounded up: what the other idle workers leave to this one
+        share = -(-len(self._queue) // self._idle)  # this worker's share of the queue, rounded up
         while (
             self._queue
             and len(batch) < share
@@ -207,7 +210,7 @@ class Engine:
         ):
             work = self._queue.popleft()
             if not work.future.set_running_or_notify_cancel():
-                continue  # its caller is gone
+                continue  # cancelled by its caller
             if work.deadline <= time.monotonic():
                 work.future.set_exception(DeadlineExceeded("no answer within the deadline: the service is busy"))
                 continue
@@ -218,17 +221,20 @@ class Engine:
     def _die(self, batch: list[_Work]) -> None:
         with self._changed:
             self._dead = True
-            orphans = [work for work in self._queue if work.future.set_running_or_notify_cancel()]
+            waiting = [work for work in self._queue if work.future.set_running_or_notify_cancel()]
             self._queue.clear()
             self._changed.notify_all()
-        for work in [*batch, *orphans]:
+        for work in [*batch, *waiting]:
             if not work.future.done():
                 work.future.set_exception(Unavailable("the engine has died; the service is restarting"))
         self._on_death()
 
 
 async def answer_to(submitted: "Future[Answer]", deadline: float) -> Answer:
-    """The answer to what was submitted; cancelling this withdraws it. Raises DeadlineExceeded or Unavailable."""
+    """Wait for the answer to submitted work. Cancelling this withdraws the work.
+
+    `deadline` is in seconds of time.monotonic(). Raises DeadlineExceeded or Unavailable.
+    """
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await asyncio.wrap_future(submitted)

@@ -1,4 +1,4 @@
-"""What is computed in PyTorch: training imports it, and the PyTorch session on demand."""
+"""The network in PyTorch. Training imports it; the service imports it only for the PyTorch session."""
 
 from .mobilenet import Preprocessed, mobilenet_v2
 

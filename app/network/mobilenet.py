@@ -1,18 +1,18 @@
-"""MobileNetV2 for 32x32 images, in PyTorch: torchvision's network with two strides turned down.
+"""MobileNetV2 for 32x32 images, in PyTorch: torchvision's network with other strides or an enlarged input.
 
-The network is Sandler et al. 2018 (arXiv:1801.04381), width 1.0. A 32x32 image does not survive the
-original's five halvings, so the stem and the first halving stage may keep their input's size:
+The network is Sandler et al. 2018 (arXiv:1801.04381), width 1.0. The original halves its input five times, which is too
+much for a 32x32 image. So the stem and the first halving stage may keep the size of their input:
 
     mobilenet_v2(Architecture(stem_stride=1, stage2_stride=1))  # 88 M multiply-adds, last map 4x4
     mobilenet_v2(Architecture(stem_stride=1, stage2_stride=2))  # 24.5 M multiply-adds, last map 2x2
 
-or the network enlarges its input, keeps all of its strides, and its ImageNet filters meet the frequencies
-that they were made for:
+Or the network enlarges its input and keeps all strides, so its ImageNet filters see the frequencies that they were
+trained on:
 
     mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2, enlarge=4))  # 98 M multiply-adds, last map 4x4
 
-Strides and enlargement are no weights: a checkpoint fits every architecture and is right for one. This module needs
-torch, so nothing imports it but training and, on demand, the PyTorch session.
+Strides and enlargement add no weights: a checkpoint loads into every architecture, but is correct only for its own.
+This module needs torch: only training and the PyTorch session import it.
 """
 
 from collections import OrderedDict
@@ -26,11 +26,11 @@ from ..bundle.manifest import Architecture
 
 
 def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
-    """An untrained network whose state_dict carries torchvision's names.
+    """An untrained network. Its state_dict has torchvision's names.
 
-    Its input is float32 [N, 3, H, W], normalised; its output float32 logits [N, classes].
+    The input is normalised float32 [N, 3, H, W], the output float32 logits [N, classes].
     """
-    # Rows of the paper's table 2: expansion, channels, repeats, stride.
+    # The rows of table 2 in the paper: expansion, channels, repeats, stride.
     stages = [
         [1, 16, 1, 1],
         [6, 24, 2, architecture.stage2_stride],
@@ -40,13 +40,13 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
         [6, 160, 3, 2],
         [6, 320, 1, 1],
     ]
-    # Dropout regularises nothing over a handful of epochs, and without it a step draws no hidden random numbers.
+    # No dropout: it does not help over a few epochs, and it would draw from torch's global random generator.
     network = MobileNetV2(num_classes=classes, inverted_residual_setting=stages, dropout=0.0)
     stem = network.get_submodule("features.0.0")
     assert isinstance(stem, nn.Conv2d)
     stem.stride = (architecture.stem_stride, architecture.stem_stride)
     if architecture.enlarge > 1:
-        # Under a name of its own: the layers after it keep torchvision's.
+        # A named layer, so that the layers after it keep torchvision's names.
         enlarge = nn.Upsample(scale_factor=float(architecture.enlarge), mode="bilinear")
         layers = network.features[0].named_children()
         network.features[0] = nn.Sequential(OrderedDict([("enlarge", enlarge), *layers]))
@@ -56,27 +56,27 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
 class Preprocessed(nn.Module):
     """A network with its preprocessing: uint8 RGB images [N, H, W, 3] in, float32 logits [N, classes] out.
 
-    The one definition of scaling and normalisation: training, evaluation, the exported graph and the
-    PyTorch session all run this module, so they cannot drift apart.
+    This is the only definition of scaling and normalisation. Training, evaluation, the exported graph and the PyTorch
+    session all use it, so they cannot differ.
     """
 
     scale: Tensor
     offset: Tensor
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        """`mean` and `std` are per channel, of images scaled to 0..1."""
+        """`mean` and `std`: one value for each channel, of images scaled to 0..1."""
         super().__init__()
         self.network = network
         per_channel = (1, 3, 1, 1)
-        # (x / 255 - mean) / std, as one multiplication and one subtraction.
+        # (x / 255 - mean) / std as one multiplication and one subtraction
         scale = 1.0 / (255.0 * torch.tensor(std, dtype=torch.float64))
         offset = torch.tensor(mean, dtype=torch.float64) / torch.tensor(std, dtype=torch.float64)
         self.register_buffer("scale", scale.float().reshape(per_channel), persistent=False)
         self.register_buffer("offset", offset.float().reshape(per_channel), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """float32 [N, 3, H, W] of uint8 RGB images [N, H, W, 3]: (images / 255 - mean) / std."""
-        # NHWC storage seen as NCHW is torch's channels_last: the permutation moves no byte.
+        """float32 [N, 3, H, W] from uint8 RGB images [N, H, W, 3]: (images / 255 - mean) / std."""
+        # NHWC data viewed as NCHW has torch's channels_last layout, so the permutation copies nothing.
         pixels = images.permute(0, 3, 1, 2).to(torch.float32)
         return pixels * self.scale - self.offset
 
@@ -86,7 +86,7 @@ class Preprocessed(nn.Module):
 
 
 def count_macs(network: nn.Module, height: int = 32, width: int = 32) -> int:
-    """Multiply-adds of one image's forward pass, over convolutions and linear layers (the usual count)."""
+    """The multiply-adds of one image's forward pass. Convolutions and linear layers count, as is usual."""
     total = 0
 
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
@@ -106,5 +106,5 @@ def count_macs(network: nn.Module, height: int = 32, width: int = 32) -> int:
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Trained numbers in the network; running statistics of the norms are not among them."""
+    """The number of trainable parameters. Running statistics of batch norms do not count."""
     return sum(parameter.numel() for parameter in network.parameters())

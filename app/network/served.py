@@ -1,4 +1,4 @@
-"""The served network: everything that the service answers from, in one forward pass, in PyTorch.
+"""The served network in PyTorch: one forward pass computes all outputs that the service needs.
 
     served = ServedNetwork(Preprocessed(network, mean, std), novelty).eval()
     served(images).logits                    # uint8 [N, H, W, 3] -> float32 [N, classes]
@@ -18,12 +18,12 @@ from .novelty import Novelty
 
 
 class NetworkOutputs(NamedTuple):
-    """What the network gives for N images, each float32.
+    """The outputs of the network for N images, all float32.
 
-    features: [N, channels], those of the last map, averaged over its places.
+    features: [N, channels], the last feature map averaged over its locations.
     logits: [N, classes].
-    ood_scores: [N], larger for images less like the training images; None without a Novelty.
-    class_maps: [N, classes, h, w], what each place of the last map adds to each logit; None unless asked for.
+    ood_scores: [N], out-of-distribution scores, larger for less usual images. None without a Novelty.
+    class_maps: [N, classes, h, w], the contribution of each location to each logit. None unless requested.
     """
 
     features: Tensor
@@ -45,19 +45,20 @@ class ServedNetwork(nn.Module):
 
     def forward(self, images: Tensor, maps: bool = False) -> NetworkOutputs:
         """The outputs for uint8 RGB images [N, H, W, 3]; the class maps only with `maps`."""
-        places = self.network.features(self.model.normalise(images))
-        features = F.adaptive_avg_pool2d(places, (1, 1)).flatten(1)
+        feature_map = self.network.features(self.model.normalise(images))
+        features = F.adaptive_avg_pool2d(feature_map, (1, 1)).flatten(1)
         return NetworkOutputs(
             features=features,
             logits=self.network.classifier(features),
             ood_scores=None if self.novelty is None else self.novelty.score(features),
-            class_maps=self._class_maps(places) if maps else None,
+            class_maps=self._class_maps(feature_map) if maps else None,
         )
 
-    def _class_maps(self, places: Tensor) -> Tensor:
-        """The last layer applied at every place: averaging over places and a linear layer may change places.
+    def _class_maps(self, feature_map: Tensor) -> Tensor:
+        """float32 [N, classes, h, w]: the last linear layer applied at every location of [N, channels, h, w].
 
-        Their means are therefore the logits exactly (Zhou et al. 2016, arXiv:1512.04150; unlike there, with the bias).
+        Averaging commutes with a linear layer, so the mean of each map is its logit (Zhou et al. 2016,
+        arXiv:1512.04150; here the bias is included).
         """
-        maps: Tensor = self.network.classifier(places.movedim(1, -1)).movedim(-1, 1)
+        maps: Tensor = self.network.classifier(feature_map.movedim(1, -1)).movedim(-1, 1)
         return maps

@@ -243,7 +243,7 @@ class Connection(HttpToolsProtocol):
             return rest
         if len(data) >= TINY_PIECE_BYTES:
             self._tiny = len(content) < len(data) // 2
-        if self._tiny and not self.cycle.response_complete:
+        if self._tiny and content and not self.cycle.response_complete:
             self.flow.pause_reading()  # until the application has taken it: others have their turn
         return rest
 

@@ -148,6 +148,7 @@ ANSWERS: dict[str, bytes] = {
     "a redirect": answer(b"", "Location: http://127.0.0.1:9/", status="302 Found"),
     "a redirect to itself": answer(b"", "Location: /predict", status="308 Permanent Redirect"),
     "a redirect to nowhere": answer(b"", "Location: http://[", status="302 Found"),
+    "a redirect to a scheme alone": answer(b"", "Location: nt-Length: 0", status="302 Found"),
     "a redirect to bytes": answer(b"", "Location: \xff://\xff:99999/\xe9", status="302 Found"),
     "a redirect to a port that is none": answer(b"", "Location: http://a:b/", status="302 Found"),
     "cookies": answer(b"{}", *(f"Set-Cookie: {'c' * n}={'=' * n}; expires={'9' * n}; domain=.." for n in range(1, 90))),

@@ -18,14 +18,18 @@ ALLOWED = {
     "app.errors": set(),
     "app.cores": set(),
     "app.settings": {"app.cores"},
-    "app.bundle": set(),
+    "app.validation": set(),
+    "app.bundle": {"app.validation"},
     "app.network": {"app.bundle"},
     "app.imaging": {"app.errors"},
     "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.settings"},
     "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
     # What travels over the wire: these modules know no FastAPI.
     "app.client": {"app.errors", "app.api.schemas", "app.inference.answers", "app.bundle"},
-    "app.api": {"app", "app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
+    "app.api": {
+        *("app", "app.inference", "app.imaging", "app.bundle"),
+        *("app.errors", "app.settings", "app.validation"),
+    },
     "app.process": {"app.api", "app.errors", "app.settings"},
     "app.main": {"app", "app.process", "app.api", "app.inference", "app.bundle", "app.settings"},
     "app.cluster": {
@@ -34,7 +38,7 @@ ALLOWED = {
     },
     "app.__main__": {
         *("app", "app.main", "app.cluster", "app.local_files", "app.process"),
-        *("app.inference", "app.bundle", "app.errors", "app.settings"),
+        *("app.inference", "app.bundle", "app.errors", "app.settings", "app.validation"),
     },
     "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
 }

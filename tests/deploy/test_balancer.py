@@ -229,10 +229,10 @@ class TestTries:
             for number in range(4):
                 body = b"%d" % number
                 answer = client.post("/predict", content=body)
-                # A silent instance is the last to be asked; if it is left alone, the other one is asked twice.
+                # A silent instance is the last to be asked. While it is left alone, the other one is asked again.
                 expected = (504, 1) if silent.posts[body] else (503, 0)
                 assert (answer.status_code, silent.posts[body]) == expected
-                assert broken.posts[body] + silent.posts[body] <= 2
+                assert broken.posts[body] <= 3
             assert broken.posts and silent.posts
 
     @pytest.mark.parametrize("conduct", ["200", "413", "422", "429", "500"])

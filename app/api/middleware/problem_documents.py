@@ -1,7 +1,10 @@
 """Problem documents for errors outside of routes."""
 
+import asyncio
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...errors import Unavailable
 from ..problems import answer
 
 
@@ -29,3 +32,9 @@ class ProblemDocuments:
             if started:
                 raise  # half an answer is out: all that is left is to break the connection
             await response(scope, receive, send)
+        except asyncio.CancelledError:
+            service = getattr(scope["app"].state, "service", None) if "app" in scope else None
+            if started or service is None or not service.draining:
+                raise
+            # DRAIN_SECONDS are over: the server cancels what is still under way, and would answer with a bare 500.
+            await answer(Unavailable("the service is shutting down"), scope)(scope, receive, send)

@@ -14,15 +14,15 @@ from ...settings import Settings
 from ..uploads import most_images
 from .statistics import Statistics
 
-VERSION = "1"  # the protocol wants a number; the bundle's own version is in GET /model
+VERSION = "1"  # the protocol requires a number; GET /model has the bundle's version
 
-# platform and backend in Triton's words, by ENGINE
+# Triton's names of platform and backend, by ENGINE
 RUNTIMES = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_safetensors", "pytorch")}
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """`shape` is that of a whole request: its first dimension is the images, -1."""
+    """`shape` is that of a request: its first dimension, the number of images, is -1."""
 
     name: str
     datatype: Literal["UINT8", "BYTES", "FP32"]
@@ -32,7 +32,7 @@ class Tensor:
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
     def config(self) -> dict[str, Any]:
-        """As Triton configures a tensor: in its own words, and without the dimension of the images."""
+        """Triton's configuration of the tensor: with its names of types, without the dimension of the images."""
         kind = "STRING" if self.datatype == "BYTES" else self.datatype
         return {"name": self.name, "data_type": f"TYPE_{kind}", "dims": list(self.shape[1:])}
 
@@ -59,7 +59,7 @@ class ServedModel:
         }
 
     def config(self) -> dict[str, Any]:
-        """Triton's model configuration, as far as it means anything here."""
+        """Triton's model configuration, as far as it applies here."""
         layout = "FORMAT_NHWC" if self.input.datatype == "UINT8" else "FORMAT_NONE"
         return {
             "name": self.name,

@@ -4,16 +4,18 @@ It shares the engine, queue, limits and errors with /predict. Query parameters a
 send none, or a wrong one. Answers are never compressed: tritonclient's asyncio client cannot read compressed ones.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import MalformedRequest, NotFound, Problem
+from ...errors import DeadlineExceeded, MalformedRequest, NotFound, Problem
 from ...imaging.decoder import Images
 from ...inference.answers import Classification
 from ..bodies import read_body
@@ -26,34 +28,18 @@ from ..schemas import ProblemDocument
 from ..service import RunningService, Service
 from . import messages
 from .models import VERSION, ServedModel
+from .schema import MESSAGE
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
-INPUT = {
-    "type": "object",
-    "description": "A tensor: its elements are `data`, or follow the JSON as many bytes as `binary_data_size` says.",
-    "required": ["name", "shape", "datatype"],
-    "properties": {
-        "name": {"type": "string", "examples": ["images"]},
-        "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "examples": [[1, 32, 32, 3]]},
-        "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
-        "data": {"type": "array"},
-        "parameters": {"type": "object"},
-    },
-}
-MESSAGE = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "inputs": {"type": "array", "items": INPUT, "minItems": 1, "maxItems": 1},
-        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}, "maxItems": 1},
-        "parameters": {"type": "object"},
-    },
-}
+# Larger JSON takes more than a millisecond to parse. It is parsed on this thread, one message at a time: the event loop
+# never waits for more than one call into the parser, and one message's objects at most are in memory.
+LARGE_JSON_BYTES = 16 * 1024
+parser_thread = ThreadPoolExecutor(1, "message-parser")
+
 BODY = {
     "requestBody": {
         "required": True,
@@ -87,7 +73,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """A route that a model has, with its version and without."""
+    """A route of a model, with and without its version in the path."""
     options["responses"] = NO_MODEL | options.get("responses", {})
 
     def add(endpoint: Endpoint) -> Endpoint:
@@ -105,9 +91,9 @@ def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], En
 
 
 @router.get("")
-@router.get("/", include_in_schema=False)  # spelt so in the protocol's OpenAPI document, and clients follow no redirect
+@router.get("/", include_in_schema=False)  # so in the protocol's OpenAPI document; clients follow no redirect
 async def server() -> dict[str, Any]:
-    """The server's name and version, and the extensions of the protocol that it knows."""
+    """The server's name and version, and the protocol's extensions that it supports."""
     return {"name": "cifar10-classifier", "version": __version__, "extensions": EXTENSIONS}
 
 
@@ -138,20 +124,20 @@ async def all_statistics(service: RunningService) -> dict[str, Any]:
 
 @router.post("/repository/index")
 async def repository(service: RunningService) -> list[dict[str, str]]:
-    """The models and whether they are ready. Whatever the body says, all of them are listed."""
+    """The models and whether they are ready. The request's body is ignored."""
     state = {"state": "READY", "reason": ""} if service.engine.alive else {"state": "UNAVAILABLE", "reason": "died"}
     return [{"name": name, "version": VERSION, **state} for name in service.models]
 
 
 @_of_model("GET", "")
 async def metadata(model: Model) -> dict[str, Any]:
-    """What goes in and what comes out."""
+    """The model's input and output tensors."""
     return model.metadata()
 
 
 @_of_model("GET", "/ready", responses={503: {"model": ProblemDocument}})
 async def model_ready(service: RunningService, model: Model) -> dict[str, Any]:
-    """The server is ready, and so are its models."""
+    """Whether the model is ready: it is whenever the server is."""
     await health.readyz(service)
     return {"name": model.name, "ready": True}
 
@@ -186,20 +172,20 @@ async def infer(request: Request, service: RunningService, model: Model) -> Resp
 @router.api_route("/systemsharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
 @router.api_route("/cudasharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
 async def absent() -> Response:
-    """What Triton offers to its operators; here it is the environment's business."""
+    """Triton's controls for operators; the settings take their place here."""
     raise NotFound(
         "loading, tracing, logging and shared memory cannot be controlled over HTTP here;"
-        f" the extensions that there are: {', '.join(EXTENSIONS)}"
+        f" supported extensions: {', '.join(EXTENSIONS)}"
     )
 
 
 async def _infer(request: Request, service: Service, model: ServedModel, started: float) -> Response:
     header_length = _header_length(request)
     context = context_of(request.scope)
-    check_places(request, model.views)  # of one image at least; how many there are, the body says
+    check_places(request, model.views)  # a request holds at least one image; its body tells how many more
     async with read_body(request, service.settings.max_request_bytes) as body:
         read = time.monotonic()
-        inference = messages.parse(body, header_length, model)
+        inference = await _parse(body, header_length, model, context.deadline)
         parsed = time.monotonic()
         async with hold_places(request, len(inference.images) * model.views):
             results = await unless_gone(request, _classify(service, inference.images, context))
@@ -234,6 +220,20 @@ def _header_length(request: Request) -> int | None:
     if not re.fullmatch("[0-9]{1,18}", value):
         raise MalformedRequest(f"{HEADER_LENGTH} is a number of bytes, not {value[:40]!r}")
     return int(value)
+
+
+async def _parse(
+    body: bytearray, header_length: int | None, model: ServedModel, deadline: float
+) -> messages.InferenceRequest:
+    """messages.parse, off the event loop if the JSON is large. Raises MalformedRequest or DeadlineExceeded."""
+    if (len(body) if header_length is None else header_length) <= LARGE_JSON_BYTES:
+        return messages.parse(body, header_length, model)
+    parsing = asyncio.get_running_loop().run_in_executor(parser_thread, messages.parse, body, header_length, model)
+    try:
+        async with asyncio.timeout(deadline - time.monotonic()):
+            return await parsing
+    except TimeoutError:
+        raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
 
 
 async def _classify(service: Service, images: Images | list[bytes], context: RequestContext) -> list[Classification]:

@@ -1,4 +1,4 @@
-"""What became of a model's requests, in the terms of Triton's statistics extension."""
+"""Counts and durations of a model's requests, as Triton's statistics extension defines them."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Durations:
-    """How often something was done, and how long that took altogether."""
+    """How often something was done, and how long it took in total."""
 
     count: int = 0
     seconds: float = 0.0

@@ -19,9 +19,9 @@ from .predict import BODY
 router = APIRouter(tags=["predict"])
 
 HEADERS = {
-    "X-Class-Id": ("integer", "The class that is explained."),
+    "X-Class-Id": ("integer", "The explained class."),
     "X-Class-Label": ("string", "Its label, percent-encoded."),
-    "X-Class-Probability": ("number", "Its probability, calibrated, of the one view that is explained."),
+    "X-Class-Probability": ("number", "Its calibrated probability for the view that is explained."),
 }
 PICTURE = {
     "description": "The image as the network saw it, in grey and enlarged, under the class's activation map: from dark"
@@ -33,7 +33,7 @@ PICTURE = {
 
 async def _checked_class_id(
     service: RunningService,
-    class_id: Annotated[int | None, Query(ge=0, description="By default that of the most probable class.")] = None,
+    class_id: Annotated[int | None, Query(ge=0, description="By default the most probable class.")] = None,
 ) -> int | None:
     classes = len(service.bundle.manifest.classes)
     if class_id is not None and class_id >= classes:

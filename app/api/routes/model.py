@@ -2,13 +2,14 @@
 
 from fastapi import APIRouter
 
+from ...bundle.manifest import Manifest
 from ..schemas import Model
 from ..service import RunningService
 
 router = APIRouter(tags=["model"])
 
 
-@router.get("/model")
-async def model(service: RunningService) -> Model:
+@router.get("/model", response_model=Model)
+async def model(service: RunningService) -> Manifest:
     """The bundle's manifest, without its self-check."""
-    return Model.model_validate(service.bundle.manifest.model_dump(exclude={"self_check"}))
+    return service.bundle.manifest

@@ -1,4 +1,4 @@
-"""What a browser sees: the page, the documentation and the pages behind the problems' types. No other host is asked."""
+"""The page, the documentation and the pages behind the problems' types. They load nothing from other hosts."""
 
 import mimetypes
 from importlib import resources
@@ -15,7 +15,7 @@ from ..request_context import context_of
 
 router = APIRouter(include_in_schema=False)
 
-# Nothing inline, nothing from elsewhere; blob: is what a visitor's own images are shown from.
+# Nothing inline, nothing from other hosts; a visitor's own images are shown from blob: addresses.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types"
@@ -29,14 +29,14 @@ WEB = resources.files(PACKAGE).joinpath("web")
 PAGE = WEB.joinpath("index.html").read_bytes()
 DOCS = WEB.joinpath("docs.html").read_text()
 
-# Python before 3.12 and some systems' own tables say otherwise, and browsers are strict about modules' types.
+# Python before 3.12 and some systems map .js to another type, which browsers refuse for modules.
 mimetypes.add_type("text/javascript", ".js")
 
 
 class Files(StaticFiles):
-    """Their names stay the same when they change: browsers keep them, and ask each time whether they still hold.
+    """Files keep their names when they change, so browsers revalidate them before each use.
 
-    Logs and metrics name them all by `mount`, where they are mounted, and a template.
+    Logs and metrics name all of them by `mount`, the path under which they are, and a template.
     """
 
     def __init__(self, mount: str, package: tuple[str, str]) -> None:
@@ -71,7 +71,7 @@ async def docs() -> Response:
 
 @router.get("/problems/{code}")
 async def problem(code: str) -> Response:
-    """What a problem document's `type` means."""
+    """The explanation of a problem document's `type`."""
     if code not in BY_CODE:
         raise NotFound(f"there is no problem {code[:40]!r}: there are {', '.join(BY_CODE)}")
     kind = BY_CODE[code]

@@ -69,11 +69,12 @@ BATCH_PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/BatchProblemDocument"}}},
 }
 
+MAX_FILENAME_CHARACTERS = 255  # of an answer, which would otherwise grow with the names that a client sends
 
 TopK = Annotated[int, Query(ge=1, description="How many classes to name, at most all.")]
 Coverage = Annotated[
     float | None,
-    Query(description="Of the prediction sets; `GET /model` lists the model's levels and its default."),
+    Query(description="Coverage of the prediction sets; `GET /model` lists the model's levels and its default."),
 ]
 
 
@@ -110,7 +111,7 @@ async def predict(request: Request, top_k: TopK = 5, coverage: Coverage = None) 
 )
 async def predict_batch(
     request: Request,
-    partial: Annotated[bool, Query(description="Answer for the good images although others are bad.")] = False,
+    partial: Annotated[bool, Query(description="Classify the usable images even if others cannot be used.")] = False,
     top_k: TopK = 5,
     coverage: Coverage = None,
 ) -> BatchResponse:
@@ -155,7 +156,12 @@ async def predict_batch(
 
 def _refusal(uploads: Iterable[Upload], results: list[Classification | Problem]) -> InvalidBatch:
     errors = [
-        BatchFault(code=result.code, detail=result.detail, index=index, filename=upload.filename)
+        BatchFault(
+            code=result.code,
+            detail=result.detail,
+            index=index,
+            filename=upload.filename and upload.filename[:MAX_FILENAME_CHARACTERS],
+        )
         for index, (upload, result) in enumerate(zip(uploads, results, strict=True))
         if isinstance(result, Problem)
     ]

@@ -1,4 +1,4 @@
-"""GET /metrics/report: how good the model is, as it was measured when it was made."""
+"""GET /metrics/report: the model's quality, measured when it was made."""
 
 from typing import Annotated
 
@@ -51,7 +51,7 @@ async def report_picture(request: Request, service: RunningService, picture: str
 
 
 def _prefers_text(accept: str) -> bool:
-    """Whether text/plain is asked for and JSON is not asked for more."""
+    """Whether the client prefers text/plain to JSON."""
     quality = {}
     for item in accept.split(","):
         kind, *parameters = (part.strip().lower() for part in item.split(";"))

@@ -1,3 +1,6 @@
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -80,3 +83,26 @@ def test_an_error_after_half_an_answer_breaks_the_connection() -> None:
     app.add_middleware(ProblemDocuments)
     with pytest.raises(RuntimeError, match="broken"), TestClient(app) as client:
         client.get("/")
+
+
+async def test_a_request_that_is_cut_off_at_the_end_of_the_drain_gets_a_problem_document() -> None:
+    begun, sent = asyncio.Event(), []
+
+    async def endless(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    for draining in (True, False):
+        begun.clear()
+        sent.clear()
+        state = SimpleNamespace(service=SimpleNamespace(draining=draining))
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "app": SimpleNamespace(state=state)}
+        task = asyncio.create_task(ProblemDocuments(endless)(scope, None, send))
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        assert [message["status"] for message in sent if "status" in message] == ([503] if draining else [])
+        assert task.cancelled() != draining

@@ -198,9 +198,9 @@ def test_a_request_under_way_is_answered_before_the_end(service: httpx.Client, c
 
 def test_threads_are_the_cores_that_ray_assigned(nodes: None) -> None:
     settings = Settings(inference_threads=64)
-    assert cluster.of_replica(settings, {"CPU": 2.0}).inference_threads == 2
-    assert cluster.of_replica(settings, {"CPU": 0.5}).inference_threads == 1
-    assert cluster.of_replica(settings, {}).inference_threads == 1
+    assert cluster.replica_settings(settings, {"CPU": 2.0}).inference_threads == 2
+    assert cluster.replica_settings(settings, {"CPU": 0.5}).inference_threads == 1
+    assert cluster.replica_settings(settings, {}).inference_threads == 1
 
 
 @pytest.mark.parametrize(("settings", "cores"), [({}, 1), ({"inference_threads": 3}, 3)])
@@ -225,7 +225,7 @@ def test_metrics_of_replicas_are_one_text() -> None:
         Counter("things", "Things.", ["kind"], registry=registry).labels("a").inc(count)
         return list(registry.collect())
 
-    text = generate_latest(cluster.Labelled([("one", metrics(1)), ("two", metrics(2))])).decode()
+    text = generate_latest(cluster.ReplicaMetrics([("one", metrics(1)), ("two", metrics(2))])).decode()
     assert text.count("# TYPE things_total counter") == 1
     assert 'things_total{kind="a",replica="one"} 1.0' in text
     assert 'things_total{kind="a",replica="two"} 2.0' in text

@@ -25,7 +25,7 @@ def encoded(kind: str, width: int = 32, height: int = 32, mode: str = "RGB", **o
 
 
 def rle_bmp(compression: int, width: int = 4, height: int = 4, header_bytes: int = 40) -> bytes:
-    """A BMP with a palette whose pixels are compressed by run lengths."""
+    """A BMP with a palette whose pixels are run-length encoded."""
     data, palette = b"\x04\x01\0\0" * height + b"\0\1", bytes(4 * 256)
     info = struct.pack("<IiiHHIIiiII", header_bytes, width, height, 1, 8, compression, len(data), 2835, 2835, 256, 0)
     info += bytes(header_bytes - 40)
@@ -36,7 +36,7 @@ def rle_bmp(compression: int, width: int = 4, height: int = 4, header_bytes: int
 @pytest.mark.parametrize("compression", [1, 2, 4])
 @pytest.mark.parametrize("header_bytes", [40, 56, 108, 124])
 def test_run_lengths_in_a_bmp_are_refused_with_their_reason(compression: int, header_bytes: int) -> None:
-    with pytest.raises(UnsupportedMediaType, match="run lengths"):
+    with pytest.raises(UnsupportedMediaType, match="run-length"):
         recognise(rle_bmp(compression, header_bytes=header_bytes))
 
 

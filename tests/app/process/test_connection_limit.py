@@ -95,4 +95,4 @@ def test_probes_are_answered_whatever_others_hold_open(said: bytes) -> None:
         assert process.stderr is not None
         lines = [json.loads(line) for line in process.stderr]
     said_so = [line for line in lines if line["message"] == "closed connections: there are too many"]
-    assert len(said_so) >= 1 and {line["level"] for line in lines} == {"info", "warning"}
+    assert said_so and "error" not in {line["level"] for line in lines}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.api.open_inference.messages import InferenceRequest, parse, render
+from app.api.open_inference.messages import DECODED_AT_ONCE, InferenceRequest, parse, render
 from app.api.open_inference.models import ServedModel, served_models
 from app.api.uploads import MAX_IMAGES
 from app.bundle.reader import Bundle
@@ -187,6 +187,19 @@ class TestFiles:
     def test_data_that_is_no_base64(self, files: ServedModel, data: object) -> None:
         refusal(files, *message([file_tensor(2, data=data)]))
 
+    @pytest.mark.parametrize("size", [DECODED_AT_ONCE // 4 * 3 + extra for extra in (-1, 0, 1, 2, 3)])
+    def test_a_large_file_is_decoded_in_steps(self, files: ServedModel, size: int) -> None:
+        sent = np.random.default_rng(0).bytes(size)
+        body = message([file_tensor(data=[base64.b64encode(sent).decode()])])
+        assert parse(*body, files).images == [sent]
+
+    @pytest.mark.parametrize("place", [0, DECODED_AT_ONCE - 3, DECODED_AT_ONCE - 1, DECODED_AT_ONCE])
+    @pytest.mark.parametrize("wrong", ["=", "==", "\u00e9", "-", "\n", " "])
+    def test_what_is_no_base64_within_a_large_file(self, files: ServedModel, place: int, wrong: str) -> None:
+        text = "A" * (DECODED_AT_ONCE + 8)
+        text = text[:place] + wrong + text[place + len(wrong) :]
+        assert "base64" in refusal(files, *message([file_tensor(data=[text])]))
+
     @pytest.mark.parametrize("shape", [[], [0], [MAX_IMAGES + 1], [1, 1], [-1], [1 << 62]])
     def test_shapes_that_are_none(self, files: ServedModel, shape: list[int]) -> None:
         refusal(files, *message([file_tensor(shape=shape, data=["YQ=="])]))
@@ -301,6 +314,16 @@ class TestMessage:
         detail = refusal(pixels, *message([tensor(data=[0] * IMAGE)], parameters={"headers": {}}))
         assert detail == "parameters.headers: it must be a string, a number or a boolean"
         assert "id" in refusal(pixels, *message([tensor(data=[0] * IMAGE)], id=7))
+
+    @pytest.mark.parametrize("character", ["a", "\0", "\u732b", "\U0001f408"])
+    def test_the_id_has_a_limit_because_the_answer_repeats_it(self, pixels: ServedModel, character: str) -> None:
+        good = [tensor(data=[0] * IMAGE)]
+        request = parse(*message(good, id=character * 256), pixels)
+        content, _ = render(request, [[0.1] * 10] * MAX_IMAGES, pixels, "")
+        assert json.loads(content)["id"] == character * 256
+        assert len(content) < 12_000
+        assert refusal(pixels, *message(good, id=character * 257)) == "id: String should have at most 256 characters"
+        assert len(refusal(pixels, *message(good, id="x" * 1_000_000))) < 100
 
     def test_there_is_no_shared_memory(self, pixels: ServedModel) -> None:
         region = {"parameters": {"shared_memory_region": "a", "shared_memory_byte_size": IMAGE}}

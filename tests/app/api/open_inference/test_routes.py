@@ -13,6 +13,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from app import __version__
+from app.api.open_inference import messages
+from app.api.open_inference.routes import LARGE_JSON_BYTES, parser_thread
 from app.inference.sessions import Outputs
 from tests.app.problems import assert_problem
 from tests.conftest import DATA
@@ -338,6 +340,58 @@ class TestRefusals:
         with engine.reserve(6):
             assert client.post(INFER, **four).status_code == 200
         assert engine.reserved_images == 0
+
+    def test_large_json_leaves_the_event_loop_free(self, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        threads = []
+        parse = messages.parse
+
+        def watched(*arguments: object) -> messages.InferenceRequest:
+            threads.append(threading.current_thread().name)
+            return parse(*arguments)
+
+        monkeypatch.setattr(messages, "parse", watched)
+        small, large = good(), {"inputs": [tensor(2, data=[200] * 2 * IMAGE)]}
+        assert len(json.dumps(small)) < LARGE_JSON_BYTES < len(json.dumps(large))
+        for request in (small, large):
+            assert client.post(INFER, json=request).status_code == 200
+        assert client.post(INFER, **binary_request(np.zeros((32, 32, 32, 3), np.uint8))).status_code == 200
+        assert ["message-parser" in name for name in threads] == [False, True, False]
+
+    def test_large_json_that_waits_too_long_for_the_parser(self, make_client: MakeClient) -> None:
+        client = make_client(deadline_seconds=0.3)
+        release = threading.Event()
+        parser_thread.submit(release.wait, 30)
+        try:
+            response = client.post(INFER, json={"inputs": [tensor(2, data=[200] * 2 * IMAGE)]})
+            assert_problem(response, 504, "deadline_exceeded")
+            assert client.post(INFER, json=good()).status_code == 200
+        finally:
+            release.set()
+        assert client.app.state.service.engine.reserved_images == 0
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            json.dumps(good(id="\0" * 257)),
+            json.dumps(good(id="x" * 1_000_000)),
+            json.dumps(good(parameters={"\0" * 9000: {}})),
+            json.dumps(good(parameters={str(number): [] for number in range(900)})),
+            json.dumps(good(outputs=[{"name": "\0" * 9000}] * 300)),
+            json.dumps({"inputs": [tensor(datatype="\0" * 900, data=[0])]}),
+            json.dumps({"inputs": [tensor(name="\0" * 900, data=[0])] * 90}),
+            json.dumps({"inputs": [tensor(shape=[10**200] * 1000, data=[0])]}),
+            json.dumps(good(outputs=[{"name": "probabilities", "parameters": {"classification": "9" * 4000}}])),
+            json.dumps(good()).replace("[7,", "[1e400,"),
+            json.dumps(good()).replace("[7,", "[" + "9" * 4000 + ","),
+            "{" + '"id": "a",' * 900 + '"inputs": []}',
+        ],
+    )
+    def test_a_refusal_is_short_whatever_the_message_holds(self, client: TestClient, message: str) -> None:
+        response = client.post(INFER, content=message)
+        assert_problem(response, 400, "malformed_request")
+        assert len(response.content) < 4096
+        packed = client.post(INFER, content=gzip.compress(message.encode()), headers={"Content-Encoding": "gzip"})
+        assert packed.json()["detail"] == response.json()["detail"]
 
     def test_an_answer_that_takes_too_long(self, make_client: MakeClient) -> None:
         release = threading.Event()

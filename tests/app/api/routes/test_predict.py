@@ -352,6 +352,32 @@ def test_an_image_without_a_name_is_named_by_its_index(client: TestClient) -> No
     assert set(error) == {"index", "code", "detail"}
 
 
+@pytest.mark.parametrize("character", ["x", "\u0001", "\u732b"])
+def test_an_answer_does_not_grow_with_the_names_that_are_sent(client: TestClient, character: str) -> None:
+    head = 'Content-Disposition: form-data; name="files"; filename="' + character * 100_000 + '"\r\n\r\nhello\r\n'
+    body = ("".join(f"--x\r\n{head}" for _ in range(32)) + "--x--\r\n").encode()
+    answer = client.post("/predict/batch", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status_code in (400, 422)
+    assert len(answer.content) < 64_000
+
+
+def test_a_long_name_is_given_back_in_part(client: TestClient) -> None:
+    parts = [("files", ("n" * 256, b"hello"))]
+    (error,) = assert_problem(client.post("/predict/batch", files=parts), 422, "invalid_batch")["errors"]
+    assert error["filename"] == "n" * 255
+
+
+@pytest.mark.parametrize("digits", [100, 4300, 4301, 10_000])
+@pytest.mark.parametrize("query", ["top_k={}", "coverage={}", "coverage=0.{}", "top_k=1e{}", "partial={}"])
+def test_parameters_of_many_digits_are_refused_in_a_few_words(
+    client: TestClient, cat: bytes, query: str, digits: int
+) -> None:
+    address = f"/predict/batch?{query.format('9' * digits)}"
+    answer = client.post(address, files=files(cat))
+    assert_problem(answer, 422, "invalid_parameter")
+    assert len(answer.content) < 10_000
+
+
 def test_a_partial_batch_answers_for_the_good_images(client: TestClient, cat: bytes, cat_label: str) -> None:
     answer = client.post("/predict/batch?partial=true&top_k=1", files=files(cat, b"hello", cat))
     assert answer.status_code == 200
