@@ -48,7 +48,7 @@ def test_a_request_under_way_is_answered_before_the_end(cat: bytes) -> None:
             head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(cat)}\r\n\r\n"
             connection.sendall(head.encode() + cat[:100])
             # The server must have begun with this request before it is told to stop.
-            while "predict_queue_images 1.0" not in client.get("/metrics").text:
+            while "predict_inflight_requests 2.0" not in client.get("/metrics").text:
                 pass
             process.send_signal(signal.SIGTERM)
             connection.sendall(cat[100:])

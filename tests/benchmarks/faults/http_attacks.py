@@ -148,7 +148,7 @@ def attacks() -> Iterator[tuple[str, Attack]]:
     yield "unread answers: 200 connections that want 100 pictures", attack(once(picture * 100), 200, 12, read=False)
     yield "idle connections: 3,000", attack(once(b""), 3000, 12, read=False)
     yield "idle connections: 1,000 with half a head", attack(once(b"GET / HTTP/1.1\r\nX: " + b"y" * 60_000), 1000, 12)
-    yield "no Host, two, and one that is none", repeated(attack(once(b"GET / HTTP/1.1\r\n\r\n"), 20, 5), 5)
+    yield "requests without Host", repeated(attack(once(b"GET / HTTP/1.1\r\n\r\n"), 20, 5), 5)
 
 
 def _attack(name: str, url: str) -> None:

@@ -70,7 +70,7 @@ def pixel_bodies() -> Iterator[tuple[str, bytes]]:
 def file_bodies() -> Iterator[tuple[str, bytes]]:
     yield "a file of 31 MB in base64", files(b'"%s"' % (b"QUJD" * (31 * MEGABYTE // 4)))
     yield "32 files of 900 kB in base64", files(b",".join([b'"%s"' % (b"QUJD" * 225_000)] * 32), 32)
-    yield "base64 of which each character is an escape", files(b'"%s"' % (b"\\u0041" * 5 * MEGABYTE))
+    yield "base64 with each character escaped", files(b'"%s"' % (b"\\u0041" * 5 * MEGABYTE))
     yield "15 MB of base64 with slashes escaped", files(b'"%s"' % ((b"A" * 62 + b"\\/") * 235_000))
     yield "base64 after an emoji", files('"\U0001f408'.encode() + b"A" * 31 * MEGABYTE + b'"')
     yield "31 MB of white space in base64", files(b'"%s"' % (b" " * 31 * MEGABYTE))

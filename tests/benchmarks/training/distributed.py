@@ -32,7 +32,7 @@ from training.fit.distributed import join
 from training.fit.run import Run
 
 TCMALLOC = [*Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4")]
-# What the figures in docs/distributed-training.md are of: the default of the versions that they were measured with.
+# The configuration of the figures in docs/distributed-training.md: the default at the time of the measurement.
 MEASURED = Config(stem_stride=1, stage2_stride=1, enlarge=1, epochs=7, zoom=1.0, colour=0.0)
 WARM_UP = 5  # steps that are not timed
 
