@@ -185,7 +185,7 @@ def test_a_request_under_way_is_answered_before_the_end(service: httpx.Client, c
     with socket.create_connection(address, timeout=60) as connection:
         head = f"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(cat)}\r\n\r\n"
         connection.sendall(head.encode() + cat[:100])
-        eventually(lambda: sum(samples(service, "predict_queue_images").values()) == 1)
+        eventually(lambda: sum(samples(service, "predict_inflight_requests").values()) == 2)  # this scrape is one
         serve.delete("cifar10", _blocking=False)
         eventually(lambda: service.get("/readyz").status_code == 404)  # the proxy's: there is no such application
         connection.sendall(cat[100:])
