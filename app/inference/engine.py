@@ -114,7 +114,7 @@ class Engine:
         return self._reserved
 
     def fits(self, images: int) -> bool:
-        """Whether there are places for so many images."""
+        """Whether the queue has free places for this number of images."""
         return self._reserved + images <= self._queue_images
 
     @contextmanager

@@ -29,7 +29,7 @@ def printed(block: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_no_block_is_left_out() -> None:
+def test_every_code_block_is_tested() -> None:
     assert [kind for kind, _ in BLOCKS] == ["python"] * 4
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
@@ -39,7 +39,7 @@ def of_the_graph() -> list[str]:
     return printed(WAYS[0])
 
 
-def test_the_graph_answers(of_the_graph: list[str], cat_label: str) -> None:
+def test_the_graph_example_works(of_the_graph: list[str], cat_label: str) -> None:
     assert of_the_graph[0] == cat_label
 
 

@@ -90,7 +90,7 @@ both = pytest.mark.parametrize("kind", ["sync", "async"])
 
 
 @both
-async def test_a_busy_service_is_asked_again_when_it_says(kind: str) -> None:
+async def test_a_429_is_retried_after_its_retry_after(kind: str) -> None:
     service = Service(busy(**{"Retry-After": "7"}), busy(503, **{"Retry-After": "0"}), busy(), good())
     answer = await predict(service, kind)
     assert answer.predictions[0].label == "cat"
@@ -99,7 +99,7 @@ async def test_a_busy_service_is_asked_again_when_it_says(kind: str) -> None:
 
 
 @both
-async def test_a_service_that_stays_busy_is_left_alone_in_the_end(kind: str) -> None:
+async def test_retrying_a_busy_service_ends(kind: str) -> None:
     service = Service(*(busy(**{"Retry-After": "1"}) for _ in range(4)))
     with pytest.raises(ProblemError) as caught:
         await predict(service, kind)
@@ -112,7 +112,7 @@ async def test_a_service_that_stays_busy_is_left_alone_in_the_end(kind: str) -> 
 
 
 @both
-async def test_a_pause_that_is_too_long_is_not_waited_for(kind: str) -> None:
+async def test_a_long_retry_after_is_not_waited_for(kind: str) -> None:
     service = Service(busy(503, **{"Retry-After": "3600"}))
     with pytest.raises(ProblemError):
         await predict(service, kind)
@@ -123,7 +123,7 @@ async def test_a_pause_that_is_too_long_is_not_waited_for(kind: str) -> None:
 @pytest.mark.parametrize(
     "error", [httpx.ConnectError, httpx.ConnectTimeout, httpx.ReadError, httpx.RemoteProtocolError]
 )
-async def test_a_broken_connection_is_tried_again(kind: str, error: type[httpx.TransportError]) -> None:
+async def test_a_broken_connection_is_retried(kind: str, error: type[httpx.TransportError]) -> None:
     service = Service(error("broken"), good())
     assert (await predict(service, kind)).views == 1
     assert service.pauses == [0.5]
@@ -136,13 +136,13 @@ async def test_a_broken_connection_is_tried_again(kind: str, error: type[httpx.T
 
 @both
 @pytest.mark.parametrize("status", [500, 502])
-async def test_what_a_proxy_could_not_deliver_is_tried_again(kind: str, status: int) -> None:
+async def test_gateway_errors_of_a_proxy_are_retried(kind: str, status: int) -> None:
     service = Service(httpx.Response(status, text="Bad gateway"), good())
     assert (await predict(service, kind)).views == 1
     assert service.pauses == [0.5]
 
 
-def test_an_error_of_the_service_is_not_tried_again() -> None:
+def test_an_error_of_the_service_is_not_retried() -> None:
     problem = httpx.Response(500, json={"code": "internal"}, headers={"Content-Type": "application/problem+json"})
     with pytest.raises(ProblemError, match="500 internal"):
         Service(problem).client().predict(b"image")
@@ -150,7 +150,7 @@ def test_an_error_of_the_service_is_not_tried_again() -> None:
 
 @both
 @pytest.mark.parametrize("error", [httpx.ReadTimeout, httpx.WriteTimeout, httpx.UnsupportedProtocol])
-async def test_what_another_attempt_would_not_mend_is_raised(kind: str, error: type[httpx.TransportError]) -> None:
+async def test_errors_that_a_retry_cannot_fix_are_raised_at_once(kind: str, error: type[httpx.TransportError]) -> None:
     service = Service(error("slow"))
     with pytest.raises(NoAnswerError) as caught:
         await predict(service, kind)
@@ -203,7 +203,7 @@ async def test_an_error_carries_the_problem_document(kind: str) -> None:
 
 
 @pytest.mark.parametrize("content", [b"<h1>Bad gateway</h1>", b"[]", b'{"message": "no"}', b""])
-def test_an_error_that_is_not_the_services(content: bytes) -> None:
+def test_an_error_of_a_proxy_is_reported(content: bytes) -> None:
     with pytest.raises(ProblemError) as caught:
         Service(httpx.Response(403, content=content)).client().predict(b"image")
     assert (caught.value.status, caught.value.code, caught.value.title) == (403, "http_error", "Forbidden")
@@ -238,7 +238,7 @@ def test_a_pil_image_is_sent_upright(tmp_path: Path) -> None:
         assert received.size == (20, 40)
 
 
-def test_the_request_says_what_was_asked() -> None:
+def test_parameters_are_sent() -> None:
     service = Service(good())
     service.client(api_key="secret").predict(b"image", top_k=3)
     (request,) = service.requests
@@ -247,7 +247,7 @@ def test_the_request_says_what_was_asked() -> None:
     assert "authorization" not in Service(good()).client()._http.headers
 
 
-def test_what_was_not_asked_is_left_to_the_service() -> None:
+def test_parameters_that_are_not_given_are_not_sent() -> None:
     service = Service(good(), good())
     client = service.client()
     client.predict(b"image", coverage=0.95)
@@ -255,7 +255,7 @@ def test_what_was_not_asked_is_left_to_the_service() -> None:
     assert client.predict(b"image").prediction_set is None  # an older service does not speak of it
 
 
-def test_a_picture_comes_with_its_class() -> None:
+def test_an_explanation_has_its_class_and_picture() -> None:
     headers = {"X-Class-Id": "3", "X-Class-Label": "big%20c%C3%A4t", "X-Class-Probability": "0.25"}
     service = Service(*(httpx.Response(200, content=PNG, headers=headers) for _ in range(2)))
     client = service.client()
@@ -267,13 +267,15 @@ def test_a_picture_comes_with_its_class() -> None:
     ]
 
 
-def test_a_service_below_a_path(cat: bytes) -> None:
+def test_a_service_under_a_path_prefix_is_reached(cat: bytes) -> None:
     service = Service(good())
     Client("http://test/cifar/", transport=httpx.MockTransport(service)).predict(cat)
     assert service.requests[0].url.path == "/cifar/predict"
 
 
-async def test_every_call_against_the_application(loaded: tuple, cat: bytes, cat_label: str, tmp_path: Path) -> None:
+async def test_every_call_works_against_the_application(
+    loaded: tuple, cat: bytes, cat_label: str, tmp_path: Path
+) -> None:
     app = create_app(Settings(model_dir=BUNDLE, inference_threads=1, api_keys="secret"), loaded)
     bundle: Bundle = loaded[0]
     async with (
@@ -310,7 +312,7 @@ async def test_every_call_against_the_application(loaded: tuple, cat: bytes, cat
             await stranger.predict(cat)
 
 
-def test_every_call_against_a_server(cat_label: str) -> None:
+def test_every_call_works_against_a_server(cat_label: str) -> None:
     with serve() as (_, http), Client(str(http.base_url)) as client:
         assert client.predict(CAT).predictions[0].label == cat_label
         assert len(client.predict_batch([CAT] * 3).results) == 3
@@ -318,7 +320,7 @@ def test_every_call_against_a_server(cat_label: str) -> None:
         assert len(client.model().classes) == 10
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_a_server_that_does_not_listen_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     pauses: list[float] = []

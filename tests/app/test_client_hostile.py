@@ -186,7 +186,7 @@ async def ask_async(url: str, call: str, **options: object) -> None:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-async def test_every_answer_that_makes_no_sense_is_a_client_error(name: str) -> None:
+async def test_every_invalid_answer_is_a_client_error(name: str) -> None:
     with Hostile(lambda: [ANSWERS[name]]) as server:
         for call in ("predict", "report", "explain"):
             with pytest.raises(ClientError) as caught:
@@ -197,7 +197,7 @@ async def test_every_answer_that_makes_no_sense_is_a_client_error(name: str) -> 
 
 
 @pytest.mark.parametrize("name", EXPLANATIONS)
-async def test_an_explanation_that_makes_no_sense_is_an_invalid_answer(name: str) -> None:
+async def test_an_invalid_explanation_is_an_invalid_answer(name: str) -> None:
     with Hostile(lambda: [EXPLANATIONS[name]]) as server:
         with pytest.raises(InvalidAnswerError):
             ask(server.url, "explain")
@@ -237,7 +237,7 @@ def slowly(content: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("name", SLOW)
-async def test_an_answer_that_never_ends_is_given_up_at_the_deadline(name: str) -> None:
+async def test_an_endless_answer_is_abandoned_at_the_deadline(name: str) -> None:
     with Hostile(SLOW[name]) as server:
         with pytest.raises(AnswerTimeoutError):
             ask(server.url, "predict", deadline=0.3)
@@ -245,7 +245,7 @@ async def test_an_answer_that_never_ends_is_given_up_at_the_deadline(name: str) 
             await ask_async(server.url, "predict", deadline=0.3)
 
 
-async def test_a_server_that_takes_the_image_too_slowly_is_given_up_at_the_deadline() -> None:
+async def test_a_server_that_reads_too_slowly_is_abandoned_at_the_deadline() -> None:
     large = bytes(64 * MEBIBYTE)  # more than the sockets' buffers take
     with Hostile(list, reads=False) as server:
         with Client(server.url, deadline=0.3) as client, pytest.raises(AnswerTimeoutError):
@@ -255,7 +255,7 @@ async def test_a_server_that_takes_the_image_too_slowly_is_given_up_at_the_deadl
                 await async_client.predict(large)
 
 
-def test_a_connection_that_is_used_again_has_a_deadline_too() -> None:
+def test_a_reused_connection_has_a_deadline() -> None:
     whole = answer(json.dumps(good()).encode()).replace(b"Connection: close\r\n", b"")
     answers = itertools.chain([whole, None], slowly(whole))
     with Hostile(lambda: answers) as server, Client(server.url, deadline=1) as client:

@@ -57,7 +57,7 @@ def run(program: list[str], source: str, address: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_no_block_is_left_out() -> None:
+def test_every_code_block_is_tested() -> None:
     assert {kind for kind, _ in BLOCKS} == {"sh", "json", "python", "js", "html"}
     assert TEXT.count("```") == 2 * len(BLOCKS)
 
@@ -69,17 +69,17 @@ def test_an_error_is_answered_as_shown(address: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", WORKING)
-def test_shell(block: str, address: str, tmp_path: Path) -> None:
+def test_the_shell_examples_work(block: str, address: str, tmp_path: Path) -> None:
     said = run(["bash", "-eu"], block, address, tmp_path)
     assert said.count('"predictions"') + said.count("%") > 0
 
 
 @pytest.mark.parametrize("block", blocks("python"))
-def test_python(block: str, address: str, tmp_path: Path, cat_label: str) -> None:
+def test_the_python_examples_work(block: str, address: str, tmp_path: Path, cat_label: str) -> None:
     assert cat_label in run([sys.executable, "-"], block, address, tmp_path)
 
 
-def test_javascript(address: str, tmp_path: Path, cat_label: str) -> None:
+def test_the_javascript_examples_work(address: str, tmp_path: Path, cat_label: str) -> None:
     """The blocks make one program; the page's input stands at its end, given the two images."""
     (html,) = blocks("html")
     (handler,) = re.findall(r'onchange="(.*)"', html)

@@ -23,7 +23,7 @@ from tests.conftest import BUNDLE, DATA, ROOT
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_it_answers_with_either_engine_and_stops_in_order(engine: str, cat: bytes, cat_label: str) -> None:
+def test_serve_answers_with_either_engine_and_stops_cleanly(engine: str, cat: bytes, cat_label: str) -> None:
     with serve(ENGINE=engine) as (process, client):
         assert client.get("/readyz").status_code == 200
         answer = client.post("/predict", files={"file": cat}).json()
@@ -59,7 +59,7 @@ def test_a_request_under_way_is_answered_before_the_end(cat: bytes) -> None:
         assert process.wait(30) == 0
 
 
-def test_a_body_that_comes_too_slowly(cat: bytes) -> None:
+def test_a_body_that_comes_too_slowly_is_408(cat: bytes) -> None:
     with serve(DEADLINE_SECONDS=3) as (_, client):  # long enough for the good request on a busy machine
         address = (client.base_url.host, client.base_url.port)
         with socket.create_connection(address, timeout=30) as connection:
@@ -69,7 +69,7 @@ def test_a_body_that_comes_too_slowly(cat: bytes) -> None:
         assert client.post("/predict", content=cat).status_code == 200
 
 
-def test_a_client_that_leaves_while_sending_is_logged_and_nothing_else(cat: bytes) -> None:
+def test_a_client_that_disconnects_while_sending_is_only_logged(cat: bytes) -> None:
     with serve() as (process, client):
         with socket.create_connection((client.base_url.host, client.base_url.port), timeout=30) as connection:
             connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(cat)}\r\n\r\n".encode())
@@ -90,7 +90,7 @@ def test_logs_are_json_lines(cat: bytes, cat_label: str) -> None:
     assert (access["request_id"], access["status"], access["label"]) == ("mine", 200, cat_label)
 
 
-def test_nothing_shows_a_path_a_stack_or_the_image(cat: bytes) -> None:
+def test_answers_and_logs_show_no_path_stack_or_image(cat: bytes) -> None:
     secret = "the-secret"
     picture, out = Image.open(io.BytesIO(cat)), io.BytesIO()
     exif = Image.Exif()
@@ -142,7 +142,7 @@ def one_line(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "model.onnx", "checkpoint.safetensors", "report.json", "README.md"])
-def test_a_damaged_bundle_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+def test_a_corrupt_bundle_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
     bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -182,7 +182,7 @@ STARTS = {
 
 
 @pytest.mark.parametrize(("settings", "message"), STARTS.values(), ids=STARTS)
-def test_what_stops_the_start_is_one_line(settings: dict[str, object], message: str) -> None:
+def test_every_error_at_the_start_is_one_line(settings: dict[str, object], message: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = run(**{"PORT": taken.getsockname()[1], **settings})
     assert (done.returncode, done.stdout) == (1, "")
@@ -214,7 +214,7 @@ def unknown_operator(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("make", FORGED.values(), ids=FORGED)
-def test_a_bundle_that_makes_no_sense_stops_the_start_with_one_line_though_its_hashes_are_right(
+def test_an_invalid_bundle_with_correct_hashes_stops_the_start_with_one_line(
     tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
     done = run("serve", MODEL_DIR=make(tmp_path / "bundle"), PORT=0)
@@ -238,7 +238,7 @@ def test_threads_that_cannot_be_started_stop_the_start_with_one_line(tmp_path: P
 
 
 @pytest.mark.parametrize(("keys", "authentication"), [(None, "open"), ("secret", "API keys")])
-def test_it_says_ready_once_it_listens_and_whether_it_is_open(keys: str | None, authentication: str) -> None:
+def test_serve_logs_its_addresses_and_authentication_once_it_is_ready(keys: str | None, authentication: str) -> None:
     with serve(**({"API_KEYS": keys} if keys else {}), INFERENCE_THREADS=2) as (process, client):
         assert process.stderr is not None
         ready = next(line for line in map(json.loads, process.stderr) if line["message"] == "ready")
@@ -286,14 +286,14 @@ def test_classify_prints_json_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nowhere/*.png"], [".", "nowhere.png"], [str(DATA), "--top-k", "11"]])
-def test_classify_refuses_with_one_line_what_makes_no_sense(arguments: list[str]) -> None:
+def test_classify_refuses_invalid_options_with_one_line(arguments: list[str]) -> None:
     done = run("classify", *arguments)
     assert done.returncode == 2
     assert one_line(done.stderr).startswith("error: ")
     assert done.stdout == ""
 
 
-def test_classify_needs_a_path_and_a_whole_bundle() -> None:
+def test_classify_needs_a_path_and_an_intact_bundle() -> None:
     assert run("classify").returncode == 2
     done = run("classify", str(DATA), MODEL_DIR="nowhere")
     assert done.returncode == 1
@@ -318,40 +318,40 @@ def in_shell(script: str, *paths: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("option", ["--top-k 1", "--json"])
-def test_classify_ends_quietly_when_its_reader_does(many: Path, option: str) -> None:
+def test_classify_ends_quietly_on_a_broken_pipe(many: Path, option: str) -> None:
     done = in_shell(f'classify {option} "$1" | head -1; exit ${{PIPESTATUS[0]}}', many)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
     assert len(done.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", ["--json", "--top-k 1", "--help"])
-def test_classify_says_that_the_disk_is_full(many: Path, arguments: str) -> None:
+def test_classify_reports_a_full_disk(many: Path, arguments: str) -> None:
     for folder in (many, DATA / "cat.png"):
         done = in_shell(f'classify {arguments} "$1" > /dev/full', folder)
         assert (done.returncode, done.stderr) == (1, "error: standard output: No space left on device\n")
 
 
-def test_classify_says_that_its_output_is_closed() -> None:
+def test_classify_reports_a_closed_output() -> None:
     done = in_shell('classify "$1" >&-', DATA)
     assert (done.returncode, one_line(done.stderr)) == (1, "error: standard output: it is closed")
 
 
 @pytest.mark.parametrize("stream", ["2> /dev/full", "2>&-", "2> >(true)"])
-def test_classify_needs_no_standard_error(tmp_path: Path, stream: str) -> None:
+def test_classify_works_without_standard_error(tmp_path: Path, stream: str) -> None:
     (tmp_path / "bad.png").write_text("no image")
     done = in_shell(f'classify "$@" {stream}', DATA / "cat.png", tmp_path / "bad.png")
     assert (done.returncode, len(done.stdout.splitlines())) == (1, 2)
     assert in_shell(f'classify "$@" {stream}', tmp_path / "nowhere").returncode == 2
 
 
-def test_classify_writes_names_that_its_output_cannot_spell(tmp_path: Path) -> None:
+def test_classify_writes_names_that_its_encoding_lacks(tmp_path: Path) -> None:
     (tmp_path / "Bär\n.png").symlink_to(DATA / "cat.png")
     done = run("classify", str(tmp_path), PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
     assert one_line(done.stdout).startswith(f"{tmp_path}/B\\xe4r\\n.png")
 
 
-def test_classify_is_interrupted_without_a_trace(many: Path) -> None:
+def test_classify_is_interrupted_without_a_stack_trace(many: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "classify", "--json", *map(str, many.iterdir()), "/dev/null"],
         cwd=ROOT,
@@ -368,7 +368,7 @@ def test_classify_is_interrupted_without_a_trace(many: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_classify_counts_on_a_terminal_only() -> None:
+def test_classify_shows_progress_only_on_a_terminal() -> None:
     terminal, end = os.openpty()
     command = [sys.executable, "-m", "app", "classify", str(DATA)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=end, timeout=60)

@@ -60,7 +60,7 @@ def test_the_documents_have_at_most_9000_words() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_have_targets(document: Path) -> None:
     assert broken_links(document, document.read_text()) == []
 
 
@@ -71,12 +71,12 @@ def test_the_index_names_every_document() -> None:
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", *DOCS], ids=lambda path: str(path.relative_to(ROOT)))
-def test_commands_exist(document: Path) -> None:
+def test_commands_in_documents_exist(document: Path) -> None:
     assert unknown_commands(document.read_text()) == []
 
 
 @pytest.mark.parametrize("document", [ROOT / "README.md", *DOCS], ids=lambda path: str(path.relative_to(ROOT)))
-def test_paths_exist(document: Path) -> None:
+def test_paths_in_documents_exist(document: Path) -> None:
     named = set(re.findall(r"`((?:app|training|tests|deploy|docs|models)/[\w./-]*)`", document.read_text()))
     assert {name for name in named if not (ROOT / name).exists()} == set()
 

@@ -102,7 +102,7 @@ def test_a_module_imports_only_what_its_district_may(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_imports_no_package_that_is_reserved_to_others(module: str) -> None:
+def test_a_module_imports_no_package_reserved_for_other_districts(module: str) -> None:
     for packages, districts in RESERVED.items():
         if not any(within(module, place) for place in districts):
             assert {name for name in imported(module) if name.split(".")[0] in packages} == set()
@@ -150,11 +150,11 @@ LIGHT = {"torch", "torchvision", "training", "safetensors", "httpx", "ray", "pya
     ],
     ids=["service", "local files", "client", "decoder", "network", "training"],
 )
-def test_what_is_not_asked_for_is_not_loaded(program: str, never: set[str]) -> None:
+def test_optional_packages_are_not_loaded_without_need(program: str, never: set[str]) -> None:
     assert {name.split(".")[0] for name in loaded_by(program)} & never == set()
 
 
-def test_onnx_runtime_reports_to_nobody() -> None:
+def test_the_telemetry_of_onnx_runtime_is_off() -> None:
     program = "import app.inference.sessions, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -40,11 +40,11 @@ def album(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_folder_gives_the_images_in_it_and_below(album: Path) -> None:
+def test_a_folder_gives_its_images_recursively(album: Path) -> None:
     assert find([str(album)]) == [album / "a.JPG", album / "b.png", album / "deep/er/c.png"]
 
 
-def test_a_file_that_is_named_is_taken_whatever_it_is(album: Path) -> None:
+def test_a_named_file_is_taken_with_any_name(album: Path) -> None:
     assert find([str(album / "notes.txt")]) == [album / "notes.txt"]
 
 
@@ -56,7 +56,7 @@ def test_globs_name_files_and_folders(album: Path) -> None:
     assert find([f"{album}/[1].png"]) == [album / "[1].png"]
 
 
-def test_a_file_that_is_named_twice_is_taken_once(album: Path) -> None:
+def test_a_file_named_twice_is_taken_once(album: Path) -> None:
     assert find([str(album / "b.png"), str(album), str(album / "b.png")])[0] == album / "b.png"
     assert len(find([str(album / "b.png"), str(album), str(album / "b.png")])) == 3
 
@@ -64,12 +64,12 @@ def test_a_file_that_is_named_twice_is_taken_once(album: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "words"), [("none.png", "no file or folder"), ("*.webp", "nothing matches"), ("empty", "no images")]
 )
-def test_what_names_nothing_is_an_error(album: Path, pattern: str, words: str) -> None:
+def test_a_path_that_matches_nothing_is_an_error(album: Path, pattern: str, words: str) -> None:
     with pytest.raises(FilesError, match=words):
         find([str(album / "b.png"), str(album / pattern)])
 
 
-def test_a_search_does_not_go_round_in_circles(album: Path) -> None:
+def test_a_search_ends_despite_link_cycles(album: Path) -> None:
     (album / "deep/up").symlink_to(album)
     (album / "deep/er/self").symlink_to(".")
     (album / "deep/er/other").symlink_to(album / "deep")
@@ -89,7 +89,7 @@ def test_each_file_is_taken_once_however_it_is_named(album: Path, monkeypatch: p
     assert find(["second.png", "b.png"]) == [Path("second.png"), Path("b.png")]  # a link is a name of its own
 
 
-async def test_a_folder_that_cannot_be_read_is_answered_for(
+async def test_an_unreadable_folder_is_reported_in_a_row(
     album: Path, loaded: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan = os.scandir
@@ -107,7 +107,7 @@ async def test_a_folder_that_cannot_be_read_is_answered_for(
     assert result.fault.detail == "Permission denied"
 
 
-async def test_a_search_goes_deeper_than_python_and_paths_do(tmp_path: Path, loaded: tuple) -> None:
+async def test_a_search_is_not_limited_by_recursion_or_path_length(tmp_path: Path, loaded: tuple) -> None:
     bottom, levels = os.open(tmp_path, os.O_RDONLY), 1200
     for level in range(levels):
         os.mkdir("abcd" if level > 1100 else "a", dir_fd=bottom)
@@ -129,13 +129,13 @@ async def test_a_search_goes_deeper_than_python_and_paths_do(tmp_path: Path, loa
 
 
 @pytest.mark.parametrize("pattern", ["", "no\0thing", "b.png/c.png", "\ud800"])
-def test_what_cannot_be_a_name_is_an_error(album: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_file_name_is_an_error(album: Path, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(album)
     with pytest.raises(FilesError, match="no file or folder"):
         find([pattern])
 
 
-async def test_what_cannot_be_looked_at_is_answered_for(album: Path, loaded: tuple) -> None:
+async def test_special_and_unreadable_files_are_reported_in_rows(album: Path, loaded: tuple) -> None:
     (album / "round.png").symlink_to("round.png")
     (album / "dangling.png").symlink_to("nowhere")
     os.mkfifo(album / "pipe.png")
@@ -160,7 +160,7 @@ async def test_what_cannot_be_looked_at_is_answered_for(album: Path, loaded: tup
     assert len(found) == 3 + len(faults)
 
 
-async def test_what_changes_while_it_is_read_is_answered_for(
+async def test_a_file_that_changes_while_it_is_read_is_reported_in_a_row(
     album: Path, loaded: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, check = album / "b.png", local_files._check_regular
@@ -233,7 +233,7 @@ async def test_only_a_window_of_files_is_in_memory(loaded: tuple) -> None:
     assert len([result async for result in stream]) == 99
 
 
-async def test_an_engine_that_dies_ends_it(loaded: tuple, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_engine_that_dies_ends_the_classification(loaded: tuple, caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             raise RuntimeError("gone")

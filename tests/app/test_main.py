@@ -9,7 +9,7 @@ from app.settings import Settings
 from tests.conftest import BUNDLE
 
 
-def test_the_model_is_loaded_at_the_start_and_let_go_at_the_end() -> None:
+def test_the_model_is_loaded_at_startup_and_released_at_shutdown() -> None:
     application = create_app(Settings(model_dir=BUNDLE, inference_threads=2))
     assert not hasattr(application.state, "service")
     with TestClient(application):
@@ -35,12 +35,12 @@ def test_the_asgi_application_comes_from_the_environment(monkeypatch: pytest.Mon
         _ = app.main.app
 
 
-def test_other_names_are_not_there() -> None:
+def test_other_attributes_of_the_module_do_not_exist() -> None:
     with pytest.raises(AttributeError, match="nothing"):
         _ = app.main.nothing
 
 
-def test_a_dead_engine_asks_for_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_engine_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr("os.kill", lambda pid, number: sent.append((pid, number)))
     monkeypatch.setattr("os.getpid", lambda: 7)

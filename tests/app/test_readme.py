@@ -55,7 +55,7 @@ def test_the_request_is_answered_as_shown(client: httpx.Client) -> None:
     assert said == shown
 
 
-def test_the_ten_examples_are_as_shown(client: httpx.Client) -> None:
+def test_the_ten_examples_are_answered_as_shown(client: httpx.Client) -> None:
     table = (
         (ROOT / RESULTS)
         .read_text()
@@ -119,7 +119,7 @@ def test_the_points_of_the_frontier_are_those_of_the_bundles() -> None:
     ]
 
 
-def test_a_wrong_figure_is_told_and_mended_and_nothing_else() -> None:
+def test_a_wrong_figure_is_reported_and_corrected_alone() -> None:
     statement = Statement("a.md", "right <95.26> % of the time (<94 to 96> %), <> ms, <cat> | <1,000> |.")
     before = "It is right 95.26 %\nof the time (1 to\n2 %), 3 ms, dog | 2 |. Not 95.26."
     assert statement.wrong(before) == [("1 to 2", "94 to 96"), ("dog", "cat"), ("2", "1,000")]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from app.settings import Settings, SettingsError, edit_distance, misspelt
 
 
-def test_the_defaults_are_those_of_the_design() -> None:
+def test_defaults() -> None:
     settings = Settings()
     assert settings.port == 8000
     assert settings.engine == "onnx"
@@ -76,12 +76,12 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str
         ("CORS_ORIGINS", "https://example.com, http://localhost:3000"),
     ],
 )
-def test_addresses_and_origins(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+def test_addresses_and_origins_are_comma_separated(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     assert getattr(Settings(), variable.lower()) == tuple(value.split(", "))
 
 
-def test_keys_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", "hush")
     assert "hush" not in repr(Settings())
     monkeypatch.setenv("API_KEYS", "hush hush")
@@ -105,7 +105,7 @@ def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, val
     assert [item["loc"] for item in refused.value.errors()] == [(name,)]
 
 
-def test_all_numbers_are_known_to_the_tests() -> None:
+def test_the_tests_cover_all_numbers() -> None:
     assert len(numbers()) == 15
 
 
@@ -206,7 +206,7 @@ def test_no_setting_is_a_misspelling_of_another(monkeypatch: pytest.MonkeyPatch)
         ("ab", "ba", 1),
     ],
 )
-def test_edits_are_counted(one: str, other: str, edits: int) -> None:
+def test_the_edit_distance_counts_edits(one: str, other: str, edits: int) -> None:
     assert edit_distance(one, other) == edit_distance(other, one) == edits
 
 
@@ -217,14 +217,16 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / ".env"
 
 
-def test_settings_come_from_a_file_too_and_the_environment_wins(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_read_from_env_files_and_the_environment_overrides_them(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file.write_text("# ours\n\nVIEWS=3\nexport PORT=1 # one\nlog_level='debug'\nMETRICS_KEY=x\nEMPTY\n")
     monkeypatch.setenv("PORT", "2")
     settings = Settings()
     assert (settings.views, settings.port, settings.log_level) == (3, 2, "debug")
 
 
-def test_a_byte_order_mark_hides_no_setting(file: Path) -> None:
+def test_a_byte_order_mark_is_ignored(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfAPI_KEYS=secret\n")
     assert len(Settings().api_keys) == 1
 
@@ -243,14 +245,14 @@ def test_a_byte_order_mark_hides_no_setting(file: Path) -> None:
         ("API_KEYS=x\n".encode("utf-16"), r"\.env: not UTF-8"),
     ],
 )
-def test_a_file_with_a_fault_is_refused(file: Path, content: bytes, message: str) -> None:
+def test_an_invalid_env_file_is_refused(file: Path, content: bytes, message: str) -> None:
     file.write_bytes(content)
     with pytest.raises(SettingsError, match=message) as refused:
         Settings()
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_cannot_be_read_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_env_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.write_text("API_KEYS=x\n")
     opened = builtins.open
 

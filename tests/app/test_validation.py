@@ -21,13 +21,13 @@ def errors(value: object, **options: bool) -> list:
     return caught.value.errors(**options)
 
 
-def test_each_error_says_where_and_what() -> None:
+def test_each_error_names_its_place_and_reason() -> None:
     assert one_line(errors({"inner": [{"port": 1}, {"port": -1}], "name": 7})) == (
         "inner.1.port: Input should be greater than or equal to 0; name: Input should be a valid string"
     )
 
 
-def test_the_whole_has_a_name_where_an_error_has_no_place() -> None:
+def test_an_error_without_a_place_names_the_whole() -> None:
     assert one_line(errors([], include_input=False), "the message").startswith("the message: Input should be")
     assert one_line(errors([], include_input=False)).startswith("Input should be")
 

@@ -123,7 +123,7 @@ class TestNginx:
 
 
 class Instance:
-    """What nginx may meet in place of an instance. Counts the whole POSTs that it gets, by their body."""
+    """A fake instance behind nginx. `conduct` is how it answers. Counts complete POSTs by their body."""
 
     def __init__(self, conduct: str) -> None:
         self.conduct = conduct
@@ -182,15 +182,15 @@ class Instance:
 
 @contextmanager
 def behind(*conducts: str) -> Iterator[tuple[list[Instance], httpx.Client]]:
-    """nginx before such instances, with waits that a test can bear; "refuses" is a port on which nobody listens."""
-    waits = {f"{name} 8s;": f"{name} 1s;" for name in ("proxy_read_timeout", "proxy_send_timeout")}
+    """nginx in front of fake instances, with short timeouts. "refuses" is a port without a listener."""
+    timeouts = {f"{name} 8s;": f"{name} 1s;" for name in ("proxy_read_timeout", "proxy_send_timeout")}
     with ExitStack() as stack:
         instances = [Instance(conduct) for conduct in conducts if conduct != "refuses"]
         for instance in instances:
             stack.callback(instance.close)
         dead = [free_port() for conduct in conducts if conduct == "refuses"]
         port = free_port()
-        stack.enter_context(nginx(port, [*dead, *(instance.port for instance in instances)], waits))
+        stack.enter_context(nginx(port, [*dead, *(instance.port for instance in instances)], timeouts))
         yield instances, stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60))
 
 
@@ -198,15 +198,15 @@ BODIES = {"small": b"small", "in a file": bytes(200_000)}
 
 
 class TestTries:
-    """On how many instances nginx tries a POST."""
+    """The number of instances on which nginx tries a POST."""
 
     @pytest.mark.parametrize("conduct", ["breaks", "breaks in its answer", "503"])
     @pytest.mark.parametrize("size", BODIES)
-    def test_a_request_that_breaks_its_instance_is_sent_to_two(
+    def test_a_request_that_breaks_its_instance_is_tried_twice(
         self, nginx_program: str, conduct: str, size: str
     ) -> None:
         with behind(*[conduct] * 10) as (instances, client):
-            for number in range(3):  # in the end all are marked as failed
+            for number in range(3):  # at the end nginx has marked all instances as failed
                 body = BODIES[size] + b"%d" % number
                 answer = client.post("/predict", content=body)
                 assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
@@ -215,34 +215,34 @@ class TestTries:
                 assert tried == [1, 1]
 
     @pytest.mark.parametrize("size", BODIES)
-    def test_a_request_that_is_not_answered_in_time_is_sent_to_one(self, nginx_program: str, size: str) -> None:
+    def test_a_request_that_times_out_is_tried_once(self, nginx_program: str, size: str) -> None:
         with behind(*["is silent"] * 10) as (instances, client):
             answer = client.post("/predict", content=BODIES[size])
             assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
             assert sum(instance.posts.total() for instance in instances) == 1
 
     @pytest.mark.parametrize("first", ["breaks", "503"])
-    def test_a_request_that_broke_one_instance_and_is_not_answered_by_the_next_is_sent_to_two(
+    def test_a_request_that_times_out_on_its_second_instance_is_not_tried_again(
         self, nginx_program: str, first: str
     ) -> None:
         with behind(first, "is silent") as ((broken, silent), client):
             for number in range(4):
                 body = b"%d" % number
                 answer = client.post("/predict", content=body)
-                # A silent instance is the last to be asked. While it is left alone, the other one is asked again.
+                # After a silent instance nginx tries no other. While it avoids the silent one, it tries the broken one.
                 expected = (504, 1) if silent.posts[body] else (503, 0)
                 assert (answer.status_code, silent.posts[body]) == expected
                 assert broken.posts[body] <= 3
             assert broken.posts and silent.posts
 
     @pytest.mark.parametrize("conduct", ["200", "413", "422", "429", "500"])
-    def test_an_answer_passes_through_and_is_the_only_one(self, nginx_program: str, conduct: str) -> None:
+    def test_an_answer_is_passed_on_and_not_retried(self, nginx_program: str, conduct: str) -> None:
         with behind(conduct, conduct) as (instances, client):
             answer = client.post("/predict", content=b"body")
             assert (answer.status_code, answer.text) == (int(conduct), conduct)
             assert sum(instance.posts.total() for instance in instances) == 1
 
-    def test_the_one_of_ten_that_lives_is_found(self, nginx_program: str) -> None:
+    def test_the_only_living_instance_of_ten_is_found(self, nginx_program: str) -> None:
         with behind(*["refuses"] * 9, "200") as ((instance,), client):
             for number in range(20):
                 for body in (b"%d" % number, BODIES["in a file"] + b"%d" % number):
@@ -250,7 +250,7 @@ class TestTries:
                     assert instance.posts[body] == 1
 
     @pytest.mark.parametrize("conduct", ["breaks", "503"])
-    def test_one_that_breaks_costs_nothing_while_another_lives(self, nginx_program: str, conduct: str) -> None:
+    def test_no_request_fails_while_one_instance_lives(self, nginx_program: str, conduct: str) -> None:
         with behind(*["refuses"] * 4, conduct, "200") as ((broken, alive), client):
             for number in range(20):
                 body = b"%d" % number
@@ -258,7 +258,7 @@ class TestTries:
                 assert (broken.posts[body] <= 1, alive.posts[body]) == (True, 1)
             assert broken.posts
 
-    def test_nobody_is_there(self, nginx_program: str) -> None:
+    def test_without_instances_the_answer_is_503(self, nginx_program: str) -> None:
         with behind(*["refuses"] * 10) as (_, client):
             answer = client.post("/predict", content=b"body")
             assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")

@@ -47,7 +47,7 @@ async def read(
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, 1 << 20])
-async def test_packed_or_not_the_body_is_the_same(chunk: int) -> None:
+async def test_a_body_is_the_same_with_and_without_compression(chunk: int) -> None:
     for encoding, content in (
         (None, TEXT),
         ("identity", TEXT),
@@ -59,14 +59,14 @@ async def test_packed_or_not_the_body_is_the_same(chunk: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5_000_000])
-async def test_every_size(size: int) -> None:
+async def test_compressed_bodies_of_every_size_are_read(size: int) -> None:
     for compress in (gzip.compress, zlib.compress):
         packed = compress(bytes(size))
         assert await read(packed, "gzip" if compress is gzip.compress else "deflate", limit=size) == bytes(size)
 
 
 @pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, gzip", "", "x" * 999])
-async def test_other_encodings(encoding: str) -> None:
+async def test_other_encodings_are_refused(encoding: str) -> None:
     with pytest.raises(UnsupportedMediaType) as caught:
         await read(TEXT, encoding)
     assert len(caught.value.detail) < 200
@@ -86,7 +86,7 @@ async def test_other_encodings(encoding: str) -> None:
         lambda packed: packed[:-6] + bytes(6),
     ],
 )
-async def test_damage(encoding: str, damage: object) -> None:
+async def test_corrupt_compressed_bodies_are_refused(encoding: str, damage: object) -> None:
     packed = gzip.compress(TEXT) if encoding == "gzip" else zlib.compress(TEXT)
     for chunk in (1, 1 << 20):
         with pytest.raises(MalformedRequest):
@@ -101,7 +101,7 @@ async def test_damage(encoding: str, damage: object) -> None:
         (10_000_000, 2 << 20, Overloaded),
     ],
 )
-async def test_a_bomb_ends_at_the_byte_too_many(limit: int, room: int, problem: type[Problem]) -> None:
+async def test_decompression_stops_at_the_limit(limit: int, room: int, problem: type[Problem]) -> None:
     content = TEXT if limit <= len(TEXT) else bytes(100_000_000)
     with pytest.raises(problem):
         await read(zlib.compress(content), "deflate", limit, room)

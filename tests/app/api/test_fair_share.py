@@ -102,21 +102,21 @@ async def test_one_network_alone_may_hold_everything_and_no_more(requests: Reque
     assert requests.used == 0
 
 
-async def test_who_holds_the_most_makes_room_with_its_largest_and_newest(requests: Requests) -> None:
+async def test_the_largest_holder_gives_up_its_largest_and_newest_body(requests: Requests) -> None:
     for name, amount in (("a", 40), ("b", 20), ("c", 40)):
         await requests.ask(name, "one", amount)
     await requests.ask("x", "two", 10)
     assert requests.log[3:] == ["c out", "x in"] and requests.used == 70
 
 
-async def test_several_make_room_if_they_must(requests: Requests) -> None:
+async def test_several_holders_give_way_if_necessary(requests: Requests) -> None:
     for number in range(10):
         await requests.ask(f"a{number}", "one", 10)
     await requests.ask("x", "two", 25)
     assert requests.log[10:] == ["a9 out", "a8 out", "a7 out", "x in"] and requests.used == 95
 
 
-async def test_nobody_is_pushed_out_by_who_would_hold_as_much(requests: Requests) -> None:
+async def test_a_network_is_not_displaced_by_one_that_would_hold_as_much(requests: Requests) -> None:
     await requests.ask("a", "one", 50)
     await requests.ask("x", "two", 50)
     for name, network, amount in (("b", "one", 1), ("y", "two", 1), ("z", "three", 50)):
@@ -126,7 +126,7 @@ async def test_nobody_is_pushed_out_by_who_would_hold_as_much(requests: Requests
     assert requests.log[-1] == "w in" and requests.used == 99
 
 
-async def test_two_do_not_push_each_other_out_in_turn(requests: Requests) -> None:
+async def test_two_networks_do_not_displace_each_other_in_turn(requests: Requests) -> None:
     for number in range(50):
         await requests.ask(f"a{number}", "one", 2)
     for number in range(200):
@@ -136,13 +136,13 @@ async def test_two_do_not_push_each_other_out_in_turn(requests: Requests) -> Non
     assert requests.used == LIMIT
 
 
-async def test_what_never_fits_pushes_nobody_out(requests: Requests) -> None:
+async def test_a_body_that_never_fits_displaces_nothing(requests: Requests) -> None:
     await requests.ask("a", "one", 90)
     await requests.ask("x", "two", LIMIT + 1)
     assert requests.log == ["a in", "x refused"]
 
 
-async def test_while_somebody_waits_who_holds_more_gets_nothing_new(requests: Requests) -> None:
+async def test_while_a_network_waits_larger_holders_get_nothing_new(requests: Requests) -> None:
     async def at_once(*asked: Coroutine[None, None, None]) -> None:
         await asyncio.gather(*asked)
 
@@ -152,7 +152,7 @@ async def test_while_somebody_waits_who_holds_more_gets_nothing_new(requests: Re
     assert "x in" in requests.log and {"c refused", "d refused"} <= set(requests.log)
 
 
-async def test_one_who_does_not_end_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_for_a_displaced_request_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.api.fair_share.PUSH_SECONDS", 0.01)
     share = FairShare(LIMIT)
     stubborn = asyncio.ensure_future(asyncio.sleep(0))
@@ -164,7 +164,7 @@ async def test_one_who_does_not_end_is_not_waited_for_for_ever(monkeypatch: pyte
     await asyncio.wait({stubborn})
 
 
-async def test_a_check_says_what_would_be() -> None:
+async def test_a_check_predicts_the_decision() -> None:
     share, engine = FairShare(LIMIT), Engine()
     task = asyncio.current_task()
     assert task is not None
@@ -200,6 +200,6 @@ def test_addresses_belong_to_networks(address: str, network: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "203.0.113.9 ", "203.0.113", "\n", "1" * 60_000, "fe80::1%\n", "fe80::1%" + "x" * 99, "::1\n"]
 )
-def test_what_is_no_address_is_left_out(text: str) -> None:
+def test_invalid_addresses_are_left_out(text: str) -> None:
     assert network_of(text) == "" and client_address({"client": (text, 1)}) == ""
     assert client_address({"client": None}) == client_address({}) == ""

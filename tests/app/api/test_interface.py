@@ -31,7 +31,7 @@ def test_the_openapi_document_is_the_committed_one() -> None:
     )
 
 
-def test_the_clients_names() -> None:
+def test_the_client_exports_the_documented_names() -> None:
     assert app.client.__all__ == [
         *("AnswerTimeoutError", "AsyncClient", "Client", "ClientError", "Explanation", "ImageSource"),
         *("InvalidAnswerError", "NoAnswerError", "ProblemError"),

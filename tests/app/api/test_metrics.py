@@ -3,12 +3,12 @@ from starlette.testclient import TestClient
 from app.api.metrics import Metrics
 
 
-def test_the_model_is_named(client: TestClient) -> None:
+def test_the_model_is_named_in_a_metric(client: TestClient) -> None:
     version = client.get("/model").json()["version"]
     assert f'model_info{{name="mobilenet_v2_cifar10",version="{version}"}} 1.0' in client.get("/metrics").text
 
 
-def test_the_edges_of_histograms_stay_as_dashboards_know_them() -> None:
+def test_the_buckets_of_histograms_are_fixed() -> None:
     edges = {}
     for metric in Metrics().registry.collect():
         found = dict.fromkeys(sample.labels["le"] for sample in metric.samples if "le" in sample.labels)

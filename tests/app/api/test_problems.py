@@ -33,7 +33,7 @@ DESIGN = {
 }
 
 
-def test_codes_and_statuses_are_those_of_the_design() -> None:
+def test_codes_and_statuses_are_the_documented_ones() -> None:
     assert {code: kind.status for code, kind in BY_CODE.items()} == DESIGN
 
 
@@ -46,7 +46,7 @@ def test_every_kind_is_in_the_tree_and_explains_itself() -> None:
         assert kind.title
 
 
-def test_a_problem_stays_what_it_is() -> None:
+def test_a_problem_is_not_converted() -> None:
     problem = NotFound("nothing")
     assert as_problem(problem) is problem
     assert str(problem) == "nothing"
@@ -63,7 +63,7 @@ def test_errors_of_the_framework_are_mapped() -> None:
     assert isinstance(as_problem(ZeroDivisionError()), Internal)
 
 
-def test_every_kind_can_be_raised_with_a_sentence() -> None:
+def test_every_kind_can_be_raised_with_a_detail_alone() -> None:
     for kind in BY_CODE.values():
         problem: Problem = kind("because")
         assert problem.detail == "because"

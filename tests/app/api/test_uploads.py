@@ -23,12 +23,12 @@ def test_the_content_type_of_a_raw_body_is_ignored(client: TestClient, cat: byte
     assert client.post("/predict", content=cat, headers={"Content-Type": kind}).status_code == 200
 
 
-def test_no_image_at_all(client: TestClient) -> None:
+def test_an_empty_body_is_refused(client: TestClient) -> None:
     assert_problem(client.post("/predict"), 422, "undecodable_image")
     assert_problem(client.post("/predict", files={"file": ("empty.png", b"")}), 422, "undecodable_image")
 
 
-def test_multipart_without_the_file(client: TestClient, cat: bytes) -> None:
+def test_multipart_without_the_file_is_refused(client: TestClient, cat: bytes) -> None:
     wrong_name = client.post("/predict", files={"image": ("cat.png", cat)})
     assert "'image'" in assert_problem(wrong_name, 422, "invalid_parameter")["detail"]
     text = client.post("/predict", files={"file": (None, "a cat")})
@@ -40,7 +40,7 @@ def test_multipart_without_the_file(client: TestClient, cat: bytes) -> None:
     assert "missing" in assert_problem(nothing, 422, "invalid_parameter")["detail"]
 
 
-def test_two_files(client: TestClient, cat: bytes) -> None:
+def test_two_files_are_refused(client: TestClient, cat: bytes) -> None:
     two = client.post("/predict", files=[("file", ("a.png", cat)), ("file", ("b.png", cat))])
     assert_problem(two, 400, "malformed_request")
 
@@ -54,7 +54,7 @@ def test_two_files(client: TestClient, cat: bytes) -> None:
         (b"--x\r\nno colon\r\n\r\n", "multipart/form-data; boundary=x"),
     ],
 )
-def test_broken_multipart(client: TestClient, content: bytes, content_type: str) -> None:
+def test_malformed_multipart_is_refused(client: TestClient, content: bytes, content_type: str) -> None:
     assert_problem(
         client.post("/predict", content=content, headers={"Content-Type": content_type}), 400, "malformed_request"
     )
@@ -62,7 +62,7 @@ def test_broken_multipart(client: TestClient, content: bytes, content_type: str)
 
 @pytest.mark.parametrize("route", ["/predict", "/predict/batch", "/explain"])
 @pytest.mark.parametrize("name", [b"\xff", b"xn--99999999", b"image"])
-def test_a_charset_that_decodes_nothing(client: TestClient, route: str, name: bytes) -> None:
+def test_an_unusable_charset_is_refused(client: TestClient, route: str, name: bytes) -> None:
     def post(charset: str) -> Response:
         content = b'--x\r\nContent-Disposition: form-data; name="' + name + b'"; filename="a"\r\n\r\n\r\n--x--\r\n'
         headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
@@ -74,7 +74,7 @@ def test_a_charset_that_decodes_nothing(client: TestClient, route: str, name: by
 
 
 @pytest.mark.parametrize(("charset", "name"), [("utf-7", b"+2AA-.png"), ("unicode_escape", b"\\ud800.png")])
-def test_a_filename_that_is_no_unicode(client: TestClient, charset: str, name: bytes) -> None:
+def test_a_file_name_that_is_not_unicode_is_accepted(client: TestClient, charset: str, name: bytes) -> None:
     disposition = b'--x\r\nContent-Disposition: form-data; name="files"; filename="' + name + b'"\r\n\r\n'
     headers = {"Content-Type": f"multipart/form-data; boundary=x; charset={charset}"}
     answer = client.post("/predict/batch", content=disposition + b"no image\r\n--x--\r\n", headers=headers)
@@ -88,7 +88,7 @@ def test_json_and_compressed_bodies_are_not_accepted(client: TestClient, cat: by
     assert "gzip" in assert_problem(compressed, 415, "unsupported_media_type")["detail"]
 
 
-def test_too_many_bytes(make_client: MakeClient, cat: bytes) -> None:
+def test_too_many_bytes_are_refused(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(max_file_bytes=len(cat) - 1, max_request_bytes=len(cat) + 1000)
     assert_problem(client.post("/predict", content=cat), 413, "payload_too_large")
     assert_problem(client.post("/predict", content=iter([cat[:9], cat[9:]])), 413, "payload_too_large")
@@ -120,7 +120,7 @@ def part(name: str, content: bytes, filename: str | None = None, more: bytes = b
     ],
     ids=["files", "fields", "a long field", "a long header", "headers"],
 )
-def test_a_form_has_limits(client: TestClient, parts: list[bytes]) -> None:
+def test_a_form_above_a_limit_is_refused(client: TestClient, parts: list[bytes]) -> None:
     for route in ("/predict", "/predict/batch"):
         assert_problem(client.post(route, **form(*parts)), 400, "malformed_request")
 

@@ -27,7 +27,7 @@ def rewrite(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE], ids=lambda folder: folder.name)
-def test_the_shipped_bundles_are_whole(folder: Path) -> None:
+def test_the_shipped_bundles_are_intact(folder: Path) -> None:
     bundle = Bundle.load(folder)
     assert bundle.manifest.name == folder.name
     assert len(bundle.manifest.classes) == 10
@@ -64,7 +64,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         Bundle.load(tmp_path / "nowhere")
 
 
-def test_white_space_counts(copy: Path) -> None:
+def test_changed_white_space_is_noticed(copy: Path) -> None:
     path = copy / "bundle.json"
     path.write_bytes(path.read_bytes().replace(b'  "name"', b' \t"name"', 1))
     with pytest.raises(BundleError, match="damaged"):
@@ -77,7 +77,7 @@ def test_an_unknown_schema_version_is_refused(rewrite: Callable[..., Path]) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"null", b'{"schema_version": 1}'])
-def test_what_is_not_a_manifest_is_refused(copy: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_manifest_is_refused(copy: Path, content: bytes) -> None:
     (copy / "bundle.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"bundle\.json"):
         Bundle.load(copy)
@@ -99,7 +99,7 @@ def test_what_is_not_a_manifest_is_refused(copy: Path, content: bytes) -> None:
         {"files": {"../../etc/passwd": "0" * 64}},
     ],
 )
-def test_a_manifest_that_makes_no_sense_is_refused(rewrite: Callable[..., Path], changes: dict[str, Any]) -> None:
+def test_an_invalid_manifest_is_refused(rewrite: Callable[..., Path], changes: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match=r"bundle\.json"):
         Bundle.load(rewrite(**changes))
 
@@ -173,7 +173,7 @@ def test_a_manifest_whose_parts_do_not_fit_is_refused(
 
 
 @pytest.mark.parametrize("name", ["", "..", ".", "a\0b", "a" * 5000, "a\nb", "a/b", "/etc/passwd", "bundle.json"])
-def test_a_file_that_is_none_is_refused(rewrite: Callable[..., Path], name: str) -> None:
+def test_a_folder_in_place_of_a_file_is_refused(rewrite: Callable[..., Path], name: str) -> None:
     files = json.loads((BUNDLE / "bundle.json").read_bytes())["files"] | {name: "0" * 64}
     with pytest.raises(BundleError):
         Bundle.load(rewrite(files=files))
@@ -212,7 +212,7 @@ REPORTS = {
 
 
 @pytest.mark.parametrize("content", REPORTS.values(), ids=REPORTS)
-def test_a_report_of_another_form_is_refused(rewrite: Callable[..., Path], content: bytes) -> None:
+def test_an_invalid_report_is_refused(rewrite: Callable[..., Path], content: bytes) -> None:
     with pytest.raises(BundleError, match=r"report\.json") as refused:
         Bundle.load(rewrite({"report.json": content}))
     assert "\n" not in str(refused.value)

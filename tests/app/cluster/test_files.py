@@ -73,7 +73,7 @@ def test_rows_are_the_answers_of_the_plain_command(album: Path, tmp_path: Path, 
     assert fault["code"] == "unsupported_media_type"
 
 
-def test_what_is_done_is_known(album: Path, tmp_path: Path) -> None:
+def test_finished_parts_are_skipped(album: Path, tmp_path: Path) -> None:
     output = Output(str(tmp_path / "out"), ASKED)
     paths = bulk.find([str(album)])
     assert output.done(paths) == {}
@@ -85,19 +85,19 @@ def test_what_is_done_is_known(album: Path, tmp_path: Path) -> None:
     }
 
 
-def test_what_is_done_is_known_where_a_folder_s_name_looks_like_a_pattern(tmp_path: Path) -> None:
+def test_finished_parts_are_skipped_in_a_folder_whose_name_looks_like_a_glob(tmp_path: Path) -> None:
     make_part(tmp_path / "answers[1]", [f"{DATA}/cat.png"])
     assert Output(str(tmp_path / "answers[1]"), ASKED).done([f"{DATA}/cat.png"]) == {f"{DATA}/cat.png": True}
 
 
-def test_a_part_that_is_made_twice_is_there_once(album: Path, tmp_path: Path) -> None:
+def test_a_recomputed_part_replaces_itself(album: Path, tmp_path: Path) -> None:
     for _ in range(2):
         make_part(tmp_path / "out", bulk.find([f"{album}/c*"]))
     assert len(rows(tmp_path / "out")) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"no part"])
-def test_a_part_that_is_damaged_is_an_error(tmp_path: Path, content: bytes) -> None:
+def test_a_corrupt_part_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "part-1.parquet").write_bytes(content)
     with pytest.raises(FilesError, match=r"part-1\.parquet is no part, or is damaged: delete it"):
         Output(str(tmp_path), ASKED).done([])
@@ -122,7 +122,7 @@ def test_a_disk_that_is_full_leaves_no_part_and_nothing_else(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("other", [Asked("2", "0" * 64, 2, 1), Asked(ASKED.model, "0" * 64, 3, 1)])
-def test_answers_to_something_else_are_not_mixed(album: Path, tmp_path: Path, other: Asked) -> None:
+def test_a_folder_with_answers_of_another_run_is_refused(album: Path, tmp_path: Path, other: Asked) -> None:
     make_part(tmp_path / "out", [f"{album}/cat.png"])
     with pytest.raises(FilesError, match=r"answers of model 1\.0\.0.*--top-k 2.*choose another folder"):
         Output(str(tmp_path / "out"), other).done([])
@@ -180,7 +180,7 @@ def test_a_folder_is_not_left_by_a_name_alone(album: Path, tmp_path: Path, monke
     assert bulk.find(["link/../cat.png"]) == [f"{tmp_path}/link/../cat.png"]
 
 
-def test_pipes_and_sizes_are_the_plain_commands_behind_urls_too(tmp_path: Path, archive: str) -> None:
+def test_urls_have_the_limits_of_the_plain_command_for_pipes_and_sizes(tmp_path: Path, archive: str) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(20 << 30)
@@ -203,13 +203,13 @@ def test_an_output_that_leads_nowhere_is_an_error(url: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--ray"], ["--output", "out"], ["--ray", "--json", "--output", "out"]])
-def test_options_that_do_not_go_together(arguments: list[str]) -> None:
+def test_incompatible_options_are_refused(arguments: list[str]) -> None:
     done = run("classify", *arguments, str(DATA))
     assert (done.returncode, done.stderr) == (2, "error: --ray and --output go together, and without --json\n")
 
 
 @pytest.mark.timeout(300)  # Ray starts twice, a matter of seconds on a machine of one's own
-def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_run_resumes(tmp_path: Path) -> None:
     album, out = tmp_path / "album", tmp_path / "out"
     album.mkdir()
     for number in range(bulk.PART_FILES + 1):  # two parts

@@ -154,7 +154,7 @@ def test_a_replica_whose_engine_died_is_replaced(service: httpx.Client, site: Pa
     assert after != before
 
 
-def test_load_brings_a_second_replica_and_metrics_know_both(service: httpx.Client, url: str, cat: bytes) -> None:
+def test_load_starts_a_second_replica_and_metrics_cover_both(service: httpx.Client, url: str, cat: bytes) -> None:
     over = threading.Event()
     answered = []
 
@@ -209,7 +209,7 @@ def test_a_replica_reserves_its_threads(settings: dict[str, object], cores: int)
     assert described.ray_actor_options["num_cpus"] == cores
 
 
-def test_arguments_are_settings_and_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arguments_are_settings_and_override_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as build
 
     monkeypatch.setenv("VIEWS", "3")

@@ -44,7 +44,7 @@ def test_classes_of_one_image_are_on_one_scale() -> None:
     np.testing.assert_allclose(half[64 + 32, 255], over(100, colours(np.array(0.5))), atol=3)
 
 
-def test_what_speaks_against_a_class_is_not_shown() -> None:
+def test_evidence_against_a_class_is_not_shown() -> None:
     assert (strength(maps(2, -5), 1) == 0).all()
     assert (strength(maps(-2, -5), 0) == 0).all()  # nothing speaks for any class: nothing to divide by
     np.testing.assert_allclose(
@@ -52,7 +52,7 @@ def test_what_speaks_against_a_class_is_not_shown() -> None:
     )
 
 
-def test_the_image_is_what_the_network_saw_pixel_for_pixel_in_grey() -> None:
+def test_the_background_is_the_network_s_input_in_grey() -> None:
     chance = np.random.default_rng(0)
     image = chance.integers(256, size=(32, 32, 3), dtype=np.uint8)
     picture = pixels(image, maps(0), 0).astype(float)
@@ -71,7 +71,7 @@ AGAINST[:, 1] = 1.5
 
 @given(MAPS, st.integers(0, 2))
 @example(AGAINST, 0)
-def test_any_map_gives_shares(values: np.ndarray, class_id: int) -> None:
+def test_strengths_of_any_map_are_between_0_and_1(values: np.ndarray, class_id: int) -> None:
     shares = strength(values, class_id)
     assert shares.shape == (SIDE, SIDE)
     assert shares.min() >= 0
@@ -97,6 +97,6 @@ def test_the_colours_are_viridis() -> None:
     assert (np.diff(lightness) > 0).all()
 
 
-def test_a_class_that_there_is_not() -> None:
+def test_an_unknown_class_raises_an_index_error() -> None:
     with pytest.raises(IndexError):
         draw(GREY, maps(1, 2), 2)

@@ -172,7 +172,7 @@ def test_large_images_in_other_modes_shrink_as_rgb_does() -> None:
     assert np.abs(grey - thumbnails(encode(image.convert("L").convert("RGB"), "PNG"), views=3)).max() == 0
 
 
-def test_another_size_may_be_asked_for() -> None:
+def test_thumbnails_may_have_another_size() -> None:
     image = picture(90, 70)
     result = thumbnails(encode(image, "PNG"), height=16, width=24)
     expected = np.asarray(image.resize((24, 16), Image.Resampling.BILINEAR))
@@ -206,7 +206,7 @@ def test_all_eight_orientations_give_the_same_thumbnails(orientation: int, kind:
 
 
 @pytest.mark.parametrize("value", [0, 9, 65535])
-def test_an_orientation_that_makes_no_sense_is_upright(value: Any) -> None:
+def test_an_invalid_orientation_counts_as_upright(value: Any) -> None:
     tags = Image.Exif()
     tags[ORIENTATION] = value
     np.testing.assert_array_equal(thumbnail(encode(picture(), "PNG", exif=tags)), thumbnail(encode(picture(), "PNG")))
@@ -216,7 +216,7 @@ def test_an_orientation_that_makes_no_sense_is_upright(value: Any) -> None:
 @pytest.mark.parametrize(
     "data", [b"Exif\0\0rubbish", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
 )
-def test_damaged_metadata_is_no_damage_to_the_picture(kind: str, data: bytes) -> None:
+def test_an_image_with_corrupt_metadata_is_decoded(kind: str, data: bytes) -> None:
     np.testing.assert_array_equal(thumbnail(encode(picture(), kind, exif=data)), thumbnail(encode(picture(), kind)))
 
 
@@ -275,20 +275,20 @@ def deep_colours() -> bytes:
         pytest.param(two_greys(16, 40 * 257, 200 * 257), (40, 40, 40), id="16 bits with tRNS"),
     ],
 )
-def test_what_is_transparent_is_white(content: bytes, seen: tuple[int, int, int]) -> None:
+def test_transparent_pixels_become_white(content: bytes, seen: tuple[int, int, int]) -> None:
     result = thumbnail(content)
     assert (result[:, :16] == seen).all()
     assert (result[:, 16:] == WHITE).all()
 
 
 @needs_avif
-def test_what_is_transparent_is_white_in_avif() -> None:
+def test_transparent_pixels_of_an_avif_become_white() -> None:
     result = thumbnail(rgba_halves("AVIF", quality=90, max_threads=1)).astype(int)
     assert np.abs(result[:, :14] - SEEN).max() < 12
     assert np.abs(result[:, 18:] - WHITE).max() < 3
 
 
-def test_half_transparent_is_half_white() -> None:
+def test_half_transparent_pixels_become_half_white() -> None:
     result = thumbnail(encode(Image.new("RGBA", (32, 32), (0, 100, 255, 128)), "PNG"))
     assert np.abs(result.astype(int) - (127, 177, 255)).max() <= 1
 
@@ -315,7 +315,7 @@ def test_cmyk_as_adobe_writes_it_and_as_the_standard_does() -> None:
             assert np.abs(thumbnail(content).astype(int) - rgb).max() <= 2
 
 
-def test_ycck_jpeg() -> None:
+def test_a_ycck_jpeg_has_its_colours() -> None:
     """Adobe's other CMYK: its transform is 2, and libjpeg gives CMYK of it."""
     content = encode(Image.new("CMYK", (32, 32), (0, 0, 0, 255)), "JPEG", quality=95)
     start = content.index(b"Adobe")
@@ -373,7 +373,7 @@ def test_every_mode_of_pillow_becomes_rgb(mode: str, value: Any, expected: tuple
         ("MPO", {}),
     ],
 )
-def test_the_first_frame_counts(kind: str, options: dict[str, Any]) -> None:
+def test_the_first_frame_of_an_animation_is_decoded(kind: str, options: dict[str, Any]) -> None:
     red, *others = (Image.new("RGB", (80, 70), colour) for colour in ("red", "lime", "blue"))
     content = encode(red, kind, save_all=True, append_images=others, **options)
     assert np.abs(thumbnails(content, views=3).astype(int) - (255, 0, 0)).max() <= 2
@@ -390,7 +390,7 @@ def test_a_gif_frame_beyond_its_screen_counts_with_its_own_size() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLES if "anim" not in name and name != "GIF"])
-def test_truncated_is_refused(name: str) -> None:
+def test_an_image_that_is_cut_short_is_refused(name: str) -> None:
     content = SAMPLES[name]
     for percent in range(5, 100, 5):
         with pytest.raises(UndecodableImage, match="cut short or corrupt"):
@@ -398,7 +398,7 @@ def test_truncated_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_truncated_anywhere_is_refused_or_whole(name: str) -> None:
+def test_an_image_cut_short_anywhere_is_refused_or_complete(name: str) -> None:
     """Whole, if only later frames or the mark of the end are missing."""
     content = SAMPLES[name]
     whole = thumbnail(content)
@@ -420,7 +420,7 @@ def test_a_flipped_bit_anywhere_in_a_png_is_noticed(name: str) -> None:
             thumbnail(bytes(damaged))
 
 
-def test_empty_is_refused() -> None:
+def test_an_empty_file_is_refused() -> None:
     with pytest.raises(UndecodableImage, match="the image is empty"):
         thumbnails(b"")
 
@@ -439,7 +439,7 @@ def test_magic_bytes_alone_are_no_image(magic: bytes, rest: bytes) -> None:
     + [(kind, UndecodableImage) for kind in (zlib.error, SystemError, AttributeError, RecursionError, UserWarning)]
     + [(kind, ImageTooLarge) for kind in (MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning)],
 )
-def test_whatever_pillow_raises_becomes_a_problem_that_tells_nothing_of_it(
+def test_every_error_of_pillow_becomes_a_problem_without_its_message(
     error: type[Exception], problem: type[Problem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: object) -> None:
@@ -598,7 +598,7 @@ def test_av1_streams_are_found_wherever_a_container_may_keep_them() -> None:
             avif.largest_av1_frame(overlapping)
 
 
-def test_half_understood_avif_is_refused() -> None:
+def test_a_malformed_avif_is_refused() -> None:
     """Timing belongs to videos; a box without a size goes on to the end of a file."""
     with pytest.raises(ValueError, match="timing"):
         list(avif._av1_frames(b"\x0a\x02\x04\x00"))
@@ -746,7 +746,7 @@ def observed() -> dict[str, Observation]:
     return result
 
 
-def test_what_is_too_large_takes_no_memory(observed: dict[str, Observation]) -> None:
+def test_images_that_are_too_large_are_refused_without_using_memory(observed: dict[str, Observation]) -> None:
     for name in oversized():
         assert observed[name].outcome == "image_too_large", name
         assert observed[name].growth < 8 << 20, name
@@ -758,7 +758,7 @@ def test_decoding_stays_within_the_memory_it_is_charged_for(observed: dict[str, 
         assert observed[name].growth < 4 * observed[name].pixels + (16 << 20), name
 
 
-def test_damaged_images_stay_within_it_too(observed: dict[str, Observation]) -> None:
+def test_decoding_corrupt_images_stays_within_the_memory_it_is_charged_for(observed: dict[str, Observation]) -> None:
     outcomes = set()
     for name in damaged():
         outcomes.add(observed[name].outcome)
@@ -814,14 +814,14 @@ samples = st.sampled_from(sorted(SAMPLES.values()))
 
 @fuzz(150)
 @given(samples, st.data())
-def test_cut(content: bytes, data: st.DataObject) -> None:
+def test_an_image_with_bytes_removed_is_decoded_or_refused(content: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(content)))
     survives(content[:start] + content[data.draw(st.integers(start, len(content))) :])
 
 
 @fuzz(300)
 @given(samples, st.data())
-def test_flipped(content: bytes, data: st.DataObject) -> None:
+def test_an_image_with_changed_bytes_is_decoded_or_refused(content: bytes, data: st.DataObject) -> None:
     """Half of the damage is done to the first bytes, where headers are."""
     damaged = bytearray(content)
     positions = st.integers(0, min(200, len(content)) - 1) | st.integers(0, len(content) - 1)
@@ -832,13 +832,15 @@ def test_flipped(content: bytes, data: st.DataObject) -> None:
 
 @fuzz(200)
 @given(samples, samples, st.data())
-def test_spliced(first: bytes, second: bytes, data: st.DataObject) -> None:
+def test_two_images_joined_are_decoded_or_refused(first: bytes, second: bytes, data: st.DataObject) -> None:
     survives(first[: data.draw(st.integers(0, len(first)))] + second[data.draw(st.integers(0, len(second))) :])
 
 
 @fuzz(100)
 @given(samples, st.binary(max_size=200), st.data())
-def test_stuffed(content: bytes, stuffing: bytes, data: st.DataObject) -> None:
+def test_an_image_with_bytes_inserted_is_decoded_or_refused(
+    content: bytes, stuffing: bytes, data: st.DataObject
+) -> None:
     position = data.draw(st.integers(0, len(content)))
     survives(content[:position] + stuffing + content[position:])
 

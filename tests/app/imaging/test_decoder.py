@@ -108,7 +108,7 @@ async def test_a_tiny_picture_is_decoded_in_the_service_and_others_in_a_process(
     assert photo.seconds > 0
 
 
-async def test_a_large_picture_is_the_same_from_whichever_lane(decoder: Decoder) -> None:
+async def test_a_large_picture_is_the_same_from_every_lane(decoder: Decoder) -> None:
     plain = Image.new("RGB", (2000, 1000), (9, 8, 7))  # few bytes, many pixels: the small lane passes it on
     out = io.BytesIO()
     plain.save(out, "PNG")
@@ -141,7 +141,7 @@ async def test_an_image_over_its_time_is_refused_and_others_go_on(
     assert killed == ["cpu"]
 
 
-async def test_what_is_refused_is_refused_with_its_reason(decoder: Decoder, killed: list[str]) -> None:
+async def test_a_refused_image_has_its_reason(decoder: Decoder, killed: list[str]) -> None:
     with pytest.raises(UndecodableImage, match="the PNG is cut short or corrupt"):
         await decode(decoder, PHOTO[: len(PHOTO) // 2])
     with pytest.raises(UnsupportedMediaType, match="TIFF"):
@@ -187,9 +187,7 @@ async def test_at_the_deadline_the_caller_is_answered_whatever_the_decoder_does(
     blocked.let_go.set()
 
 
-async def test_what_comes_of_an_image_that_was_given_up_is_not_handed_on(
-    blocked: type[Blocked], decoder: Decoder
-) -> None:
+async def test_the_result_of_a_cancelled_image_is_not_handed_on(blocked: type[Blocked], decoder: Decoder) -> None:
     handed: list[np.ndarray] = []
     call = asyncio.create_task(decoder.decode(PHOTO, 1, soon(), lambda images: handed.append(images)))  # type: ignore
     await until(lambda: blocked.decoding)
@@ -293,12 +291,12 @@ async def test_without_processes_only_linear_formats_are_decoded(
         await decode(decoder, encoded(200, 150, "AVIF"))
 
 
-async def test_starting_one_says_that_it_can(decoder: Decoder) -> None:
+async def test_start_one_reports_that_processes_can_be_started(decoder: Decoder) -> None:
     assert await asyncio.to_thread(decoder.start_one)
     assert decoder.pids() == []
 
 
-async def test_errors_of_what_the_thumbnails_are_handed_to_come_through(decoder: Decoder, cat: bytes) -> None:
+async def test_errors_after_decoding_come_through(decoder: Decoder, cat: bytes) -> None:
     def refuse(_: np.ndarray) -> "Future[str]":
         raise Unavailable("the engine is not running")
 

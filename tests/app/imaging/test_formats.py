@@ -35,7 +35,7 @@ def rle_bmp(compression: int, width: int = 4, height: int = 4, header_bytes: int
 
 @pytest.mark.parametrize("compression", [1, 2, 4])
 @pytest.mark.parametrize("header_bytes", [40, 56, 108, 124])
-def test_run_lengths_in_a_bmp_are_refused_with_their_reason(compression: int, header_bytes: int) -> None:
+def test_a_run_length_encoded_bmp_is_refused_with_its_reason(compression: int, header_bytes: int) -> None:
     with pytest.raises(UnsupportedMediaType, match="run-length"):
         recognise(rle_bmp(compression, header_bytes=header_bytes))
 
@@ -62,7 +62,7 @@ def test_a_jpeg_of_endless_padding_is_refused_at_once(padding: bytes) -> None:
         recognise(JPEG[:20] + padding * 3_000_000 + JPEG[20:])
 
 
-def test_as_many_segments_as_are_accepted_are_accepted() -> None:
+def test_a_jpeg_at_the_limit_of_segments_is_accepted() -> None:
     many = JPEG[:2] + b"\xff\xfe\x00\x02" * (MAX_JPEG_SEGMENTS - 20) + JPEG[2:]
     assert EncodedImage.identify(many, 10_000).thumbnails(1).shape == (1, 32, 32, 3)
     padded = JPEG[:2] + b"\xff" * (MAX_JPEG_PADDING - 20) + JPEG[2:]
@@ -95,7 +95,7 @@ def test_headers_that_end_early_are_left_to_the_decoder(content: bytes) -> None:
         EncodedImage.identify(content, 10_000)
 
 
-def test_tiny_are_few_bytes_and_few_pixels_in_plain_formats() -> None:
+def test_small_files_of_linear_formats_are_tiny() -> None:
     assert is_tiny(encoded("PNG"))
     assert is_tiny(encoded("JPEG"))
     assert is_tiny(encoded("PNG", 256, 256))

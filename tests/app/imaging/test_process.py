@@ -37,7 +37,7 @@ def png(width: int, height: int, mode: str = "RGB") -> bytes:
     return out.getvalue()
 
 
-def test_it_gives_what_the_decoder_gives_image_after_image(process: DecodingProcess, cat: bytes) -> None:
+def test_a_process_gives_the_same_thumbnails_as_direct_decoding(process: DecodingProcess, cat: bytes) -> None:
     for content, views in ((cat, 3), (png(100, 90), 3), (png(100, 90), 1)):
         expected = EncodedImage.identify(content, 1_000_000).thumbnails(views)
         np.testing.assert_array_equal(decode(process, content, views), expected)
@@ -49,7 +49,7 @@ def test_an_image_that_is_declined_is_forgotten(process: DecodingProcess, cat: b
     assert decode(process, cat).shape == (1, 32, 32, 3)
 
 
-def test_problems_come_through_at_either_point(process: DecodingProcess, cat: bytes) -> None:
+def test_problems_of_identifying_and_decoding_come_through(process: DecodingProcess, cat: bytes) -> None:
     with pytest.raises(UndecodableImage, match="PNG"):
         process.identify(cat[:60], 25_000_000, **SIZE)
     broken = png(500, 400)[:-40] + bytes(40)
@@ -65,7 +65,7 @@ def test_an_image_over_its_memory_is_too_expensive(process: DecodingProcess) -> 
         decode(process, png(10, 10))
 
 
-def test_a_silent_process_is_ended(cat: bytes) -> None:
+def test_an_unresponsive_process_is_killed(cat: bytes) -> None:
     process = DecodingProcess(memory_bytes=64 << 20, cpu_seconds=0.01)  # so that its silence may last 0.1 s
     os.kill(process.pid, 19)  # SIGSTOP
     with pytest.raises(DecoderEnded) as ended:
@@ -73,7 +73,9 @@ def test_a_silent_process_is_ended(cat: bytes) -> None:
     assert ended.value.reason == "time"
 
 
-def test_it_inherits_no_descriptor_and_no_secret(process: DecodingProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_inherits_no_descriptor_and_no_secret(
+    process: DecodingProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(f"/proc/{process.pid}")
     assert sorted(int(name) for name in os.listdir(folder / "fd")) == [0, 1, 2]
     assert os.readlink(folder / "fd/0").startswith("socket:")
@@ -85,11 +87,11 @@ def test_it_inherits_no_descriptor_and_no_secret(process: DecodingProcess, monke
     assert b"API_KEYS" not in variables and b"secret" not in variables
 
 
-def test_it_gives_way_to_the_service(process: DecodingProcess) -> None:
+def test_a_process_has_a_lower_priority_than_the_service(process: DecodingProcess) -> None:
     assert os.getpriority(os.PRIO_PROCESS, process.pid) > os.getpriority(os.PRIO_PROCESS, 0)
 
 
-def test_it_ends_when_the_service_is_killed() -> None:
+def test_a_process_ends_when_the_service_is_killed() -> None:
     code = (
         "import os, time; from app.imaging.process import DecodingProcess as P;"
         "p = P(memory_bytes=1 << 26, cpu_seconds=5.0); print(p.pid, flush=True); os.kill(os.getpid(), 9)"

@@ -56,14 +56,14 @@ FRACTIONS = st.floats(0, 1)
 
 
 @given(LOGITS, st.floats(0.05, 20))
-def test_a_temperature_never_changes_what_is_most_probable(logits: np.ndarray, temperature: float) -> None:
+def test_a_temperature_never_changes_the_most_probable_class(logits: np.ndarray, temperature: float) -> None:
     values = probabilities(logits, temperature)
     assert sum(values) == pytest.approx(1)
     order = top_k(logits[0].tolist(), 10)
     assert (np.diff([values[index] for index in order]) <= 0).all()
 
 
-def test_a_set_is_what_reaches_the_threshold_most_probable_first() -> None:
+def test_a_set_holds_the_classes_that_reach_the_threshold_most_probable_first() -> None:
     values = [0.1, 0.5, 0.3, 0.1]
     assert prediction_set(values, 0.3) == [1, 2]
     assert prediction_set(values, 0.1) == [1, 2, 0, 3]
@@ -127,7 +127,7 @@ async def test_the_score_is_the_mean_over_views_and_abstains_only_above_the_thre
 
 
 @pytest.mark.parametrize("score", [1.0000004, 1.0000001, 0.9999996])
-async def test_it_abstains_by_the_numbers_that_it_answers(
+async def test_abstaining_agrees_with_the_score_and_threshold_in_the_answer(
     loaded: tuple[Bundle, Session], cat: bytes, score: float
 ) -> None:
     outputs = Outputs(np.zeros((1, 10), np.float32), np.array([score], np.float64))
@@ -137,7 +137,7 @@ async def test_it_abstains_by_the_numbers_that_it_answers(
     classifier.close()
 
 
-async def test_pixels_have_a_score_each(loaded: tuple[Bundle, Session]) -> None:
+async def test_each_image_of_a_tensor_has_its_own_score(loaded: tuple[Bundle, Session]) -> None:
     outputs = Outputs(np.eye(2, 10, dtype=np.float32), np.array([-9, 9], np.float32))
     classifier = classifier_of(loaded, outputs, abstention=Abstention(method="energy", threshold=0, kept=0.95))
     results = await classifier.classify_pixels(np.zeros((2, 32, 32, 3), np.uint8), time.monotonic() + 30)
@@ -146,7 +146,7 @@ async def test_pixels_have_a_score_each(loaded: tuple[Bundle, Session]) -> None:
     classifier.close()
 
 
-async def test_without_measures_of_trust_there_are_none(loaded: tuple[Bundle, Session], cat: bytes) -> None:
+async def test_a_bundle_without_calibration_gives_none(loaded: tuple[Bundle, Session], cat: bytes) -> None:
     outputs = Outputs(np.zeros((1, 10), np.float32))
     classifier = classifier_of(loaded, outputs, abstention=None, calibration=None)
     answer = (await classifier.classify(cat, time.monotonic() + 30)).answer(3)
@@ -155,7 +155,7 @@ async def test_without_measures_of_trust_there_are_none(loaded: tuple[Bundle, Se
     classifier.close()
 
 
-async def test_an_answer_that_does_not_come_ends_with_the_deadline(loaded: tuple[Bundle, Session], cat: bytes) -> None:
+async def test_waiting_for_an_answer_ends_at_the_deadline(loaded: tuple[Bundle, Session], cat: bytes) -> None:
     submitted: Future[Answer] = Future()
     engine = SimpleNamespace(submit=lambda *_, **__: submitted, close=lambda: None)
     classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=1))
@@ -165,7 +165,7 @@ async def test_an_answer_that_does_not_come_ends_with_the_deadline(loaded: tuple
     classifier.close()
 
 
-async def test_many_at_once_are_answered_like_one_after_the_other(loaded: tuple[Bundle, Session]) -> None:
+async def test_concurrent_and_sequential_requests_have_the_same_answers(loaded: tuple[Bundle, Session]) -> None:
     noise = np.random.default_rng(0)
     contents = []
     for _ in range(60):

@@ -40,7 +40,7 @@ def usual(random: np.random.Generator) -> tuple[int, float]:
     return int(class_id), float(random.uniform(low, high))
 
 
-def test_usual_answers_leave_it_low_and_others_raise_it_and_it_forgets() -> None:
+def test_unusual_answers_raise_the_index_until_they_leave_the_window() -> None:
     random, drift = np.random.default_rng(0), Drift(REFERENCE, 500)
     for _ in range(499):
         drift.add(*usual(random))
@@ -61,7 +61,7 @@ def test_usual_answers_leave_it_low_and_others_raise_it_and_it_forgets() -> None
 @pytest.mark.parametrize(
     ("confidence", "place"), [(0.0, 0), (0.49, 0), (0.5, 1), (0.9, 2), (1.0, 2), (1.1, 2), (-1, 0)]
 )
-def test_bins_are_those_of_a_histogram(confidence: float, place: int) -> None:
+def test_confidences_are_binned_as_in_a_histogram(confidence: float, place: int) -> None:
     reference = Reference(predicted=[1] * 10, confidence_edges=[0, 0.5, 0.9, 1], confidence=[10, 10, 10])
     drift = Drift(reference, 1)
     drift.add(0, confidence)
@@ -76,7 +76,7 @@ def gauges(client: TestClient) -> dict[str, float]:
 
 
 @pytest.mark.data
-def test_calibration_images_leave_the_gauge_low_and_damaged_ones_raise_it(
+def test_calibration_images_leave_the_index_low_and_corrupted_ones_raise_it(
     make_client: MakeClient, cifar10_dir: Path
 ) -> None:
     indices = json.loads((BUNDLE / "split.json").read_text())["calibrate"][:600]

@@ -59,7 +59,7 @@ async def until(condition: object) -> None:
         await asyncio.sleep(0.001)
 
 
-async def test_one_call_gets_its_images_logits() -> None:
+async def test_a_call_gets_the_logits_of_its_images() -> None:
     engine = engine_of(mean_logits)
     answer = await engine.infer(images(7, 9), soon())
     assert answer.outputs.logits.tolist() == [[7, 2], [9, 2]]
@@ -68,7 +68,7 @@ async def test_one_call_gets_its_images_logits() -> None:
     engine.close()
 
 
-async def test_what_waits_is_taken_together_up_to_the_limit() -> None:
+async def test_waiting_work_is_batched_up_to_the_limit() -> None:
     gate = Gate()
     sizes: list[int] = []
     engine = engine_of(gate, max_batch_images=4, on_batch=sizes.append)
@@ -84,7 +84,7 @@ async def test_what_waits_is_taken_together_up_to_the_limit() -> None:
     engine.close()
 
 
-async def test_maps_are_computed_for_the_batches_that_want_them() -> None:
+async def test_class_maps_are_computed_only_for_batches_that_request_them() -> None:
     gate = Gate()
     engine = engine_of(gate, max_batch_images=3)
     first = asyncio.create_task(engine.infer(images(0), soon()))
@@ -103,7 +103,7 @@ async def test_maps_are_computed_for_the_batches_that_want_them() -> None:
     engine.close()
 
 
-async def test_a_call_larger_than_the_limit_goes_alone_and_whole() -> None:
+async def test_a_call_above_the_limit_is_a_batch_of_its_own() -> None:
     gate = Gate()
     engine = engine_of(gate, max_batch_images=2)
     first = asyncio.create_task(engine.infer(images(0), soon()))
@@ -129,7 +129,7 @@ async def test_an_idle_worker_takes_work_while_another_is_busy() -> None:
     engine.close()
 
 
-async def test_a_caller_that_leaves_costs_nothing() -> None:
+async def test_cancelled_work_is_not_computed() -> None:
     gate = Gate()
     engine = engine_of(gate)
     busy = asyncio.create_task(engine.infer(images(0), soon()))
@@ -188,7 +188,7 @@ async def test_places_are_counted_in_images() -> None:
     engine.close()
 
 
-async def test_places_that_turn_out_not_to_be_needed_are_given_back() -> None:
+async def test_unneeded_places_are_released() -> None:
     engine = engine_of(mean_logits, queue_images=10)
     with engine.reserve(8) as keep:
         keep(3)
@@ -224,7 +224,7 @@ async def test_a_worker_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixt
     assert "worker died" in caplog.text
 
 
-async def test_closing_finishes_what_was_accepted() -> None:
+async def test_closing_finishes_accepted_work() -> None:
     gate = Gate()
     engine = engine_of(gate)
     calls = [asyncio.create_task(engine.infer(images(n), soon())) for n in range(5)]
@@ -268,7 +268,7 @@ async def test_no_answer_is_lost_or_swapped_among_random_cancels_and_deadlines(s
 
 
 @pytest.mark.parametrize("seed", range(10))
-async def test_an_error_at_any_moment_leaves_nobody_waiting(seed: int) -> None:
+async def test_an_error_at_any_moment_ends_all_waiting_calls(seed: int) -> None:
     chance = random.Random(seed)
     batches, fatal = itertools.count(), chance.randrange(30)
     deaths: list[None] = []
@@ -308,7 +308,7 @@ async def test_an_error_at_any_moment_leaves_nobody_waiting(seed: int) -> None:
     assert deaths == [None]
 
 
-def test_threads_that_the_system_refuses_are_one_error_and_the_others_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     start, started = threading.Thread.start, []
 
     def limited(thread: threading.Thread) -> None:

@@ -60,7 +60,7 @@ def test_shapes_and_types(session: Session) -> None:
     assert {output.dtype for output in outputs} == {np.dtype(np.float32)}
 
 
-def test_maps_come_only_when_they_are_asked_for(session: Session) -> None:
+def test_class_maps_are_computed_only_on_request(session: Session) -> None:
     without, with_maps = session.run(pictures()), session.run(pictures(), maps=True)
     assert without.class_maps is None
     assert_close(without[:2], with_maps[:2])
@@ -82,7 +82,7 @@ def test_the_shipped_models_know_the_examples(folder: Path, engine: Any) -> None
     assert session.run(pictures()).logits.argmax(1).tolist() == list(range(10))
 
 
-def test_a_batch_gives_what_its_images_give_alone(session: Session) -> None:
+def test_a_batch_and_single_images_have_the_same_outputs(session: Session) -> None:
     together = session.run(pictures(), maps=True)
     for index, image in enumerate(pictures()):
         assert_close(together.part(index, index + 1), session.run(image[None], maps=True))
@@ -114,7 +114,7 @@ def test_a_model_that_computes_nonsense_is_noticed(loaded: tuple[Bundle, Session
         self_check(Nonsense(), loaded[0])
 
 
-def test_a_score_that_is_another_is_noticed(loaded: tuple[Bundle, Session]) -> None:
+def test_another_out_of_distribution_score_is_noticed(loaded: tuple[Bundle, Session]) -> None:
     class Wrong:
         def __init__(self, by: float) -> None:
             self.by = np.float32(by)
@@ -144,12 +144,12 @@ def test_a_bundle_without_abstention_has_no_scores(kind: type[Session]) -> None:
     self_check(session, bundle)
 
 
-def test_pytorch_refuses_a_score_that_it_does_not_know() -> None:
+def test_pytorch_refuses_an_unknown_out_of_distribution_score() -> None:
     with pytest.raises(SessionError, match=r"can compute novelty, not 'tea leaves'"):
         TorchSession(changed(abstention=Abstention(method="tea leaves", threshold=0, kept=0.95)))
 
 
-def test_pytorch_needs_what_the_score_is_computed_with() -> None:
+def test_pytorch_needs_the_parameters_of_the_score() -> None:
     bundle = changed()
     bundle.forget("novelty.safetensors")
     with pytest.raises(SessionError, match=r"holds no novelty\.safetensors"):
@@ -308,7 +308,7 @@ GRAPHS = [
 
 
 @pytest.mark.parametrize(("change", "message"), GRAPHS, ids=[change.__name__ for change, _ in GRAPHS])
-def test_a_graph_of_another_form_is_refused_with_one_line_though_its_hashes_are_right(
+def test_a_graph_with_other_inputs_or_outputs_is_refused_despite_correct_hashes(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], change: Callable[[onnx.ModelProto], None], message: str
 ) -> None:
     folder = forge(tmp_path / "bundle", {GRAPH: graph(change)})
@@ -409,7 +409,7 @@ STORED = [
 
 
 @pytest.mark.parametrize(("file", "change", "message"), STORED, ids=[message for *_, message in STORED])
-def test_pytorch_refuses_weights_of_another_form_with_one_line(
+def test_pytorch_refuses_other_weights_with_one_line(
     tmp_path: Path, file: str, change: Callable[[Tensors], Tensors], message: str
 ) -> None:
     content = safetensors.torch.save(change(safetensors.torch.load((BUNDLE / file).read_bytes())))
@@ -430,14 +430,14 @@ def test_pytorch_refuses_weights_of_another_form_with_one_line(
     ],
     ids=["nothing", "garbage", "a huge header", "a list", "an unknown type"],
 )
-def test_pytorch_refuses_what_is_no_safetensors_file(tmp_path: Path, file: str, content: bytes) -> None:
+def test_pytorch_refuses_a_file_that_is_not_safetensors(tmp_path: Path, file: str, content: bytes) -> None:
     folder = forge(tmp_path / "bundle", {file: content})
     with pytest.raises(SessionError, match=rf"^{file} cannot be loaded: ") as refused:
         load_session(Settings(_env_file=None, model_dir=folder, engine="torch"))
     assert "\n" not in str(refused.value)
 
 
-def test_torch_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_torch_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SessionError, match="extra 'torch'"):
         TorchSession(Bundle.load(BUNDLE))

@@ -16,7 +16,7 @@ def model() -> Preprocessed:
     return Preprocessed(mobilenet_v2(Architecture(stage2_stride=2)), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).eval()
 
 
-def test_its_logits_are_those_of_the_trained_network(model: Preprocessed) -> None:
+def test_logits_are_those_of_the_trained_network(model: Preprocessed) -> None:
     with torch.inference_mode():
         assert torch.equal(ServedNetwork(model)(IMAGES).logits, model(IMAGES))
 
@@ -28,7 +28,7 @@ def test_the_means_of_the_class_maps_are_the_logits(model: Preprocessed) -> None
     np.testing.assert_allclose(outputs.class_maps.mean((2, 3)), outputs.logits, atol=1e-5)
 
 
-def test_the_out_of_distribution_score_is_of_the_features(model: Preprocessed) -> None:
+def test_the_out_of_distribution_score_is_computed_from_the_features(model: Preprocessed) -> None:
     random = torch.Generator().manual_seed(0)
     tensors = [torch.rand(shape, generator=random) for shape in ((20, 1280), (1280,), (1280, 40), (2,), (2,))]
     novelty = Novelty(*tensors)
@@ -38,7 +38,7 @@ def test_the_out_of_distribution_score_is_of_the_features(model: Preprocessed) -
         assert torch.equal(outputs.ood_scores, novelty.score(outputs.features))
 
 
-def test_what_is_not_asked_for_is_not_computed(model: Preprocessed) -> None:
+def test_optional_outputs_are_computed_only_on_request(model: Preprocessed) -> None:
     with torch.inference_mode():
         outputs = ServedNetwork(model)(IMAGES)
     assert outputs.ood_scores is None and outputs.class_maps is None

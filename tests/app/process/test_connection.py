@@ -66,18 +66,20 @@ def test_a_client_that_still_sends_gets_its_answer(server: httpx.Client, path: s
     assert server.get("/readyz").status_code == 200
 
 
-def test_so_does_one_that_does_not_know_how_much_it_sends(server: httpx.Client) -> None:
+def test_a_client_that_sends_chunks_of_unknown_length_gets_its_answer(server: httpx.Client) -> None:
     pieces = [bytes(1_000_000)] * 40
     assert_problem(server.post("/predict", content=iter(pieces)), 413, "payload_too_large")
 
 
-def test_so_does_one_that_reads_only_when_it_has_sent_everything(server: httpx.Client) -> None:
+def test_a_client_that_reads_only_after_sending_gets_its_answer(server: httpx.Client) -> None:
     answer = send_all_then_read(server, b"Content-Length: %d\r\n" % LARGE, bytes(LARGE))
     assert answer.startswith(b"HTTP/1.1 413") and b'"payload_too_large"' in answer
 
 
 @pytest.mark.parametrize("options", [[], ["-H", "Expect:"], ["-H", "Expect:", "-H", "Transfer-Encoding: chunked"]])
-def test_so_does_curl(server: httpx.Client, tmp_path: Path, options: list[str]) -> None:
+def test_curl_gets_the_answer_to_a_body_that_is_too_large(
+    server: httpx.Client, tmp_path: Path, options: list[str]
+) -> None:
     curl = shutil.which("curl")
     assert curl, "install curl"
     large = tmp_path / "large"
@@ -88,7 +90,7 @@ def test_so_does_curl(server: httpx.Client, tmp_path: Path, options: list[str]) 
     assert done.stdout.endswith("413") and '"payload_too_large"' in done.stdout
 
 
-def test_the_connection_can_be_used_again(server: httpx.Client) -> None:
+def test_a_connection_can_be_used_again_after_an_unread_body(server: httpx.Client) -> None:
     connection = http.client.HTTPConnection(*address(server), timeout=30)
     for _ in range(2):
         connection.putrequest("POST", "/nowhere")
@@ -100,14 +102,14 @@ def test_the_connection_can_be_used_again(server: httpx.Client) -> None:
     connection.close()
 
 
-def test_who_asks_before_sending_sends_nothing(server: httpx.Client) -> None:
+def test_expect_100_continue_is_refused_before_a_large_body(server: httpx.Client) -> None:
     with socket.create_connection(address(server), timeout=30) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % LARGE)
         answer = to_the_end(connection)
     assert answer.startswith(b"HTTP/1.1 413") and b"100 Continue" not in answer
 
 
-def test_who_asks_and_may_send_is_told_so(server: httpx.Client, cat: bytes) -> None:
+def test_expect_100_continue_is_confirmed_before_an_accepted_body(server: httpx.Client, cat: bytes) -> None:
     with socket.create_connection(address(server), timeout=30) as connection:
         connection.sendall(POST + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(cat))
         assert connection.recv(65536).startswith(b"HTTP/1.1 100")
@@ -139,7 +141,7 @@ def wait_to_be_left(connection: socket.socket, dribble: bytes) -> None:
             return
 
 
-def test_a_client_of_which_nothing_comes_is_left() -> None:
+def test_a_connection_without_progress_is_closed() -> None:
     with serve(DEADLINE_SECONDS=0.5, LOG_LEVEL="error") as (_, client):
         for name, said in SLOW.items():
             with socket.create_connection(address(client), timeout=30) as connection:
@@ -151,7 +153,7 @@ def test_a_client_of_which_nothing_comes_is_left() -> None:
 PICTURE = b"GET /metrics/report/confusion_matrix.png HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-def test_a_client_that_does_not_take_its_answer_is_left() -> None:
+def test_a_connection_whose_answers_are_not_read_is_closed() -> None:
     with serve(DEADLINE_SECONDS=0.5, LOG_LEVEL="error") as (process, client):
         assert client.get("/livez").status_code == 200
         before = descriptors(process.pid)
@@ -175,7 +177,7 @@ FAT = {
 
 @pytest.mark.parametrize("name", FAT)
 @pytest.mark.parametrize("piece", [1_000, 1_000_000])
-def test_headers_are_of_a_size(server: httpx.Client, name: str, piece: int) -> None:
+def test_headers_that_are_too_large_are_refused(server: httpx.Client, name: str, piece: int) -> None:
     head, end = FAT[name] or b"", b"" if "not end" in name else b"\r\n\r\n"
     sent = b"GET /livez?" + b"y" * (70_000 if FAT[name] is None else 1) + b" HTTP/1.1\r\nHost: x\r\n" + head + end
     with socket.create_connection(address(server), timeout=30) as connection:
@@ -189,7 +191,7 @@ def test_headers_are_of_a_size(server: httpx.Client, name: str, piece: int) -> N
     assert "larger than the 65,536 bytes" in json.loads(body)["detail"]
 
 
-def test_large_headers_that_are_allowed_and_what_comes_after_them(server: httpx.Client) -> None:
+def test_large_headers_within_the_limit_are_accepted_repeatedly(server: httpx.Client) -> None:
     connection = http.client.HTTPConnection(*address(server), timeout=30)
     for _ in range(3):
         connection.request("GET", "/livez", headers={"X": "y" * 50_000})
@@ -198,7 +200,7 @@ def test_large_headers_that_are_allowed_and_what_comes_after_them(server: httpx.
     connection.close()
 
 
-def test_what_is_no_http_is_a_problem_too(server: httpx.Client) -> None:
+def test_bytes_that_are_not_http_are_answered_with_a_problem(server: httpx.Client) -> None:
     with socket.create_connection(address(server), timeout=30) as connection:
         connection.sendall(b"\x16\x03\x01\x02\x00")  # a browser that tries TLS
         headers, _, body = to_the_end(connection).partition(b"\r\n\r\n")
@@ -207,7 +209,7 @@ def test_what_is_no_http_is_a_problem_too(server: httpx.Client) -> None:
     assert f"content-length: {len(body)}".encode() in headers
 
 
-async def test_reading_on_ends_with_the_deadline() -> None:
+async def test_discarding_a_body_ends_at_the_deadline() -> None:
     sent: list[dict] = []
 
     async def endless() -> AsyncIterator[dict]:
@@ -256,7 +258,7 @@ UPGRADE = b"Connection: Upgrade\r\nUpgrade: %s\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 50, 100_000])
-def test_requests_that_come_together_are_answered_in_order(server: httpx.Client, cat: bytes, size: int) -> None:
+def test_pipelined_requests_are_answered_in_order(server: httpx.Client, cat: bytes, size: int) -> None:
     image = chunked("/predict", cat[:9], cat[9:])
     sent = GET + post("/predict", cat) + post("/nowhere", b"x" * 20_000) + image + b"\r\n" + GET + LAST + GET
     answers = talk(server, *(sent[at : at + size] for at in range(0, len(sent), size)))
@@ -264,7 +266,7 @@ def test_requests_that_come_together_are_answered_in_order(server: httpx.Client,
     assert answers.count(b'"alive"') == 2 and answers.rindex(b'"ready"') > answers.rindex(b'"alive"')
 
 
-def test_more_requests_than_are_read_ahead_are_all_answered(server: httpx.Client) -> None:
+def test_more_pipelined_requests_than_are_read_ahead_are_all_answered(server: httpx.Client) -> None:
     assert statuses(talk(server, GET * 2000 + LAST)) == [200] * 2001
 
 
@@ -287,7 +289,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_requests_whose_answers_nobody_reads_take_no_memory(flooded: tuple[int, httpx.Client], name: str) -> None:
+def test_pipelined_requests_with_unread_answers_take_no_memory(flooded: tuple[int, httpx.Client], name: str) -> None:
     pid, client = flooded
     before = resident_mb(pid)
     with contextlib.ExitStack() as connections:
@@ -303,7 +305,7 @@ def test_requests_whose_answers_nobody_reads_take_no_memory(flooded: tuple[int, 
             assert resident_mb(pid) - before < 40
 
 
-def test_a_client_that_leaves_is_seen_while_its_request_waits(cat: bytes) -> None:
+def test_a_disconnect_is_noticed_while_the_request_waits(cat: bytes) -> None:
     with serve(INFERENCE_THREADS=1) as (process, client):
         assert process.stderr is not None
         for behind in (b"", GET * 3, GET[:9]):
@@ -321,7 +323,7 @@ def test_a_client_that_leaves_is_seen_while_its_request_waits(cat: bytes) -> Non
 
 @pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"nonsense"])
 @pytest.mark.parametrize("encode", [post, lambda path, content, more: chunked(path, content, more=more)])
-def test_a_request_to_upgrade_is_one_like_any_other(
+def test_an_upgrade_request_is_answered_as_an_ordinary_request(
     server: httpx.Client, cat: bytes, protocol: bytes, encode: Callable[..., bytes]
 ) -> None:
     get = b"GET /livez HTTP/1.1\r\nHost: x\r\n" + UPGRADE % protocol + b"\r\n"
@@ -329,25 +331,25 @@ def test_a_request_to_upgrade_is_one_like_any_other(
     assert statuses(answers) == [200] * 4
 
 
-def test_an_old_client_is_answered_and_left(server: httpx.Client, cat: bytes) -> None:
+def test_an_http_1_0_request_is_answered_and_its_connection_closed(server: httpx.Client, cat: bytes) -> None:
     assert statuses(talk(server, b"GET /livez HTTP/1.0\r\n\r\n" + GET)) == [200]
     head = b"POST /predict HTTP/1.0\r\nContent-Length: %d\r\n\r\n" % len(cat)
     assert statuses(talk(server, head + cat)) == [200]
 
 
 @pytest.mark.parametrize("more", [b"", b"\r\n", b"\n" * 100])
-def test_a_connection_that_is_kept_is_closed_when_nothing_more_comes(server: httpx.Client, more: bytes) -> None:
+def test_a_keep_alive_connection_without_further_requests_is_closed(server: httpx.Client, more: bytes) -> None:
     begun = time.monotonic()
     assert statuses(talk(server, GET * 3 + more)) == [200] * 3
     assert time.monotonic() - begun < PATIENCE * 30  # the deadline of this server
 
 
-def test_who_asks_before_sending_may_have_a_request_before(server: httpx.Client, cat: bytes) -> None:
+def test_expect_100_continue_works_after_another_request_on_the_connection(server: httpx.Client, cat: bytes) -> None:
     answers = talk(server, GET + post("/predict", cat, b"Expect: 100-continue\r\n") + LAST)
     assert statuses(answers) == [200, 100, 200, 200]
 
 
-def test_trailers_are_read_and_forgotten(cat: bytes) -> None:
+def test_trailers_are_read_and_ignored(cat: bytes) -> None:
     with serve(API_KEYS="secret", LOG_LEVEL="error") as (_, client):
         key = b"Authorization: Bearer secret\r\n"
         trailed = chunked("/predict", cat, end=b"0\r\n" + key + b"X: y\r\n\r\n")
@@ -368,7 +370,7 @@ BROKEN = {
 }
 
 
-def test_a_body_that_is_no_http_is_a_problem_of_its_request() -> None:
+def test_a_malformed_body_is_answered_with_a_problem_for_its_request() -> None:
     with serve(DEADLINE_SECONDS=1) as (process, client):
         instances = []
         for name, broken in BROKEN.items():
@@ -421,7 +423,7 @@ NO_REQUEST = {
 }
 
 
-def test_what_is_no_request_is_a_problem_that_is_logged_and_counted_as_one() -> None:
+def test_a_malformed_request_is_logged_and_counted_as_one_problem() -> None:
     with serve() as (process, client):
         instances = []
         for name, sent in NO_REQUEST.items():
@@ -443,6 +445,6 @@ def test_what_is_no_request_is_a_problem_that_is_logged_and_counted_as_one() -> 
 
 
 @pytest.mark.parametrize("host", ["", "a", "a:80", "a:", "127.0.0.1:1", "[::1]:80", "a_b.c", "%C3%A9.de"])
-def test_a_host_that_is_one_is_let_in(server: httpx.Client, host: str) -> None:
+def test_a_valid_host_is_accepted(server: httpx.Client, host: str) -> None:
     request = f"GET /livez HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     assert statuses(talk(server, request.encode())) == [200]

@@ -38,7 +38,7 @@ def filled(limit: ConnectionLimit, *connections: Connection) -> list[bool]:
     return [connection.open for connection in connections]
 
 
-def test_one_too_many_closes_the_one_that_is_longest_idle() -> None:
+def test_a_connection_over_the_limit_closes_the_longest_idle_one() -> None:
     limit = ConnectionLimit(3)
     first, second, third, fourth, fifth = (Connection("one") for _ in range(5))
     filled(limit, first, second, third)
@@ -58,7 +58,7 @@ def test_the_network_with_the_most_connections_loses_one() -> None:
     assert filled(limit, old, *crowd) == [True, *[False] * 7, True, True]
 
 
-def test_where_none_is_idle_the_new_one_is_closed() -> None:
+def test_a_connection_over_the_limit_is_closed_if_no_other_is_idle() -> None:
     limit = ConnectionLimit(2)
     busy = [Connection("one", idle=False) for _ in range(2)]
     new = Connection("one")
@@ -67,7 +67,7 @@ def test_where_none_is_idle_the_new_one_is_closed() -> None:
     assert filled(limit, Connection("one")) == [True]
 
 
-def test_it_is_said_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_connections_at_the_limit_is_logged_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         filled(ConnectionLimit(1), *(Connection("one") for _ in range(100)))
     (record,) = caplog.records
@@ -75,14 +75,14 @@ def test_it_is_said_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("allowed", [1, 64, 1024, 1 << 30, resource.RLIM_INFINITY])
-def test_there_are_fewer_than_descriptors(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+def test_the_connection_limit_is_below_that_of_descriptors(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
     assert 1 <= most_connections() <= MAX_CONNECTIONS
     assert allowed < 64 or most_connections() < allowed or allowed == resource.RLIM_INFINITY
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nX: "])
-def test_probes_are_answered_whatever_others_hold_open(said: bytes) -> None:
+def test_probes_are_answered_while_others_hold_connections_open(said: bytes) -> None:
     with serve(descriptors=80) as (process, client), contextlib.ExitStack() as idle:
         address = client.base_url.host, client.base_url.port
         for _ in range(300):

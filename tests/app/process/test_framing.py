@@ -43,7 +43,7 @@ def test_a_sized_body_ends_with_its_size(data: bytes, length: int, cuts: list[in
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.binary(max_size=9), st.lists(st.integers(0, 500)))
-def test_chunks_are_the_same_however_they_come(contents: list[bytes], after: bytes, cuts: list[int]) -> None:
+def test_chunks_are_parsed_alike_in_pieces_of_any_size(contents: list[bytes], after: bytes, cuts: list[int]) -> None:
     for extension, trailers in ((b"", b""), (b";a=b", b"X: y\r\nZ:\r\n"), (b' ; a="b c"', b"Authorization: x\r\n")):
         body = Chunks()
         data = encoded(contents, extension, trailers) + after
@@ -67,7 +67,7 @@ ALPHABET = st.sampled_from([b"0", b"1", b"a", b"F", b"g", b";", b"=", b" ", b"\t
 
 
 @given(st.lists(ALPHABET, max_size=12).map(b"".join))
-def test_what_another_parser_refuses_is_refused(data: bytes) -> None:
+def test_framing_that_another_parser_refuses_is_refused(data: bytes) -> None:
     """llhttp in its strict mode is the other one: a body that it refuses, or does not find, must not be found here."""
     oracle = Oracle()
     parser = httptools.HttpRequestParser(oracle)
@@ -106,7 +106,7 @@ WRONG = [
 
 @pytest.mark.parametrize("data", WRONG)
 @pytest.mark.parametrize("size", [1, 7, 10_000])
-def test_what_is_no_chunk_is_refused(data: bytes, size: int) -> None:
+def test_malformed_chunks_are_refused(data: bytes, size: int) -> None:
     with pytest.raises(FramingError):
         read(Chunks(), [data[at : at + size] for at in range(0, len(data), size)] + [b"y" * 2000])
 
@@ -122,7 +122,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("name", ENDLESS)
 @pytest.mark.parametrize("size", [1000, 60_000])
-def test_what_is_not_content_ends(name: str, size: int) -> None:
+def test_endless_framing_is_refused(name: str, size: int) -> None:
     first, more = ENDLESS[name]
     body = Chunks()
     body.take(first)

@@ -26,7 +26,7 @@ def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
             each.close()
 
 
-def test_a_bound_port_is_taken_and_does_not_listen_yet() -> None:
+def test_a_bound_port_is_reserved_and_does_not_listen_yet() -> None:
     with bound("127.0.0.1", 0) as (first,):
         port = first.getsockname()[1]
         with pytest.raises(ConnectionRefusedError):
@@ -53,18 +53,18 @@ def test_an_empty_host_stands_for_all_addresses() -> None:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 300, "127.0.0.1:80", "http://x", "::1::"])
-def test_a_host_that_is_none_is_one_line(host: str) -> None:
+def test_an_unknown_host_is_an_error_of_one_line(host: str) -> None:
     with pytest.raises(BindError, match="HOST, PORT: cannot serve at") as refused:
         bind(host, 0)
     assert "\n" not in str(refused.value)
 
 
-def test_an_address_of_another_machine_is_one_line() -> None:
+def test_an_address_of_another_machine_is_an_error_of_one_line() -> None:
     with pytest.raises(BindError, match="Cannot assign requested address"):
         bind("192.0.2.1", 0)
 
 
-def test_a_port_that_is_not_permitted_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_that_is_not_permitted_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refused(socket.socket):
         def bind(self, address: Any) -> None:
             raise PermissionError(13, "Permission denied")
@@ -74,7 +74,7 @@ def test_a_port_that_is_not_permitted_is_one_line(monkeypatch: pytest.MonkeyPatc
         bind("127.0.0.1", 80)
 
 
-def test_a_family_that_is_switched_off_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_family_that_is_switched_off_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     v4 = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))
     elsewhere = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
     monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: [elsewhere, v4, v4])
@@ -100,7 +100,7 @@ def test_nothing_stays_bound_when_one_address_is_taken(monkeypatch: pytest.Monke
     assert made[0].fileno() == -1
 
 
-async def test_a_port_that_is_taken_between_binding_and_listening_is_one_line_too(
+async def test_a_port_taken_between_binding_and_listening_is_an_error_of_one_line(
     loaded: tuple[Bundle, Session],
 ) -> None:
     settings = Settings(inference_threads=1)

@@ -110,7 +110,7 @@ def read(reader: int, handler: QueuedHandler) -> list[dict]:
     return found
 
 
-def test_lines_come_in_order_and_the_last_ones_too(pipe: tuple[int, QueuedHandler]) -> None:
+def test_all_log_lines_are_written_in_order(pipe: tuple[int, QueuedHandler]) -> None:
     reader, handler = pipe
     for number in range(500):
         log(handler, "%s", number)
@@ -118,7 +118,7 @@ def test_lines_come_in_order_and_the_last_ones_too(pipe: tuple[int, QueuedHandle
     assert handler.dropped == 0
 
 
-def test_nobody_waits_for_a_reader_and_what_is_dropped_is_counted_and_said(pipe: tuple[int, QueuedHandler]) -> None:
+def test_logging_never_waits_for_the_reader_and_counts_dropped_lines(pipe: tuple[int, QueuedHandler]) -> None:
     reader, handler = pipe
     sent = 0
     while handler.dropped < 100:  # ends only if logging does not wait
@@ -132,7 +132,7 @@ def test_nobody_waits_for_a_reader_and_what_is_dropped_is_counted_and_said(pipe:
 
 
 @pytest.mark.parametrize("descriptor", ["/dev/full", None, -1], ids=["full disk", "no reader", "closed"])
-def test_what_cannot_be_written_is_dropped(descriptor: str | int | None) -> None:
+def test_lines_that_cannot_be_written_are_dropped(descriptor: str | int | None) -> None:
     if isinstance(descriptor, str):
         opened = os.open(descriptor, os.O_WRONLY)
     elif descriptor is None:
@@ -151,7 +151,7 @@ def test_what_cannot_be_written_is_dropped(descriptor: str | int | None) -> None
         os.close(opened)
 
 
-def test_a_record_that_is_none_is_dropped(pipe: tuple[int, QueuedHandler]) -> None:
+def test_a_malformed_log_record_is_dropped(pipe: tuple[int, QueuedHandler]) -> None:
     reader, handler = pipe
     log(handler, "%d", "no number")
     log(handler, "lone surrogate \ud800")
@@ -159,7 +159,7 @@ def test_a_record_that_is_none_is_dropped(pipe: tuple[int, QueuedHandler]) -> No
     assert len(messages) == 2 and messages[1] == "log lines were dropped" and handler.dropped == 1
 
 
-def test_the_end_waits_for_a_reader_but_not_for_ever(
+def test_closing_the_log_waits_for_the_reader_for_a_limited_time(
     pipe: tuple[int, QueuedHandler], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logs, "FLUSH_SECONDS", 0.1)

@@ -24,7 +24,7 @@ MakeClient = Callable[..., TestClient]
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
-def test_in_the_grace_it_is_not_ready_and_still_answers_and_closes_connections(cat: bytes) -> None:
+def test_during_the_grace_period_the_service_is_not_ready_but_answers_and_closes_connections(cat: bytes) -> None:
     with serve(GRACE_SECONDS=3600) as (process, client):
         before = client.post("/predict", content=cat)
         assert before.headers.get("connection") != "close"
@@ -39,7 +39,7 @@ def test_in_the_grace_it_is_not_ready_and_still_answers_and_closes_connections(c
         assert process.wait(30) == 0
 
 
-def test_the_grace_ends_by_itself_and_then_nothing_more_is_accepted() -> None:
+def test_after_the_grace_period_no_connection_is_accepted() -> None:
     with serve(GRACE_SECONDS=0.2) as (process, client):
         assert client.get("/readyz").status_code == 200
         process.send_signal(signal.SIGTERM)
@@ -48,7 +48,7 @@ def test_the_grace_ends_by_itself_and_then_nothing_more_is_accepted() -> None:
             client.get("/livez")
 
 
-def test_a_person_does_not_wait_for_the_grace() -> None:
+def test_ctrl_c_skips_the_grace_period() -> None:
     with serve(GRACE_SECONDS=3600) as (process, client):
         assert client.get("/readyz").status_code == 200
         process.send_signal(signal.SIGINT)
@@ -67,7 +67,7 @@ FORWARDED = [
 
 
 @pytest.mark.parametrize(("proxies", "forwarded", "client_seen"), FORWARDED)
-def test_forwarded_addresses_count_only_from_proxies_that_are_named_and_if_they_are_addresses(
+def test_only_valid_forwarded_addresses_from_trusted_proxies_count(
     proxies: str, forwarded: str, client_seen: str
 ) -> None:
     with serve(TRUSTED_PROXIES=proxies) as (process, client):
@@ -85,7 +85,7 @@ def test_several_workers_are_refused_with_a_reason() -> None:
     assert "error: several worker processes" in line and "more containers" in line
 
 
-def test_uvicorn_s_own_workers_are_refused_too() -> None:
+def test_several_workers_of_uvicorn_are_refused() -> None:
     command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0", "--workers", "2"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
     try:
@@ -96,7 +96,7 @@ def test_uvicorn_s_own_workers_are_refused_too() -> None:
         process.communicate(timeout=READY_SECONDS)
 
 
-def test_the_collector_leaves_alone_what_is_there_for_good() -> None:
+def test_the_garbage_collector_skips_long_lived_objects() -> None:
     """In a process of its own: a collector that is set so would stay so for all other tests."""
     code = """
 import gc
@@ -118,7 +118,7 @@ assert gone() is None
     assert done.returncode == 0, done.stderr
 
 
-async def test_what_came_with_the_start_is_there_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_objects_are_frozen_after_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     order = []
 
     async def startup(*_: object, **__: object) -> None:
@@ -130,18 +130,18 @@ async def test_what_came_with_the_start_is_there_for_good(monkeypatch: pytest.Mo
     assert order == ["started", "spared"]
 
 
-def test_one_worker_is_fine() -> None:
+def test_a_single_worker_is_accepted() -> None:
     with serve(WEB_CONCURRENCY=1) as (_, client):
         assert client.get("/readyz").status_code == 200
 
 
 @pytest.mark.parametrize("prefix", ["images", "/images/", "/a b", "//"])
-def test_a_prefix_that_is_none_stops_the_start(prefix: str) -> None:
+def test_an_invalid_root_path_stops_the_start(prefix: str) -> None:
     done = run(ROOT_PATH=prefix)
     assert done.returncode == 1 and "ROOT_PATH" in done.stderr
 
 
-def test_a_trace_is_kept_and_this_request_is_its_own_span(client: TestClient) -> None:
+def test_a_traceparent_is_continued_with_a_new_span(client: TestClient) -> None:
     given, answered = TRACE.split("-"), client.get("/model", headers={"traceparent": TRACE}).headers["traceparent"]
     version, trace, span, flags = answered.split("-")
     assert (version, trace, flags) == ("00", given[1], "01")
@@ -160,7 +160,7 @@ def test_a_trace_is_kept_and_this_request_is_its_own_span(client: TestClient) ->
         f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01",
     ],
 )
-def test_what_is_no_trace_is_replaced(client: TestClient, bad: str) -> None:
+def test_an_invalid_traceparent_is_replaced(client: TestClient, bad: str) -> None:
     answered = client.get("/model", headers={"traceparent": bad}).headers["traceparent"]
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", answered)
     assert TRACE.split("-")[1] not in answered

@@ -1,4 +1,4 @@
-"""The ten example images, as a running service answers them: the table in docs/results.md.
+"""The answers of a running service to the ten example images, as the table in docs/results.md.
 
 python tests/benchmarks/docs/examples.py --url http://127.0.0.1:8000
 """
@@ -12,13 +12,13 @@ DATA = Path(__file__).parents[2] / "data"
 
 
 def rows(client: httpx.Client) -> list[list[str]]:
-    """A row an image: its class, the answer, how probable, the second answer."""
+    """One row for each image: the class, the predicted class, its probability, the second prediction."""
     table = []
     for path in sorted(DATA.glob("*.png")):
         answer = client.post("/predict?top_k=2", files={"file": path.read_bytes()}).raise_for_status().json()
         best, second = answer["predictions"]
-        said = best["label"] if best["label"] == path.stem else f"**{best['label']}** (wrong)"
-        table.append([path.stem, said, f"{best['probability']:.3f}", f"{second['label']} {second['probability']:.3f}"])
+        label = best["label"] if best["label"] == path.stem else f"**{best['label']}** (wrong)"
+        table.append([path.stem, label, f"{best['probability']:.3f}", f"{second['label']} {second['probability']:.3f}"])
     return table
 
 

@@ -1,10 +1,10 @@
-"""The figures of the shipped models in README.md and docs/: do they equal the bundles' reports?
+"""Compare the figures of the shipped models in README.md and docs/ with the reports of the bundles.
 
 python -m tests.benchmarks.docs.figures             # prints each difference; exit code 1 if there is any
-python -m tests.benchmarks.docs.figures --write     # after every export of a new bundle: corrects them
+python -m tests.benchmarks.docs.figures --write     # corrects them, after every export of a new bundle
 
-Figures that are measured on a running service (speed, photographs, the container) are in no bundle and are not checked.
-docs/log is history and is not checked either.
+Figures from a running service (speed, photographs, the container) are not in the reports and are not checked. Nor is
+docs/log, which is history.
 """
 
 import argparse
@@ -29,19 +29,19 @@ ROOT = Path(__file__).parents[3]
 BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"
 SMALL = ROOT / "models" / "mobilenet_v2_cifar10_small"
 README, RESULTS, DESIGN = "README.md", "docs/results.md", "docs/design.md"
-# Anything but a table's border, a bracket or the end of a paragraph: a figure never extends into the next one.
+# A figure ends at a table border, a bracket or the end of a paragraph, so it never extends into the next figure.
 FIGURE = r"((?:(?!\n\n)[^|()])+?)"
-SCORES = ("maximum_softmax", "mahalanobis")  # beside the served one
+SCORES = ("maximum_softmax", "mahalanobis")  # in addition to the served one
 CORRUPTIONS = {"gaussian_noise": "Gaussian noise", "jpeg_compression": "JPEG"}
-# Four significant digits and not 1.000: a figure that equals the report's by no coincidence.
+# Numbers with four significant digits, except 1.000: they do not equal a figure of the report by coincidence.
 DISTINCTIVE = re.compile(r"(?<![\d.,])(?!1\.0+\b)(?=[0.]*[1-9](?:\.?\d){3})\d+\.\d+(?![.,]?\d)")
 
 
 class Statement(NamedTuple):
-    """A sentence or table row that a file must contain exactly once, with its figures between < and >.
+    """A sentence or table row that a file must contain exactly once. Its figures are between < and >.
 
-    Line breaks do not matter. <> stands for a figure that is measured elsewhere and stays as it is. The text must begin
-    with words.
+    Line breaks do not matter. <> is a figure that is measured elsewhere and is not checked. The text must begin with
+    words.
     """
 
     file: str
@@ -51,7 +51,7 @@ class Statement(NamedTuple):
         return re.findall("<(.*?)>", self.text)
 
     def find(self, content: str) -> re.Match[str]:
-        """The place in `content`, whatever its figures are. Raises ValueError unless there is exactly one."""
+        """The match in `content`, with any figures. Raises ValueError unless there is exactly one."""
         words = (re.sub(r"\\?\s+", r"\\s+", re.escape(part)) for part in re.split("<.*?>", self.text))
         found = list(re.finditer(FIGURE.join(words) + r"(?!\w)", content))
         if len(found) != 1:
@@ -59,11 +59,12 @@ class Statement(NamedTuple):
         return found[0]
 
     def wrong(self, content: str) -> list[tuple[str, str]]:
-        """Pairs (figure in `content`, true figure) that differ."""
-        said = (" ".join(figure.split()) for figure in self.find(content).groups())
-        return [(one, other) for one, other in zip(said, self.figures(), strict=True) if other and one != other]
+        """The figures that differ, as pairs (printed in `content`, correct)."""
+        printed = (" ".join(figure.split()) for figure in self.find(content).groups())
+        return [(one, other) for one, other in zip(printed, self.figures(), strict=True) if other and one != other]
 
     def renewed(self, content: str) -> str:
+        """`content` with the correct figures."""
         match = self.find(content)
         for group, figure in reversed(list(enumerate(self.figures(), 1))):
             if figure and " ".join(match[group].split()) != figure:
@@ -84,7 +85,7 @@ def statements(bundle: Bundle, small: Bundle | None) -> Iterator[Statement]:
 
 
 def _rows(name: str, manifest: Manifest, report: Report) -> Iterator[Statement]:
-    """A model's rows in the tables."""
+    """The rows of a model in the tables."""
     origin = manifest.provenance
     yield Statement(
         README,
@@ -218,7 +219,7 @@ def answered(readme: str, client: TestClient) -> str:
 
 
 def tabulated(results: str, client: TestClient) -> str:
-    """docs/results.md with the answers to the ten example images as `client` receives them now."""
+    """docs/results.md with the current answers of the service to the ten example images."""
     return _replaced(
         RESULTS,
         results,
@@ -234,7 +235,7 @@ def _replaced(file: str, content: str, pattern: str, by: str) -> str:
 
 
 def strays(file: str, content: str, held: Sequence[Statement]) -> list[str]:
-    """Figures of the reports that `content` prints where no statement checks them, by at least four equal digits."""
+    """Figures in `content` that no statement checks but that equal a figure of the reports in four digits or more."""
     figures = {figure for one in held for text in one.figures() for figure in DISTINCTIVE.findall(text)}
     spans = [
         match.span(group + 1)
@@ -256,8 +257,8 @@ def main() -> None:
     contents = {name: (ROOT / name).read_text() for name in (README, RESULTS, DESIGN)}
     differ = 0
     for statement in statements(bundle, small):
-        for said, true in statement.wrong(contents[statement.file]):
-            print(f"{statement.file}: {said} is now {true}")
+        for printed, correct in statement.wrong(contents[statement.file]):
+            print(f"{statement.file}: {printed} is now {correct}")
             differ += 1
         contents[statement.file] = statement.renewed(contents[statement.file])
     if options.write:

@@ -1,4 +1,4 @@
-"""Test accuracy against multiply-adds: the bundles in models/ and public MobileNetV2s, drawn into docs/frontier.png.
+"""Plot test accuracy against multiply-adds into docs/frontier.png, for the bundles in models/ and public MobileNetV2s.
 
 python -m tests.benchmarks.docs.frontier     # after every export of a new bundle
 """
@@ -20,10 +20,10 @@ PICTURE = ROOT / "docs" / "frontier.png"
 
 
 class Public(NamedTuple):
-    """What a repository says of its MobileNetV2.
+    """The figures that a repository publishes for its MobileNetV2.
 
-    `macs` in millions, of convolutions and linear layers, as ours are counted. `picked`: of the epoch that did best on
-    the test images themselves. `beside`: where the label stands, so that it meets no other.
+    `macs`: millions of multiply-adds in convolutions and linear layers, counted as ours. `picked`: whether the accuracy
+    is that of the best epoch on the test images. `beside`: the side of the label, so that labels do not overlap.
     """
 
     label: str
@@ -39,7 +39,7 @@ CHENYAOFO = "https://github.com/chenyaofo/pytorch-cifar-models"
 HUYVNPHAN = "https://github.com/huyvnphan/PyTorch_CIFAR10"
 HAOKANG = "https://github.com/HaoKang-Timmy/finetune"
 
-# Of these only chenyaofo's logs (its branch `logs`) tell the last epoch from the best.
+# Only chenyaofo publishes the accuracies of all epochs (in the branch `logs`), so only there the last one is known.
 PUBLIC = (
     Public("HaoKang-Timmy, fine-tuned, 224 px", HAOKANG, 0.9616, 301, True, "left"),
     Public("kuangliu", KUANGLIU, 0.9443, 91, True, "right"),
@@ -63,7 +63,7 @@ class Ours(NamedTuple):
 
 
 def ours(models: Path) -> Iterator[Ours]:
-    """The points of the bundles in that folder, by name."""
+    """One point for each bundle in the folder, sorted by name."""
     for path in sorted(models.glob(f"*/{MANIFEST}")):
         bundle = Bundle.load(path.parent)
         accuracy = bundle.report.accuracy
@@ -71,7 +71,7 @@ def ours(models: Path) -> Iterator[Ours]:
 
 
 def draw(points: list[Ours]) -> bytes:
-    """A PNG."""
+    """The plot as a PNG."""
     figure, (axes,) = new_figure(8.4, 5.4, 1)
     for picked, face, text in ((True, "none", "best epoch on the test images"), (False, GREY, "last epoch")):
         some = [one for one in PUBLIC if one.picked is picked]

@@ -1,10 +1,9 @@
-"""Requests made up from the OpenAPI document, good and bad, and whether the answers are what the document says.
+"""Generate valid and invalid requests from the OpenAPI document, and check the answers against the document.
 
     python -m tests.benchmarks.faults.conformance --schemathesis /path/to/schemathesis
 
-Schemathesis is installed apart (`pip install schemathesis`): it would load itself into every run of pytest. Where the
-document says "an image", JSON Schema has no word for one; schemathesis_images.py beside this file makes some.
-Goal: no failure.
+Install Schemathesis separately (`pip install schemathesis`): otherwise every run of pytest would load it as a plugin.
+JSON Schema cannot describe an image, so schemathesis_images.py supplies images. Goal: no failure.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Random but structured requests against a server of its own: framing, headers, pipelines, forms, in random pieces.
+"""Fuzz a server with random HTTP: framing, headers, pipelining and forms, sent in random pieces.
 
     python -m tests.benchmarks.faults.fuzz_http --seed 1 --seconds 60
 
-Connection n of a run depends on the seed and n alone, so that `--only n` sends it again. The run ends with status 1,
-and names the connection, if an answer has a status of 500 or more, if a connection stays open for longer than five
-deadlines, if the process ends or logs an error, or if its memory grows by more than GROWTH_MB.
+Connection n of a run depends only on the seed and n, so `--only n` repeats it. The run ends with status 1 and names the
+connection if an answer has a status of 500 or more, a connection stays open for more than five deadlines, the process
+ends or logs an error, or its memory grows by more than GROWTH_MB.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def noise(rng: random.Random) -> bytes:
 
 
 def form(rng: random.Random) -> bytes:
-    """A multipart body with the boundary b, more or less right."""
+    """A multipart body with the boundary b, valid or with faults."""
     parts = []
     for _ in range(rng.choice([0, 1, 1, 1, 2, 3, 40])):
         name = rng.choice([b"file", b"files", b"x", b"\xff", b"", b'a"b', b"n" * 500])
@@ -119,7 +119,7 @@ def form(rng: random.Random) -> bytes:
 
 
 def message(rng: random.Random) -> bytes:
-    """A JSON message of the Open Inference Protocol, more or less right."""
+    """A JSON message of the Open Inference Protocol, valid or with faults."""
     tensor = {
         "name": rng.choice(["images", "x"]),
         "shape": rng.choice([[1], [1, 32, 32, 3], [0], [-1], [2**70], []]),
@@ -188,14 +188,14 @@ def request(rng: random.Random) -> bytes:
         rng.shuffle(headers)
     end = rng.choice([b"\r\n"] * 40 + [b"\n", b"\r"])
     whole = rng.choice([b""] * 9 + [b"\r\n"]) + line + end + end.join(headers) + end + end + content
-    if rng.random() < 0.04 and whole:  # something is lost, doubled or put in
+    if rng.random() < 0.04 and whole:  # remove, repeat or insert bytes
         at = rng.randrange(len(whole))
         whole = whole[:at] + rng.choice([b"", noise(rng), whole[at : at + 50]]) + whole[at + rng.randrange(3) :]
     return whole
 
 
 def connection(seed: int, number: int) -> list[bytes]:
-    """What one connection sends, in pieces."""
+    """The pieces that one connection sends."""
     rng = random.Random(f"{seed} {number}")
     sent = b"".join(request(rng) for _ in range(rng.choice([1, 1, 1, 2, 3, 8])))
     if rng.random() < 0.5:
@@ -205,9 +205,9 @@ def connection(seed: int, number: int) -> list[bytes]:
 
 
 def exchange(address: tuple[str, int], seed: int, number: int, bound_seconds: float) -> list[int]:
-    """The statuses of what is answered. Raises TimeoutError when the server should have closed, and does not."""
+    """The statuses of the answers. Raises TimeoutError if the server does not close the connection in time."""
     pieces = connection(seed, number)
-    # Some leave at once, most when nothing more comes, and some wait until they are left.
+    # Some clients disconnect at once, most when no more data arrives, and some wait until the server disconnects.
     patience = random.Random(f"{number} {seed}").choice([0.0, *[0.3] * 12, bound_seconds])
     answers = b""
     end = time.monotonic() + bound_seconds
@@ -232,8 +232,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--deadline", type=float, default=20, help="of the service; a busy machine needs a longer one")
-    parser.add_argument("--only", type=int, metavar="N", help="this connection alone")
+    parser.add_argument("--deadline", type=float, default=20, help="of the service; raise it on a busy machine")
+    parser.add_argument("--only", type=int, metavar="N", help="only this connection")
     options = parser.parse_args()
     with tempfile.TemporaryFile() as log:
         environment = {"DEADLINE_SECONDS": options.deadline, "LOG_LEVEL": "warning"}
@@ -251,7 +251,7 @@ def main() -> None:
 
 
 def fuzz(options: argparse.Namespace, address: tuple[str, int], pid: int) -> tuple[list[str], Counter[int], int]:
-    """What failed, how many answers had which status, and how many connections there were."""
+    """The failures, the counts of answers by status, and the number of connections."""
     failures: list[str] = []
     statuses: Counter[int] = Counter()
     end = time.monotonic() + options.seconds

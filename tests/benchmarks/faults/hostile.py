@@ -1,15 +1,15 @@
-"""Attacks from one address, while probes and a bystander at another address ask how the service is.
+"""Attack the service from one address, while probes and a bystander at another address send ordinary requests.
 
-    python -m tests.benchmarks.faults.hostile                      # all of them, some 20 minutes, on an idle machine
+    python -m tests.benchmarks.faults.hostile                      # all attacks, about 20 minutes, on an idle machine
     python -m tests.benchmarks.faults.hostile --only AVIF --seconds 5
 
-Each attack sends its request on 30 connections from 127.0.0.1, one after the other on each. The bystander sends ten
-small PNGs a second from 127.0.0.2; both it and the probes are processes of their own.
+Each attack repeats its request on 30 connections from 127.0.0.1. The bystander sends ten small PNGs a second from
+127.0.0.2. The bystander and the probes run in separate processes.
 
-Goals, a line each: the serving process takes at most 400 MB, all processes together at most 550 MB; probes are answered
-in less than 100 ms in 99 of 100 cases; the bystander gets every answer, 99 of 100 in less than 500 ms; nobody gets a
-500. At the end: ten seconds after the last attack the serving process is within 10 % of what it took after 100 ordinary
-requests, and after another minute no decoding process is left.
+Goals for each attack: the serving process takes at most 400 MB, all processes together at most 550 MB; 99 % of probes
+are answered within 100 ms; all requests of the bystander are answered, 99 % of them within 500 ms; no answer is a 500.
+Goals at the end: ten seconds after the last attack, the memory of the serving process is within 10 % of that after 100
+ordinary requests; another minute later no decoding process is left.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Attack = Callable[[Connections], Awaitable[list[int]]]
 
 
 def repeated(request: bytes, seconds: float) -> Attack:
-    """The request on 30 connections, one after the other on each."""
+    """Repeat the request on 30 connections."""
 
     async def attack(connections: Connections) -> list[int]:
         outcomes = await closed_loop(lambda: connections.send(request), CONNECTIONS, seconds)
@@ -57,7 +57,7 @@ def attacks(seconds: float) -> Iterator[tuple[str, Attack]]:
 def ask(
     address: tuple[str, int], source: str, path: str, body: bytes | None, every: float, stop: Event, end: Connection
 ) -> None:
-    """Ask again and again, each time on a new connection from `source`; send the seconds, infinite for a failure."""
+    """Repeat a request on new connections from `source` until `stop`. Sends the seconds of each, inf if it failed."""
     found = []
     end.send("begun")
     while not stop.is_set():
@@ -77,7 +77,7 @@ def ask(
 
 @contextmanager
 def asking(url: str, source: str, path: str, body: bytes | None, every: float) -> Iterator[list[float]]:
-    """Yields the seconds that each answer took, filled in at the end."""
+    """Run `ask` in another process during the block. The yielded list has the seconds of each answer at the end."""
     spawn, parts, seconds = multiprocessing.get_context("spawn"), httpx.URL(url), list[float]()
     stop, (results, end) = spawn.Event(), spawn.Pipe(duplex=False)
     process = spawn.Process(target=ask, args=((parts.host, parts.port), source, path, body, every, stop, end))
@@ -93,7 +93,7 @@ def asking(url: str, source: str, path: str, body: bytes | None, every: float) -
 
 @contextmanager
 def probing(url: str, seconds: list[float]) -> Iterator[None]:
-    """Ask /readyz every 20 ms from another process; the seconds of each answer are added at the end."""
+    """Request /readyz every 20 ms from another process. At the end, `seconds` has the times of the answers, too."""
     with asking(url, "127.0.0.1", "/readyz", None, 0.02) as found:
         yield
     seconds.extend(found)
@@ -108,7 +108,7 @@ def children(pid: int) -> list[int]:
 
 @dataclass
 class Memory:
-    """The most that was seen, in MB: of the serving process, and of it and its children together."""
+    """Peak memory in MB: of the serving process, and of this process and its children together."""
 
     pid: int
     serving: float = 0
@@ -122,7 +122,7 @@ class Memory:
                 try:
                     together += resident_mb(child)
                 except (OSError, ProcessLookupError):
-                    continue  # it has ended meanwhile
+                    continue  # the process has ended
             self.serving, self.together = max(self.serving, serving), max(self.together, together)
             await asyncio.sleep(0.05)
 
@@ -163,7 +163,7 @@ async def run(url: str, pid: int, only: str, seconds: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORDS", help="attacks with these in their name")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only attacks whose name has these words")
     parser.add_argument("--seconds", type=float, default=20, help="of each attack")
     options = parser.parse_args()
     with serve(LOG_LEVEL="error", INFERENCE_THREADS=2) as (process, client):
@@ -176,7 +176,7 @@ def main() -> None:
         print(f"serving process: {before:.0f} MB after 100 requests, {after:.0f} MB ten seconds after the last attack")
         time.sleep(65)
         left = children(process.pid)
-        print(f"decoding processes that are left after another minute: {len(left)}")
+        print(f"decoding processes left after another minute: {len(left)}")
     raise SystemExit(0 if kept and after <= 1.1 * before and not left else 1)
 
 

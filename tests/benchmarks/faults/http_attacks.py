@@ -1,11 +1,11 @@
-"""Attacks on HTTP itself: each a bounded loop of one stranger without a key, while somebody at another address asks.
+"""Attack HTTP itself from one address, while a bystander at another address sends ordinary requests.
 
     python -m tests.benchmarks.faults.http_attacks
     python -m tests.benchmarks.faults.http_attacks --only pipelining
 
-The attacker comes from 127.0.0.1 and the bystander, who asks for /livez and classifies an image, from 127.0.0.2.
-Nothing is random but what `seeded` makes from its seed. Goals: the bystander is always answered 200, in less than
-500 ms; memory comes back.
+Each attack has a bounded number of requests, without a key, from 127.0.0.1. The bystander at 127.0.0.2 requests /livez
+and classifies an image. All data is constant or made from a seed. Goals: the bystander is always answered with 200
+within 500 ms; the memory returns to its level before the attack.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def seeded(seed: int, size: int) -> bytes:
 
 
 async def _sent(connections: Connections, pieces: Iterator[bytes], seconds: float, read: bool) -> int:
-    """Send on one connection for at most `seconds`. Returns the status of the first answer; 0 without one."""
+    """Send on one connection for at most `seconds`. Returns the status of the first answer, or 0."""
     reader, writer = await connections.open()
     try:
         async with asyncio.timeout(seconds):
@@ -62,7 +62,7 @@ async def _sent(connections: Connections, pieces: Iterator[bytes], seconds: floa
 
 
 def attack(pieces: Callable[[], Iterator[bytes]], count: int, seconds: float, *, read: bool = True) -> Attack:
-    """`count` connections that send `pieces` at once, and then read one answer, or, without `read`, none."""
+    """`count` concurrent connections that send `pieces`. Each reads one answer, or none if `read` is false."""
 
     async def run(connections: Connections) -> list[int]:
         return list(await asyncio.gather(*(_sent(connections, pieces(), seconds, read) for _ in range(count))))
@@ -75,7 +75,7 @@ def once(content: bytes) -> Callable[[], Iterator[bytes]]:
 
 
 def endless(head: bytes, more: bytes, megabytes: int, end: bytes = b"") -> Callable[[], Iterator[bytes]]:
-    """`more` again and again, in pieces of some 64 kB."""
+    """`head`, then `more` repeated, in pieces of about 64 kB, then `end`."""
     piece = more * max(1, 65536 // len(more))
 
     def pieces() -> Iterator[bytes]:
@@ -88,7 +88,7 @@ def endless(head: bytes, more: bytes, megabytes: int, end: bytes = b"") -> Calla
 
 
 def slowly(head: bytes, more: bytes, pause: float, count: int) -> Attack:
-    """`count` connections that send `more` again and again with a pause, until they are answered."""
+    """`count` connections that repeat `more` with pauses until they are answered."""
 
     async def one(connections: Connections) -> int:
         reader, writer = await connections.open()
@@ -120,7 +120,7 @@ def repeated(attack: Attack, times: int) -> Attack:
 
 
 def attacks() -> Iterator[tuple[str, Attack]]:
-    """Each with its name, which says what is sent."""
+    """Names and attacks."""
     pipelined = attack(once(b"GET /livez HTTP/1.1\r\n\r\n" * 13_000), 30, 4, read=False)
     yield "pipelining: 3 times 30 connections with 13,000 requests without Host", repeated(pipelined, 3)
     pipelined = attack(once(GET * 13_000), 30, 4, read=False)
@@ -150,7 +150,7 @@ def attacks() -> Iterator[tuple[str, Attack]]:
     yield "unread answers: 200 connections that want 100 pictures", attack(once(picture * 100), 200, 12, read=False)
     yield "idle connections: 3,000", attack(once(b""), 3000, 12, read=False)
     yield "idle connections: 1,000 with half a head", attack(once(b"GET / HTTP/1.1\r\nX: " + b"y" * 60_000), 1000, 12)
-    yield "no Host, two, and one that is none", repeated(attack(once(b"GET / HTTP/1.1\r\n\r\n"), 20, 5), 5)
+    yield "requests without Host", repeated(attack(once(b"GET / HTTP/1.1\r\n\r\n"), 20, 5), 5)
 
 
 def _attack(name: str, url: str) -> None:
@@ -163,7 +163,7 @@ def _attack(name: str, url: str) -> None:
 
 
 def ask(host: str, port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, float]:
-    """Status and seconds of one request of the bystander, on a new connection; status 0 when it broke."""
+    """Status and seconds of one request of the bystander, on a new connection. The status is 0 after an error."""
     started = time.perf_counter()
     connection = HTTPConnection(host, port, timeout=30, source_address=(BYSTANDER, 0))
     try:
@@ -179,7 +179,7 @@ def ask(host: str, port: int, method: str, path: str, body: bytes | None = None)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORDS", help="attacks with these in their name")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only attacks whose name has these words")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
     print("| attack | seconds | bystander's answers | slowest /livez | slowest /predict | MB before, at most, after |")
@@ -203,7 +203,7 @@ def main() -> None:
             took = time.perf_counter() - started
             time.sleep(1)
             statuses = sorted({status for status, _ in [*probes, *images]})
-            slowest = [f"{max(seconds for _, seconds in asked) * 1000:.0f} ms" for asked in (probes, images)]
+            slowest = [f"{max(seconds for _, seconds in answers) * 1000:.0f} ms" for answers in (probes, images)]
             memory = f"{before:.0f}, {peak_mb(process.pid):.0f}, {resident_mb(process.pid):.0f}"
             print(f"| {name} | {took:.1f} | {statuses} | {slowest[0]} | {slowest[1]} | {memory} |", flush=True)
 

@@ -1,4 +1,4 @@
-"""Pictures and bodies that cost a decoder or a parser much, as requests. Used by tests.benchmarks.faults.hostile."""
+"""Requests with images and bodies that are expensive to decode or to parse, for tests.benchmarks.faults.hostile."""
 
 import gzip
 import io
@@ -34,7 +34,7 @@ def part(content: bytes, name: str = "file") -> bytes:
 
 
 def run_length_bmp(width: int = 10_000, height: int = 2_500) -> bytes:
-    """One pixel and an end of line for each row: 11 kB for 25 megapixels."""
+    """A BMP of 25 megapixels in 11 kB: one pixel and an end of line for each row."""
     data, palette = b"\x01\x01\0\0" * height, bytes(4 * 256)
     offset = 54 + len(palette)
     info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(data), 2835, 2835, 256, 0)
@@ -48,13 +48,13 @@ def jpeg_with(filling: bytes) -> bytes:
 
 
 def png_with_chunks(count: int) -> bytes:
-    """A small PNG with empty private chunks whose checksums are right."""
+    """A small PNG with empty private chunks and correct checksums."""
     picture, kind = encoded(32, 32, "PNG"), b"prVt"
     return picture[:33] + (struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))) * count + picture[33:]
 
 
 def progressive_jpeg_of_many_scans(scans: int = 60) -> bytes:
-    """The last scan of a large progressive JPEG again and again: each one goes over all coefficients."""
+    """A large progressive JPEG that repeats its last scan. Each scan passes over all coefficients."""
     out = io.BytesIO()
     Image.new("RGB", (4_900, 4_900), (1, 2, 3)).save(out, "JPEG", progressive=True, quality=30)
     content = out.getvalue()
@@ -81,7 +81,7 @@ def images() -> Iterator[tuple[str, bytes]]:
 
 
 def requests() -> Iterator[tuple[str, bytes]]:
-    """Names and requests: each image over its route, one of them over the others, and bodies that are no images."""
+    """Names and requests: all images on /predict, some of them on other routes, and bodies that are no images."""
     for name, content in images():
         yield name, post("/predict", content)
     segments = jpeg_with(b"\xff\xe0\x00\x02" * 2_500_000)

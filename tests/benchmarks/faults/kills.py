@@ -1,11 +1,11 @@
-"""Instances behind nginx, constant load, and one after the other killed by SIGKILL: how many requests fail?
+"""Kill instances behind nginx one by one with SIGKILL under constant load, and count the requests that fail.
 
     python -m tests.benchmarks.faults.kills --kills 20
 
-Each is killed while it has work, and started again; the next one follows once it is ready. A third of the requests are
-photos of 2 MB, a third forms of ten images: a body that was half sent, or sent whole and not yet answered, must be sent
-again. Needs nginx (Debian: apt-get install nginx-light). Its configuration is deploy/nginx.conf. Goal: none; else exit
-code 1.
+Each instance is killed while it has work, and restarted. When it is ready, the next one is killed. A third of the
+requests are photos of 2 MB, a third are forms of ten images, so nginx must often send a body again. Needs nginx
+(Debian: apt-get install nginx-light), which runs with deploy/nginx.conf. Goal: no request fails; otherwise the exit
+code is 1.
 """
 
 import argparse
@@ -33,13 +33,13 @@ def requests() -> list[bytes]:
 
 
 async def run(port: int, instances: list[int], kills: int, rate: float, seed: int, logs: Path) -> int:
-    processes, lots = [start(instance) for instance in instances], random.Random(seed)
+    processes, rng = [start(instance) for instance in instances], random.Random(seed)
     try:
         await asyncio.gather(*map(ready, instances))
         async with constant_load(port, requests(), rate) as outcomes:
             for number in range(kills):
                 victim = number % len(instances)
-                await asyncio.sleep(lots.uniform(0, 0.5))  # at any moment of what it is doing
+                await asyncio.sleep(rng.uniform(0, 0.5))  # a random moment of its work
                 processes[victim].kill()
                 processes[victim].wait()
                 processes[victim] = start(instances[victim])
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--instances", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=24, help="requests a second; one instance must carry them")
+    parser.add_argument("--rate", type=float, default=24, help="requests a second that one instance can answer")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     port, *instances = (free_port() for _ in range(1 + options.instances))

@@ -1,9 +1,9 @@
-"""Small faults put into `app`, one at a time, in a copy: does a test fail?
+"""Mutation testing: insert small faults into a copy of `app`, one at a time, and check that a test fails.
 
     python -m tests.benchmarks.faults.mutations --count 10 --seed 1
 
-A fault is another comparison, `and` for `or`, a condition the other way round, a number more by one, or nothing
-returned. The tests of the same module run first, then all of tests/app. Goal: no fault survives.
+A fault changes a comparison, swaps `and` and `or`, negates a condition, adds 1 to a number, or returns None. The tests
+of the same module run first, then all of tests/app. Goal: no fault survives.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-SECONDS = 1200  # a fault may make a test hang, which is as good as a failure
+SECONDS = 1200  # a test that hangs counts as a failure
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
@@ -37,12 +37,12 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 
 @dataclass(frozen=True)
 class Fault:
-    path: Path  # below the repository's root
-    node: int  # the how manieth of the module's nodes, as ast.walk finds them
+    path: Path  # relative to the root of the repository
+    node: int  # the index of the node in the order of ast.walk
     line: int
 
     def apply(self) -> tuple[str, str, str]:
-        """The module's source with the fault, and the faulty piece before and after."""
+        """The source of the module with the fault, and the changed node before and after."""
         tree = ast.parse((ROOT / self.path).read_text())
         node = list(ast.walk(tree))[self.node]
         before = ast.unparse(node)
@@ -51,7 +51,7 @@ class Fault:
 
 
 def mutate(node: ast.AST) -> bool:
-    """Whether the node is of a kind that can be made faulty; and it is, then."""
+    """Change the node in place if its kind allows a fault. Returns whether it did."""
     match node:
         case ast.Compare(ops=[operator]):
             node.ops = [COMPARISONS[type(operator)]()]
@@ -79,12 +79,12 @@ def faults() -> Iterator[Fault]:
 
 
 def tests_of(path: Path) -> Path:
-    """The tests of the same module; they mirror the package."""
+    """The path of the module's tests: tests/ mirrors the package."""
     return Path("tests") / path.parent / f"test_{path.name}"
 
 
 def killed_by(folder: Path, fault: Fault) -> str | None:
-    """The test that fails, or None."""
+    """The first test that fails, or None."""
     first = tests_of(fault.path)
     for target in ([first] if (folder / first).exists() else []) + [Path("tests/app")]:
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider", str(target)]
@@ -99,7 +99,7 @@ def killed_by(folder: Path, fault: Fault) -> str | None:
 
 
 def copy(folder: Path) -> None:
-    """What the tests need; what they only read is not copied."""
+    """Copy app and tests into the folder, and link the other files."""
     for entry in ROOT.iterdir():
         if entry.name in ("app", "tests"):
             shutil.copytree(entry, folder / entry.name, ignore=shutil.ignore_patterns("__pycache__"))

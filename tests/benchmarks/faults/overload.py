@@ -1,9 +1,9 @@
-"""Three times as many requests as the service can answer, for a minute, and what becomes of them.
+"""Send three times as many requests as the service can answer for a minute, and measure accepted and refused ones.
 
     python -m tests.benchmarks.faults.overload --seconds 60
 
-The service has core 0, the generator core 1. Goals: what is accepted is answered inside the deadline, at no less than
-75 % of the peak of the same set-up; refusals take less than 50 ms (99 %); a second later everything is normal.
+The service runs on core 0, the generator on core 1. Goals: accepted requests are answered within the deadline, at 75 %
+of the peak rate or more; 99 % of refusals take less than 50 ms; one second after the load, latency is normal again.
 """
 
 import argparse
@@ -45,7 +45,7 @@ async def measure(url: str, seconds: float, deadline: float) -> None:
     print(f"(goal: the deadline, {deadline * 1000:.0f} ms)")
     print(f"refused with 429: {len(refused)}, 50 % in {times(refused, 0.5)}, 99 % in {times(refused, 0.99)} ", end="")
     print("(goal: 50 ms)")
-    print(f"anything else: {other}")
+    print(f"other answers: {other}")
     print(f"normal again after {slow[-1] if slow else 0:.2f} s (goal: 1 s)")
 
 

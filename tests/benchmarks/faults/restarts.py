@@ -1,8 +1,9 @@
-"""Two instances behind nginx, constant load, and one of them restarted again and again: how many requests fail?
+"""Restart one of two instances behind nginx repeatedly under constant load, and count the requests that fail.
 
     python -m tests.benchmarks.faults.restarts --restarts 20
 
-Needs nginx (Debian: apt-get install nginx-light). Its configuration is deploy/nginx.conf. Goal: none; else exit code 1.
+Needs nginx (Debian: apt-get install nginx-light), which runs with deploy/nginx.conf. Goal: no request fails; otherwise
+the exit code is 1.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from tests.benchmarks.serving.balancer import constant_load, free_port, nginx, r
 from tests.benchmarks.serving.http_load import post
 from tests.conftest import DATA
 
-RATE = 40  # requests a second, well below what one instance carries
+RATE = 40  # requests a second, well below the capacity of one instance
 
 
 async def run(port: int, instances: list[int], restarts: int, logs: Path) -> int:

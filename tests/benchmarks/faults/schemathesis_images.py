@@ -1,4 +1,4 @@
-"""Images for schemathesis, which loads this by itself (SCHEMATHESIS_HOOKS); see conformance.py."""
+"""Images for Schemathesis, which loads this module through SCHEMATHESIS_HOOKS; see conformance.py."""
 
 from pathlib import Path
 

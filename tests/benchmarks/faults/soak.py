@@ -1,9 +1,9 @@
-"""Ten minutes of everything that clients do, good and bad, and whether anything is left behind.
+"""Send all kinds of valid and invalid requests for ten minutes, and check memory, descriptors and metrics.
 
     python -m tests.benchmarks.faults.soak --minutes 10
 
-Goals, from two minutes on: memory grows by less than 0.5 MB a minute; as many descriptors as at the start; and every
-request is in the metrics, once.
+Goals: after the first two minutes, memory grows by less than 0.5 MB a minute; at the end there are as many descriptors
+as at the start; the metrics count every request exactly once.
 """
 
 import argparse
@@ -26,7 +26,7 @@ CLIENTS, SETTLED_SECONDS, SAMPLE_SECONDS = 6, 120, 2
 
 
 def kinds() -> dict[str, bytes | list[bytes]]:
-    """A request, or the pieces of one that comes slowly or ends early."""
+    """A request for each kind. Requests that are slow or incomplete are lists of pieces."""
     images = [path.read_bytes() for path in sorted(DATA.glob("*.png"))]
     photo = encoded(2000, 1500, "JPEG", noise=True)
     form = b"".join(part(image, "files") for image in images) + b"--b--\r\n"
@@ -50,9 +50,9 @@ def kinds() -> dict[str, bytes | list[bytes]]:
 
 
 async def client(url: str, requests: dict[str, bytes | list[bytes]], end: float, seed: int) -> Counter[tuple[str, int]]:
-    connections, lots, seen = Connections(url), random.Random(seed), Counter[tuple[str, int]]()
+    connections, rng, statuses = Connections(url), random.Random(seed), Counter[tuple[str, int]]()
     while time.monotonic() < end:
-        kind = lots.choice(list(requests))
+        kind = rng.choice(list(requests))
         request = requests[kind]
         if isinstance(request, bytes):
             status = (await connections.send(request)).status
@@ -64,9 +64,9 @@ async def client(url: str, requests: dict[str, bytes | list[bytes]], end: float,
             status = 0
         else:
             (status,) = await dribbled(request, 0.3, 1)(connections)
-        seen[kind, status] += 1
+        statuses[kind, status] += 1
     connections.close()
-    return seen
+    return statuses
 
 
 async def run(url: str, pid: int, seconds: float) -> None:
@@ -96,7 +96,7 @@ async def run(url: str, pid: int, seconds: float) -> None:
     outcomes = sum(float(value) for value in re.findall(r"^predict_requests_total{.*} (\S+)$", metrics, re.M))
     print(f"in the metrics: {outcomes:.0f} outcomes of {sum(sent.values())} requests")
     left = re.findall(r"^(predict_(?:queue_images|inflight_requests)) (\S+)$", metrics, re.M)
-    print(f"still under way: {dict(left)} (this request is one)")
+    print(f"still in flight: {dict(left)} (the request for the metrics is one of them)")
 
 
 def main() -> None:

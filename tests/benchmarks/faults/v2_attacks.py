@@ -1,10 +1,10 @@
-"""Attacks on /v2 and on what answers repeat: each is a few requests of a stranger, while probes ask how the service is.
+"""Attack /v2, and members of requests that answers repeat, while probes check the service.
 
     python -m tests.benchmarks.faults.v2_attacks
     python -m tests.benchmarks.faults.v2_attacks --only digits
 
-Each attack is a bounded number of requests, built from constants and the seed SEED. Goals: probes are answered in less
-than 100 ms, no answer has more than 64 kB, nobody gets a 500, and memory stays below 600 MB.
+Each attack is a bounded number of requests from constants and SEED. Goals: probes are answered within 100 ms, no answer
+is larger than 64 kB, no answer is a 500, and memory stays below 600 MB.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from tests.conftest import DATA
 
 SEED = 0
 PIXELS, FILES = "/v2/models/cifar10/infer", "/v2/models/cifar10_image/infer"
-ELEMENTS = 32 * 32 * 32 * 3  # of the largest request
+ELEMENTS = 32 * 32 * 32 * 3  # in the largest request
 MEGABYTE = 1_000_000
-SECONDS = 30  # an attack at most
+SECONDS = 30  # the limit for one attack
 
 
 def tensor(data: bytes, count: int = 32, members: bytes = b"") -> bytes:
@@ -70,7 +70,7 @@ def pixel_bodies() -> Iterator[tuple[str, bytes]]:
 def file_bodies() -> Iterator[tuple[str, bytes]]:
     yield "a file of 31 MB in base64", files(b'"%s"' % (b"QUJD" * (31 * MEGABYTE // 4)))
     yield "32 files of 900 kB in base64", files(b",".join([b'"%s"' % (b"QUJD" * 225_000)] * 32), 32)
-    yield "base64 of which each character is an escape", files(b'"%s"' % (b"\\u0041" * 5 * MEGABYTE))
+    yield "base64 with each character escaped", files(b'"%s"' % (b"\\u0041" * 5 * MEGABYTE))
     yield "15 MB of base64 with slashes escaped", files(b'"%s"' % ((b"A" * 62 + b"\\/") * 235_000))
     yield "base64 after an emoji", files('"\U0001f408'.encode() + b"A" * 31 * MEGABYTE + b'"')
     yield "31 MB of white space in base64", files(b'"%s"' % (b" " * 31 * MEGABYTE))
@@ -80,19 +80,19 @@ def file_bodies() -> Iterator[tuple[str, bytes]]:
 
 
 def packed(path: str, body: bytes) -> bytes:
-    """The request with its body as gzip."""
+    """The request with its body compressed by gzip."""
     request = post(path, gzip.compress(body, 1), "application/json")
     return request.replace(b"Host: load", b"Host: load\r\nContent-Encoding: gzip", 1)
 
 
 def names() -> bytes:
-    """A batch of 32 images that are none, each with a name of 900 kB in control characters."""
+    """A batch of 32 parts that are no images, each with a file name of 900 kB of control characters."""
     head = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%s"\r\n\r\nx\r\n' % (b"\x01" * 900_000)
     return post("/predict/batch", head * 32 + b"--b--\r\n", "multipart/form-data; boundary=b")
 
 
 def attacks() -> Iterator[tuple[str, bytes, int]]:
-    """What it is, the request, and how often it is sent at once."""
+    """Names, requests, and the number of concurrent copies of each request."""
     for path, bodies in ((PIXELS, pixel_bodies()), (FILES, file_bodies())):
         for name, body in bodies:
             yield name, post(path, body, "application/json"), 4
@@ -106,7 +106,7 @@ def attacks() -> Iterator[tuple[str, bytes, int]]:
 
 
 async def sent(connections: Connections, request: bytes, count: int) -> list[tuple[int, int]]:
-    """The status and the size of each answer; (0, 0) without one."""
+    """The status and the size in bytes of each answer; (0, 0) if there is none."""
 
     async def one() -> tuple[int, int]:
         reader, writer = await connections.open()
@@ -140,16 +140,16 @@ async def run(url: str, pid: int, chosen: Callable[[str], bool]) -> None:
             took = time.perf_counter() - started
             await asyncio.sleep(0.2)
         statuses = Counter(status for status, _ in answers)
-        said = ", ".join(f"{number} x {status or 'cut'}" for status, number in sorted(statuses.items()))
+        answered = ", ".join(f"{number} x {status or 'cut'}" for status, number in sorted(statuses.items()))
         largest = max(size for _, size in answers)
         slowest = f"{max(probes) * 1000:.0f} ms"
         size = f"{len(request) / MEGABYTE:.2f} MB"
-        print(f"| {name} | {size} | {said} | {largest} | {took:.1f} | {slowest} | {peak_mb(pid):.0f} |", flush=True)
+        print(f"| {name} | {size} | {answered} | {largest} | {took:.1f} | {slowest} | {peak_mb(pid):.0f} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORDS", help="attacks with these in their name")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only attacks whose name has these words")
     options = parser.parse_args()
     with serve(LOG_LEVEL="error", INFERENCE_THREADS=2) as (process, client):
         client.post("/predict", content=(DATA / "cat.png").read_bytes())

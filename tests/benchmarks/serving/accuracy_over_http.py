@@ -1,8 +1,9 @@
-"""Every test image, posted as a PNG to a running service: the answers' accuracy against the report's.
+"""Post every test image as a PNG to a running service, and compare the accuracy of the answers with the report.
 
     python tests/benchmarks/serving/accuracy_over_http.py --data-dir data --url http://127.0.0.1:8000
 
-Fails when the two differ by more than 0.05 points. It reads the test set, and says so in models/test_reads.csv.
+The exit code is 1 if the two differ by more than 0.05 percentage points. The script reads the test set, so it adds a
+line to models/test_reads.csv.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Instances of the service on this machine, behind nginx with the file that is deployed.
+"""Start instances of the service on this machine behind nginx, with the configuration that is deployed.
 
 Needs nginx (Debian: apt-get install nginx-light).
 """
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def configuration(port: int, instances: Sequence[int], folder: str) -> str:
-    """deploy/nginx.conf with addresses for the names that Docker would resolve, and a folder of its own."""
+    """deploy/nginx.conf with addresses instead of the names that Docker would resolve, and with files in `folder`."""
     text = (ROOT / "deploy/nginx.conf").read_text()
     replacements = {
         r"^ *resolver .*\n": "",
@@ -45,7 +45,7 @@ def configuration(port: int, instances: Sequence[int], folder: str) -> str:
 
 
 def executable() -> str | None:
-    """Debian's is no path of an ordinary user."""
+    """The path of nginx. Debian installs it in /usr/sbin, which is not in the PATH of ordinary users."""
     return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
@@ -59,7 +59,7 @@ def nginx(port: int, instances: Sequence[int], changes: Mapping[str, str] | None
     if program is None:
         sys.exit("nginx is not installed (Debian: apt-get install nginx-light)")
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # started by root, nginx works as somebody else
+        os.chmod(folder, 0o755)  # if root starts nginx, its workers run as another user
         path = Path(folder, "nginx.conf")
         text = configuration(port, instances, folder)
         for shown, ours in (changes or {}).items():
@@ -106,7 +106,7 @@ async def ready(port: int) -> None:
 
 @asynccontextmanager
 async def constant_load(port: int, requests: Sequence[bytes], rate: float) -> AsyncIterator[list[Outcome]]:
-    """`rate` of the requests a second, in turn, as long as the block runs; the list is filled at its end."""
+    """Send `rate` of the requests a second, in turn, during the block. The yielded list is complete at its end."""
     connections, outcomes, over = Connections(f"http://127.0.0.1:{port}"), list[Outcome](), asyncio.Event()
 
     async def load() -> None:
@@ -129,7 +129,7 @@ async def constant_load(port: int, requests: Sequence[bytes], rate: float) -> As
 
 
 def report(outcomes: Sequence[Outcome], logs: Path) -> int:
-    """Prints what came back; returns how many requests failed."""
+    """Print the outcomes. Returns the number of requests that failed."""
     statuses = Counter(one.status for one in outcomes)
     seconds = [one.seconds for one in outcomes]
     failed = len(outcomes) - statuses[200]

@@ -1,10 +1,10 @@
-"""Images a second of batch requests against single requests, at the same number of images in flight.
+"""Compare the images a second of batch requests and single requests, with the same number of images in flight.
 
     python tests/benchmarks/serving/batch.py --rounds 12 --seconds 3
 
-Starts the service with its default settings. Rounds of both kinds alternate, so that whatever else the machine
-does meets both alike. The load comes from this process, on the same cores: plain sockets and requests rendered
-beforehand, so that it costs little. Goal: a ratio of at least 1.3.
+The service runs with its default settings. Rounds of both kinds alternate, so that other load on the machine affects
+both alike. This process makes the load on the same cores, at little cost: it uses plain sockets and prepared requests.
+Goal: a ratio of at least 1.3.
 """
 
 import argparse
@@ -42,8 +42,8 @@ def batch(images: list[bytes]) -> bytes:
     return head.encode() + body
 
 
-async def ask_until(end: float, port: int, requests: list[bytes]) -> int:
-    """Send one request after the other over one connection. Returns how many were answered before `end`."""
+async def send_until(end: float, port: int, requests: list[bytes]) -> int:
+    """Send random requests one by one over one connection. Returns how many were answered before `end`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answered = 0
     try:
@@ -62,7 +62,7 @@ async def ask_until(end: float, port: int, requests: list[bytes]) -> int:
 
 async def load(port: int, seconds: float, connections: int, requests: list[bytes]) -> int:
     end = time.monotonic() + seconds
-    return sum(await asyncio.gather(*(ask_until(end, port, requests) for _ in range(connections))))
+    return sum(await asyncio.gather(*(send_until(end, port, requests) for _ in range(connections))))
 
 
 def cpu_seconds(pid: int) -> float:
@@ -73,7 +73,7 @@ def cpu_seconds(pid: int) -> float:
 def measure(
     port: int, pid: int, seconds: float, connections: int, requests: list[bytes], size: int
 ) -> tuple[float, float]:
-    """Images a second, and the service's CPU milliseconds an image."""
+    """Images a second, and milliseconds of the service's CPU time for each image."""
     before = cpu_seconds(pid)
     images = asyncio.run(load(port, seconds, connections, requests)) * size
     return images / seconds, (cpu_seconds(pid) - before) * 1000 / images
@@ -81,7 +81,7 @@ def measure(
 
 @contextmanager
 def service(port: int) -> Iterator[int]:
-    """Yields its process id."""
+    """Run the service. Yields its process id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "serve"],
         cwd=ROOT,

@@ -1,9 +1,9 @@
-"""What this machine carries: bare inference, and the service under wrk (Debian: apt-get install wrk).
+"""Measure the capacity of this machine: bare inference, and the service under wrk (Debian: apt-get install wrk).
 
     python tests/benchmarks/serving/capacity.py --seconds 8 --rounds 3 --bundle models/mobilenet_v2_cifar10
 
-A 32x32 PNG is posted over kept-alive connections; wrk runs on the same cores and takes its share of them.
-Every line is the median of the rounds, which are interleaved.
+wrk posts a 32x32 PNG over keep-alive connections. It runs on the same cores as the service. Each line is the median of
+the rounds, which alternate between measurements.
 """
 
 import argparse
@@ -41,10 +41,10 @@ end
 
 
 def bare(bundle: Path, engine: str, threads: int, seconds: float) -> float:
-    """Images per second of that many threads that do nothing but single-image inference."""
+    """Images a second of `threads` threads that run inference on single images."""
     _, session = load_session(Settings(model_dir=bundle, engine=engine))
     image = np.zeros((1, 32, 32, 3), np.uint8)
-    session.run(image)  # the first call of an engine sets it up
+    session.run(image)  # the first call initialises the session
     counts = [0] * threads
     end = time.perf_counter() + seconds
 
@@ -62,7 +62,7 @@ def bare(bundle: Path, engine: str, threads: int, seconds: float) -> float:
 
 
 def wrk(url: str, connections: int, seconds: float, script: Path) -> tuple[float, float, float]:
-    """Requests per second, median and 99th percentile in ms."""
+    """Requests a second, and the median and 99th percentile of the latency in ms."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", str(script), f"{url}/predict"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = re.search(r"RESULT (\S+) (\S+) (\S+) (\d+)", done.stdout)
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=18232)
-    parser.add_argument("--bundle", type=Path, default=ROOT / Settings().model_dir, help="the folder of what is served")
+    parser.add_argument("--bundle", type=Path, default=ROOT / Settings().model_dir, help="the served bundle's folder")
     options = parser.parse_args()
     bundle = options.bundle.resolve()  # the service runs in another folder
     url = f"http://127.0.0.1:{options.port}"
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def wait(url: str, server: subprocess.Popen[bytes]) -> None:
-    """Return when the service is ready; end when it ended, and said why."""
+    """Wait until the service is ready. Exits if the service exits."""
     while server.poll() is None:
         try:
             if httpx.get(f"{url}/readyz").status_code == 200:

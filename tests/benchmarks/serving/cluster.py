@@ -1,10 +1,10 @@
-"""The service on Ray: what a killed node costs, what Ray adds to a request, what it adds to many files.
+"""Measure the service on Ray: failures after a node is killed, and Ray's overhead for requests and for many files.
 
     python -m tests.benchmarks.serving.cluster faults    # two nodes on this machine, load, one node killed and replaced
-    python -m tests.benchmarks.serving.cluster overhead  # one replica beside the plain service, requests by turns
-    python -m tests.benchmarks.serving.cluster files     # `classify --ray` beside `classify`
+    python -m tests.benchmarks.serving.cluster overhead  # one replica against the plain service, requests alternate
+    python -m tests.benchmarks.serving.cluster files     # `classify --ray` against `classify`
 
-Needs the extra `ray`. `overhead --fast` runs Ray Serve with the flags that its manual names for throughput.
+Needs the extra `ray`. `overhead --fast` runs Ray Serve with the flags that its manual recommends for throughput.
 """
 
 import argparse
@@ -35,20 +35,20 @@ from tests.benchmarks.faults.restarts import free_port
 from tests.benchmarks.serving.http_load import Connections, closed_loop, percentile, post
 from tests.conftest import DATA, ROOT
 
-RATE = 30  # requests a second, well below what one replica carries
+RATE = 30  # requests a second, well below the capacity of one replica
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 FAST = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
 
 
 async def expected(top_k: int) -> dict[bytes, dict[str, Any]]:
-    """What the plain command answers to the ten images."""
+    """The answers of the plain command to the ten images."""
     settings = Settings(inference_threads=1)
     stream = files.classify(sorted(DATA.glob("*.png")), settings, load_session(settings), top_k)
     return {Path(item.path).read_bytes(): item.answer.model_dump() async for item in stream}
 
 
 class Attempts(httpx.AsyncHTTPTransport):
-    """Counts how each attempt ended, those that the client repeats among them."""
+    """A transport that counts the result of each attempt, also of those that the client retries."""
 
     def __init__(self) -> None:
         super().__init__(limits=httpx.Limits(max_connections=200))
@@ -66,7 +66,7 @@ class Attempts(httpx.AsyncHTTPTransport):
 
 
 class Load(threading.Thread):
-    """RATE requests a second through our client, from a thread: Ray starts and kills nodes in the main one."""
+    """RATE requests a second through our client, in a thread because Ray starts and kills nodes in the main one."""
 
     def __init__(self, url: str, answers: dict[bytes, dict[str, Any]]) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Load(threading.Thread):
 
 
 def kill(node: Any, nodes: Any) -> None:
-    """As when its machine fails: its proxy, replica and all else end in the same moment."""
+    """Kill all processes of the node at once, its proxy and replica, as when its machine fails."""
     pid = node.all_processes["raylet"][0].process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     for process in (pid, *map(int, children)):
@@ -131,7 +131,7 @@ def faults(seconds: float) -> None:
         serve.run(two.bind(settings), name="cifar10")
 
         def wait_for(count: int) -> None:
-            """Until Ray counts so many replicas that run, and proxies that are healthy."""
+            """Wait until Ray reports `count` running replicas and `count` healthy proxies."""
             while True:
                 status = serve.status()
                 (state,) = status.applications["cifar10"].deployments.values()
@@ -143,23 +143,23 @@ def faults(seconds: float) -> None:
         wait_for(2)
         load, began = Load(f"http://127.0.0.1:{port}", answers), time.perf_counter()
 
-        def say(what: str) -> None:
+        def show(what: str) -> None:
             print(f"{time.perf_counter() - began:6.1f} s  {what}; attempts: {dict(load.transport.ends)}", flush=True)
 
         load.start()
         time.sleep(seconds)
-        say("2 nodes, 2 replicas; killing a node")
+        show("2 nodes, 2 replicas; killing a node")
         kill(victim, nodes)
         wait_for(1)
-        say("Ray counts 1 replica")
+        show("Ray counts 1 replica")
         time.sleep(seconds)
-        say("a new node joins")
+        show("a new node joins")
         nodes.add_node(**node)
         wait_for(2)
-        say("2 replicas again")
+        show("2 replicas again")
         time.sleep(seconds)
         load.end()
-        say("the end")
+        show("the end")
         print(f"{sum(load.outcomes.values())} requests, {RATE} a second: {dict(load.outcomes)}, ", end="")
         print(f"the slowest in {load.slowest:.1f} s")
     finally:

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client for load: raw sockets and kept connections, a fraction of a full client's cost."""
+"""A small HTTP/1.1 client for load tests. It uses raw sockets and keep-alive connections, so it costs little CPU."""
 
 import asyncio
 import time
@@ -10,7 +10,7 @@ import httpx
 
 @dataclass(frozen=True)
 class Outcome:
-    """status: 0 when the connection broke. Seconds count from when the request was due, not from when it was sent."""
+    """`status` is 0 if the connection broke. `seconds` count from the time the request was due, not sent."""
 
     status: int
     seconds: float
@@ -25,7 +25,7 @@ def post(path: str, content: bytes, content_type: str = "application/octet-strea
 
 
 class Connections:
-    """Kept connections to one address; as many as are needed at once."""
+    """A pool of keep-alive connections to one address, without a limit."""
 
     def __init__(self, url: str) -> None:
         parts = httpx.URL(url)
@@ -59,13 +59,13 @@ class Connections:
     def _kept(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         while self._idle:
             reader, writer = self._idle.pop()
-            if not reader.at_eof():  # the service closes what is idle for long
+            if not reader.at_eof():  # the service closes idle connections
                 return reader, writer
             writer.close()
         return None
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection that is the caller's own."""
+        """A new connection, which the caller must close."""
         return await asyncio.open_connection(*self._address)
 
     def close(self) -> None:
@@ -74,7 +74,7 @@ class Connections:
 
 
 async def closed_loop(send: Callable[[], Awaitable[Outcome]], concurrency: int, seconds: float) -> list[Outcome]:
-    """That many requests under way at any time."""
+    """Keep `concurrency` requests in flight for `seconds`."""
     end = time.perf_counter() + seconds
     outcomes: list[Outcome] = []
 
@@ -87,7 +87,7 @@ async def closed_loop(send: Callable[[], Awaitable[Outcome]], concurrency: int, 
 
 
 async def open_loop(send: Callable[[float], Awaitable[Outcome]], rate: float, seconds: float) -> list[Outcome]:
-    """`rate` requests a second, whatever becomes of those before."""
+    """Send `rate` requests a second without waiting for earlier answers. Latency counts from the due time."""
     start = time.perf_counter()
     tasks = []
     for number in range(int(rate * seconds)):
@@ -98,7 +98,7 @@ async def open_loop(send: Callable[[float], Awaitable[Outcome]], rate: float, se
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Of the sorted values; nan of none."""
+    """The value at `share`, 0 to 1, of the sorted values; NaN if there are none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 

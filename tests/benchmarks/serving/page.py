@@ -1,4 +1,4 @@
-"""How long a visitor waits, in Chromium, for a running service's page: from the click to the painted answer.
+"""Measure in Chromium how long a visitor of the page waits: from the click to the painted answer.
 
 python tests/benchmarks/serving/page.py --url http://127.0.0.1:8000
 """
@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 SAMPLES = [*CLASSES, "mug", "chessboard"]
 
-# A frame is on the screen when the next one begins.
+# A frame is on the screen when the next frame begins.
 PAINTED = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"
 ANSWER = f"""
 async (name) => {{
@@ -50,12 +50,12 @@ LOADED = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd
 
 
 def measure(page: Page, url: str, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each kind of wait."""
-    times: dict[str, list[float]] = {"page, from the address to its scripts": [], "answer": [], "activation map": []}
+    """Milliseconds for each kind of wait."""
+    times: dict[str, list[float]] = {"page load, until its scripts have run": [], "answer": [], "activation map": []}
     for _ in range(rounds):
         page.goto("about:blank")
         page.goto(url)
-        times["page, from the address to its scripts"].append(page.evaluate(LOADED))
+        times["page load, until its scripts have run"].append(page.evaluate(LOADED))
         for name in SAMPLES:
             times["answer"].append(page.evaluate(ANSWER, name))
             times["activation map"].append(page.evaluate(MAP))
@@ -71,7 +71,7 @@ def row(kind: str, values: Sequence[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000")
-    parser.add_argument("--rounds", type=int, default=10, help="visits; each asks for every sample once")
+    parser.add_argument("--rounds", type=int, default=10, help="visits; each classifies every sample once")
     parser.add_argument("--chromium", default=shutil.which("chromium"))
     options = parser.parse_args()
     if options.rounds < 2:

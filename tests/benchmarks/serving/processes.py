@@ -1,16 +1,16 @@
-"""What Linux says of a process."""
+"""Memory and descriptors of a process, from /proc (Linux)."""
 
 import os
 from pathlib import Path
 
 
 def resident_mb(pid: int) -> float:
-    """Memory now, in MB of 2^20 bytes."""
+    """The resident memory now, in MB of 2^20 bytes."""
     return _status(pid, "VmRSS")
 
 
 def peak_mb(pid: int) -> float:
-    """The most memory since its start, or since `forget_peak`."""
+    """The peak of resident memory since the start or since `forget_peak`, in MB of 2^20 bytes."""
     return _status(pid, "VmHWM")
 
 

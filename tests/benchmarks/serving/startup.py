@@ -1,9 +1,9 @@
-"""How long the service takes from its start to ready, and how much memory it then holds.
+"""Measure the time from the start of the service until it is ready, and its memory.
 
     python tests/benchmarks/serving/startup.py --runs 5
 
-Goals: ready in under 3 s, under 300 MB resident (after 200 requests, too). The peak is that of eight images of 25
-megapixels, half of them PNG and half JPEG, posted at once: what the default limits let through.
+Goals: ready within 3 s; less than 300 MB resident, also after 200 requests. The peak is measured with eight concurrent
+images of 25 megapixels, four PNGs and four JPEGs, which the default limits allow.
 """
 
 import argparse
@@ -24,7 +24,7 @@ CAT = (ROOT / "tests/data/cat.png").read_bytes()
 
 
 def large(format: str) -> bytes:
-    """25 megapixels that compress well."""
+    """An image of 25 megapixels that compresses well."""
     out = io.BytesIO()
     Image.linear_gradient("L").resize((5000, 5000)).convert("RGB").save(out, format)
     return out.getvalue()
@@ -36,7 +36,7 @@ def resident_mb(pid: int, field: str = "VmRSS") -> float:
 
 
 def measure(port: int, photos: list[bytes]) -> tuple[float, float, float, float]:
-    """Seconds to ready, MB when ready, MB after 200 predictions, peak MB under the photos."""
+    """Seconds until ready, MB when ready, MB after 200 predictions, peak MB with the photos."""
     started = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "app", "serve"],

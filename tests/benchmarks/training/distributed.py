@@ -1,13 +1,13 @@
-"""Training in several processes on this machine: is it as fast, does it learn as well, what would GPUs take?
+"""Compare training in several processes with training in one: speed, accuracy, and an estimate for GPUs.
 
     python -m tests.benchmarks.training.distributed speed --data-dir data
     python -m tests.benchmarks.training.distributed accuracy --data-dir data --init imagenet
     python -m tests.benchmarks.training.distributed estimate --images-per-second 90
 
-speed: one process with N threads, and N processes with one thread each, on the same batches; sides alternate.
-accuracy: the same small run by one process and by several, with live batch norms, seed by seed: trained on a part of
-the images, judged on the 5,000 that are held out.
-estimate: arithmetic on stated assumptions, no measurement; see docs/distributed-training.md.
+speed: one process with N threads against N processes with one thread each, on the same batches, in alternating order.
+accuracy: the same small run by one process and by several, for each seed. Batch norms are trained, the images are a
+part of the training split, and the accuracy is that on the 5,000 held-out images.
+estimate: a calculation from stated assumptions, not a measurement; see docs/distributed-training.md.
 """
 
 import argparse
@@ -32,17 +32,17 @@ from training.fit.distributed import join
 from training.fit.run import Run
 
 TCMALLOC = [*Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4")]
-# What the figures in docs/distributed-training.md are of: the default of the versions that they were measured with.
+# The configuration of the figures in docs/distributed-training.md: the default at the time of the measurement.
 MEASURED = Config(stem_stride=1, stage2_stride=1, enlarge=1, epochs=7, zoom=1.0, colour=0.0)
 WARM_UP = 5  # steps that are not timed
 
 
 class Enough(Exception):
-    """The steps that were to be timed are done."""
+    """Raised to end training after the timed steps."""
 
 
 def speed_of_one_side(options: argparse.Namespace) -> None:
-    """What each process does. Rank 0 prints images/s, over all of them."""
+    """The work of each process. Rank 0 prints the images a second of all processes together."""
     torch.set_num_threads(options.threads)
     clock = 0.0
 
@@ -67,7 +67,7 @@ def speed_of_one_side(options: argparse.Namespace) -> None:
 
 
 def accuracy_of_one_side(options: argparse.Namespace) -> None:
-    """What each process does. Rank 0 prints how many of the 5,000 held-out images the averaged weights have right."""
+    """The work of each process. Rank 0 prints how many of the 5,000 held-out images are classified correctly."""
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder, join("cpu") as world:
         images = load(options.data_dir, train=True, download=False)
@@ -84,8 +84,8 @@ def accuracy_of_one_side(options: argparse.Namespace) -> None:
             print(int((predict_logits(run.model, held_out.images).argmax(1) == held_out.labels).sum()))
 
 
-def ask(what: str, processes: int, threads: int, options: argparse.Namespace, **more: object) -> float:
-    """The figure that one side prints."""
+def measure(what: str, processes: int, threads: int, options: argparse.Namespace, **more: object) -> float:
+    """Run one side in processes of its own. Returns the figure that it prints."""
     named = {key: value for key, value in vars(options).items() if key not in ("what", "side")} | more
     arguments = [text for key, value in named.items() for text in (f"--{key.replace('_', '-')}", str(value))]
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m"]
@@ -112,7 +112,7 @@ def speed(options: argparse.Namespace) -> None:
     for pair in range(options.pairs):
         sides = {(1, count): 0.0, (count, 1): 0.0}
         for processes, threads in sorted(sides, reverse=pair % 2 == 1):
-            sides[processes, threads] = ask("speed", processes, threads, options)
+            sides[processes, threads] = measure("speed", processes, threads, options)
         one, several = sides.values()
         ratios.append(several / one)
         print(
@@ -127,7 +127,7 @@ def accuracy(options: argparse.Namespace) -> None:
     found: dict[int, list[float]] = {1: [], options.processes: []}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for processes, results in found.items():
-            results.append(ask("accuracy", processes, 1, options, seed=seed) / 50)
+            results.append(measure("accuracy", processes, 1, options, seed=seed) / 50)
         one, several = (results[-1] for results in found.values())
         print(f"seed {seed}: 1 process {one:.2f} %   {options.processes} processes {several:.2f} %", flush=True)
     if options.seeds == 1:
@@ -140,19 +140,19 @@ def accuracy(options: argparse.Namespace) -> None:
 
 
 def estimate(options: argparse.Namespace) -> None:
-    """A roofline: a step moves every activation a few times through a GPU's memory, and starts its kernels."""
+    """A roofline estimate: a step moves all activations through the GPU's memory several times and starts kernels."""
     values, layers = count_activations()
     config = MEASURED
     images = 45_000 * config.epochs
     hours = images / options.images_per_second / 3600
     print(f"this machine, {options.images_per_second:.0f} images/s (measured): {config.epochs} epochs in {hours:.2f} h")
-    print("ESTIMATE for GPUs, not measured: none was at hand. Assumed:")
+    print("ESTIMATE for GPUs, not measured, with these assumptions:")
     print(f"  {values / 1e6:.2f} M activations an image (counted), each moved {options.passes:g} times in 2 bytes")
     print(f"  {options.efficiency:.0%} of the memory's bandwidth is reached")
     print(f"  {layers} layers (counted), {options.kernels:g} kernels each a step, {options.launch_us:g} us a kernel")
-    print(f"  a core augments {options.augment:,.0f} images/s, and the GPU waits for it")
+    print(f"  one core augments {options.augment:,.0f} images/s, and the GPU waits for it")
     print(f"  gradients (9 MB) are exchanged at {options.link:g} GB/s, after the step; 1 ms for everything else")
-    print("  nothing for the start, validation and saving")
+    print("  the start, validation and saving take no time")
     for name, bandwidth, price in (("L4, 300 GB/s", 300e9, 0.8), ("A100, 1555 GB/s", 1555e9, 2.0)):
         for gpus, batch in ((1, 64), (8, 64), (8, 512)):
             each = batch / gpus
@@ -168,7 +168,7 @@ def estimate(options: argparse.Namespace) -> None:
 
 
 def count_activations() -> tuple[int, int]:
-    """Values that the layers of the measured network put out for an image, and how many layers there are."""
+    """The number of values in the outputs of all layers for one image, and the number of layers."""
     from app.network.mobilenet import Preprocessed, mobilenet_v2
 
     model = Preprocessed(mobilenet_v2(MEASURED.architecture), IMAGENET_MEAN, IMAGENET_STD).eval()
@@ -192,12 +192,12 @@ def main() -> None:
         kind.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
         kind.add_argument("--threads", type=int, help=argparse.SUPPRESS)
         if name == "speed":
-            kind.add_argument("--steps", type=int, default=20, help="timed steps a side and pair")
+            kind.add_argument("--steps", type=int, default=20, help="timed steps for each side of a pair")
             kind.add_argument("--pairs", type=int, default=3)
             kind.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
         else:
             kind.add_argument("--init", default="imagenet")
-            kind.add_argument("--images", type=int, default=5000, help="trained on")
+            kind.add_argument("--images", type=int, default=5000, help="training images")
             kind.add_argument("--epochs", type=int, default=4)
             kind.add_argument("--stem-stride", type=int, default=1, help="2 and 2: 6 M multiply-adds, last map 1x1")
             kind.add_argument("--stage2-stride", type=int, default=2, help="with 1 before: 24.5 M, last map 2x2")
@@ -208,8 +208,8 @@ def main() -> None:
     kind.add_argument("--images-per-second", type=float, required=True, help="measured here, for the first line")
     kind.add_argument("--passes", type=float, default=6, help="reads and writes of an activation, forward and backward")
     kind.add_argument("--efficiency", type=float, default=0.5)
-    kind.add_argument("--kernels", type=float, default=4, help="a layer and step, with the optimizer's share")
-    kind.add_argument("--launch-us", type=float, default=10, help="microseconds a kernel, from Python")
+    kind.add_argument("--kernels", type=float, default=4, help="for each layer and step, with those of the optimizer")
+    kind.add_argument("--launch-us", type=float, default=10, help="microseconds to start a kernel from Python")
     kind.add_argument("--augment", type=float, default=20_000, help="images/s of one core")
     kind.add_argument("--link", type=float, default=10, help="GB/s between GPUs")
     options = parser.parse_args()

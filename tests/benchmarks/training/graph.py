@@ -1,9 +1,9 @@
-"""The shipped graph: its parity with PyTorch, what share of its time is preprocessing, and what trust costs.
+"""Measure the shipped graph: its parity with PyTorch, and the time of preprocessing, class maps and score.
 
     python tests/benchmarks/training/graph.py --data-dir data
 
-Goals: logits and maps within training.export.bundle.PARITY on 1,000 images of the selection split; preprocessing
-under 5 %; what is more than logits under 10 %. MODEL_DIR names another bundle than the default one.
+Goals: logits and maps differ by at most training.export.bundle.PARITY on 1,000 images of the selection split;
+preprocessing takes less than 5 % of the time; class maps and ood_score add less than 10 %. MODEL_DIR selects a bundle.
 """
 
 import argparse
@@ -28,12 +28,12 @@ from training.data.cifar10 import load
 from training.export.bundle import PARITY_IMAGES, check_parity
 from training.export.graph import build_graph
 
-PREPROCESSING = {"Transpose", "Cast", "Mul", "Sub"}  # the score has two of the last, of 1,280 numbers
+PREPROCESSING = {"Transpose", "Cast", "Mul", "Sub"}  # the score has two Sub nodes, too, but only of 1,280 numbers
 ROUNDS, RUNS_A_ROUND = 9, 300
 
 
 def time_by_operator(graph: bytes, image: np.ndarray, runs: int = 300) -> Counter[str]:
-    """Microseconds that ONNX Runtime's profiler counts for each kind of node, on one thread."""
+    """Microseconds for each operator, from ONNX Runtime's profiler, on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.enable_profiling = True
@@ -51,7 +51,7 @@ def time_by_operator(graph: bytes, image: np.ndarray, runs: int = 300) -> Counte
 
 
 def cost(graph: bytes, bare: bytes, image: np.ndarray) -> list[float]:
-    """By round: the time of one graph as a share of another's, less one. Single runs take turns, on one thread."""
+    """For each round, the time of `graph` divided by that of `bare`, minus one. Runs alternate, on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     sessions = [onnxruntime.InferenceSession(one, options, providers=["CPUExecutionProvider"]) for one in (graph, bare)]

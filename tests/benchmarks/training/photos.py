@@ -1,10 +1,10 @@
-"""How the shipped model does on photographs, which are not CIFAR-10: accuracy for one and three views, and abstention.
+"""Measure the shipped model on photographs: accuracy for one and three views, and abstention.
 
 python tests/benchmarks/training/photos.py --photos PHOTOS --data-dir data
 
-PHOTOS/in/<label>/ holds photographs of the classes, PHOTOS/out/ of other things. Besides, a stand-in for photographs is
-built from the selection split, the same whenever it is run: each image enlarged, smaller than the picture and off its
-centre on a blurred other image, softened, and compressed.
+PHOTOS/in/<label>/ has photographs of the classes, PHOTOS/out/ of other objects. In addition, the script makes synthetic
+photographs from the selection split, with a fixed seed: each image is enlarged, placed off-centre on another, blurred
+image, blurred itself, and compressed.
 """
 
 import argparse
@@ -28,8 +28,8 @@ SIDE = 224
 Answers = tuple[np.ndarray, np.ndarray]  # probabilities [N, classes], scores [N]
 
 
-def stand_in(images: np.ndarray, seed: int) -> Iterator[bytes]:
-    """A JPEG for each of uint8 images [N, 32, 32, 3]."""
+def synthetic_photos(images: np.ndarray, seed: int) -> Iterator[bytes]:
+    """One JPEG, SIDE pixels square, for each of the images, uint8 RGB [N, 32, 32, 3]."""
     random = np.random.default_rng(seed)
     for image in images:
         around = Image.fromarray(images[random.integers(len(images))]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -68,7 +68,7 @@ def main() -> None:
     known = {path: manifest.classes.index(path.parent.name) for path in sorted(options.photos.glob("in/*/*"))}
     sets = {
         "photographs": ([path.read_bytes() for path in known], np.array(list(known.values()))),
-        "stand-in": (list(stand_in(chosen.images.numpy(), seed=0)), chosen.labels.numpy()),
+        "synthetic": (list(synthetic_photos(chosen.images.numpy(), seed=0)), chosen.labels.numpy()),
     }
     unknown = [path.read_bytes() for path in sorted((options.photos / "out").iterdir())]
     print("| images | views | accuracy | abstained | accuracy of the rest |\n| --- | --- | --- | --- | --- |")
@@ -83,8 +83,10 @@ def main() -> None:
                 truth = np.repeat([0, 1], [len(files), len(unknown)])
                 by_score = roc_auc_score(truth, np.concatenate([scores, other_scores]))
                 by_softmax = roc_auc_score(truth, 1 - np.concatenate([values, others]).max(1))
-                print(f"| of other things, {len(unknown)} | {views} | | {(other_scores > limit).mean():.1%} | |")
-                print(f"| area under the ROC curve, these from those | {views} | {by_score:.3f} by ood_score, ", end="")
+                print(f"| other objects, {len(unknown)} | {views} | | {(other_scores > limit).mean():.1%} | |")
+                print(
+                    f"| ROC area, other objects against photographs | {views} | {by_score:.3f} by ood_score, ", end=""
+                )
                 print(f"{by_softmax:.3f} by largest probability | | |", flush=True)
 
 

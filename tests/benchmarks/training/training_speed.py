@@ -1,11 +1,11 @@
-"""How fast our training loop is beside the usual one: same network, batch and optimiser, on this machine.
+"""Compare the speed of our training loop with the usual one: same network, batch and optimiser, on this machine.
 
     python -m tests.benchmarks.training.training_speed --data-dir data
 
-Ours: `training.fit.run` with tcmalloc (where it is installed, as `make train` uses it). bfloat16: ours with
-`--precision bfloat16`, for CPUs that compute in it. The usual one: torchvision's transforms image by image in a
-DataLoader's workers, contiguous memory, the system's allocator, AdamW as it comes. Each side is a process of its own;
-their order changes from round to round. Prints images/s, and the medians of the ratios within a round.
+Ours: `training.fit.run`, with tcmalloc if it is installed, as in `make train`. bfloat16: ours with `--precision
+bfloat16`, for CPUs that support it. Usual: torchvision's transforms for single images in the workers of a DataLoader,
+contiguous memory, the system's allocator, AdamW with its defaults. Each side runs in its own process; the order
+alternates between rounds. Prints images/s, and the median of the ratios within rounds.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TCMALLOC = [*Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4")]
 
 
 class Enough(Exception):
-    """The steps that were to be timed are done."""
+    """Raised to end training after the timed steps."""
 
 
 def ours(data_dir: Path, steps: int, precision: "Precision" = "float32") -> float:
@@ -115,7 +115,7 @@ def measure(side: str, options: argparse.Namespace) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
-    parser.add_argument("--steps", type=int, default=25, help="timed steps of 64 images a side and round")
+    parser.add_argument("--steps", type=int, default=25, help="timed steps for each side and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--sides", nargs="+", choices=SIDES, default=["bfloat16", "ours", "usual"], help="two or more of them"
@@ -126,7 +126,7 @@ def main() -> None:
         print(SIDES[options.side](options.data_dir, options.steps))
         return
     if not TCMALLOC:
-        print("tcmalloc is not installed: ours runs without it")
+        print("tcmalloc is not installed, so ours runs without it")
     rounds: list[dict[str, float]] = []
     for number in range(options.rounds):
         order = options.sides if number % 2 == 0 else options.sides[::-1]

@@ -8,7 +8,7 @@ from app.api.paths import IMAGE_UPLOADS
 
 @pytest.mark.parametrize("prefix", ["", "/images"])
 @pytest.mark.parametrize("path", sorted(IMAGE_UPLOADS))
-def test_an_image_is_refused_before_anything_else_of_it_is_looked_at(
+def test_a_full_queue_refuses_an_upload_before_its_body_is_read(
     make_client: Callable[..., TestClient], path: str, prefix: str
 ) -> None:
     client = make_client(queue_images=8, root_path=prefix)
@@ -25,7 +25,7 @@ def test_an_image_is_refused_before_anything_else_of_it_is_looked_at(
     assert client.post(f"{path}?top_k=none&class_id=none", json={}).status_code in (415, 422)
 
 
-def test_one_free_place_is_enough_to_be_let_in(make_client: Callable[..., TestClient], cat: bytes) -> None:
+def test_one_free_place_admits_an_upload(make_client: Callable[..., TestClient], cat: bytes) -> None:
     client = make_client(queue_images=8)
     with client.app.state.service.engine.reserve(7):
         assert client.post("/predict", content=cat).status_code == 200

@@ -66,7 +66,7 @@ def server() -> Iterator[httpx.Client]:
 
 
 @pytest.mark.parametrize("name", ANNOUNCED)
-def test_bodies_that_are_announced_take_nothing_from_anybody(server: httpx.Client, cat: bytes, name: str) -> None:
+def test_announced_bodies_reserve_no_memory(server: httpx.Client, cat: bytes, name: str) -> None:
     with sent(server, ANNOUNCED[name]):
         for _ in range(5):
             assert ask(server, "POST", "/predict", cat) == 200
@@ -76,7 +76,7 @@ def test_bodies_that_are_announced_take_nothing_from_anybody(server: httpx.Clien
 LARGE = head("/v2/models/cifar10/infer", 31_000_001) + bytes(31_000_000)
 
 
-def test_bodies_that_are_there_but_for_a_byte_make_room_for_others(server: httpx.Client) -> None:
+def test_incomplete_bodies_give_way_to_others(server: httpx.Client) -> None:
     with sent(server, [LARGE, LARGE]) as connections:
         for _ in range(5):
             assert ask(server, "POST", "/predict", bytes(8_000_000)) == 415  # it was read
@@ -88,7 +88,7 @@ def test_bodies_that_are_there_but_for_a_byte_make_room_for_others(server: httpx
     assert sorted(answers) == [b"HTTP/1.1 400 Bad Request", b"HTTP/1.1 429 Too Many Requests"]
 
 
-def test_one_address_may_use_all_memory_and_gets_no_more(server: httpx.Client, cat: bytes) -> None:
+def test_one_address_may_use_all_memory_but_no_more(server: httpx.Client, cat: bytes) -> None:
     with sent(server, [LARGE, LARGE]):
         assert server.post("/predict", content=cat).status_code == 200
         assert server.post("/predict", content=bytes(9_000_000)).status_code == 429
@@ -122,7 +122,7 @@ async def test_a_body_that_is_too_slow_ends_before_the_deadline(pause: float, le
     assert least <= client.sent <= most
 
 
-async def test_a_body_that_keeps_to_the_rate_goes_on_to_the_deadline() -> None:
+async def test_a_body_at_the_minimum_rate_is_read_until_the_deadline() -> None:
     limits = BodyLimits(read_all, max_bytes=10**6, deadline_seconds=0.5, min_rate=1, share=FairShare(10**6))
     client, begun = Slow(0.001), time.monotonic()
     with pytest.raises(RequestTimeout):
@@ -130,7 +130,7 @@ async def test_a_body_that_keeps_to_the_rate_goes_on_to_the_deadline() -> None:
     assert time.monotonic() - begun >= 0.5
 
 
-async def test_who_reads_on_while_answering_meets_no_problem() -> None:
+async def test_reading_on_while_answering_raises_no_problem() -> None:
     """As Starlette's FileResponse does, to see whether its client leaves: it could not answer with the problem."""
     context = RequestContext(fault=MalformedRequest("no chunk"))
     messages = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
@@ -157,7 +157,7 @@ async def test_who_reads_on_while_answering_meets_no_problem() -> None:
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/explain", "/v2/models/cifar10/infer"])
-def test_it_is_answered_408(slow: httpx.Client, path: str) -> None:
+def test_a_slow_body_is_answered_408(slow: httpx.Client, path: str) -> None:
     with socket.create_connection((slow.base_url.host, slow.base_url.port), timeout=30) as connection:
         connection.sendall(head(path, 1000))
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")

@@ -20,7 +20,7 @@ def sent(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_everything_is_found(client: TestClient, sent: str, cat: bytes) -> None:
+def test_all_routes_are_found_under_the_prefix(client: TestClient, sent: str, cat: bytes) -> None:
     assert client.post(f"{sent}/predict", content=cat).status_code == 200
     for path in ("/readyz", "/model", "/v2", "/v2/health/ready", "/docs", "/assets/web/docs.js"):
         assert client.get(f"{sent}{path}").status_code == 200, path
@@ -46,7 +46,7 @@ def test_problems_point_to_pages_that_a_browser_finds(client: TestClient, sent: 
         assert client.get(document["type"]).status_code == 200
 
 
-def test_the_page_asks_for_the_document_beside_it(client: TestClient, sent: str) -> None:
+def test_pages_refer_to_their_files_by_relative_urls(client: TestClient, sent: str) -> None:
     # Relative, so that it is right wherever the browser found the page.
     assert 'url: "openapi.json"' in client.get(f"{sent}/assets/web/docs.js").text
     page = client.get(f"{sent}/").text
@@ -61,7 +61,7 @@ def test_redirects_stay_under_the_prefix(client: TestClient, sent: str) -> None:
     assert bare.headers["location"] == f"{PREFIX}/"
 
 
-def test_metrics_have_the_same_labels(client: TestClient, sent: str) -> None:
+def test_metrics_have_the_same_labels_with_and_without_a_prefix(client: TestClient, sent: str) -> None:
     client.get(f"{sent}/model")
     client.get(f"{sent}/readyz")
     metrics = client.get(f"{sent}/metrics").text
@@ -69,7 +69,7 @@ def test_metrics_have_the_same_labels(client: TestClient, sent: str) -> None:
     assert "readyz" not in metrics
 
 
-def test_probes_and_the_page_stay_open_and_nothing_else(make_client: MakeClient, sent: str) -> None:
+def test_only_probes_and_the_page_need_no_key_under_the_prefix(make_client: MakeClient, sent: str) -> None:
     client = make_client(root_path=PREFIX, api_keys="key")
     for path in ("/readyz", "/", "/assets/web/main.js"):
         assert client.get(f"{sent}{path}").status_code == 200, path

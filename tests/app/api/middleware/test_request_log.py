@@ -7,12 +7,12 @@ from app.api.metrics import Metrics
 from app.api.middleware.request_log import RequestLog
 
 
-def test_a_good_request_id_is_kept(client: TestClient) -> None:
+def test_a_valid_request_id_is_kept(client: TestClient) -> None:
     assert client.get("/model", headers={"X-Request-ID": "a-b_c.1"}).headers["x-request-id"] == "a-b_c.1"
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "x" * 65, "a\tb", "é", '"'])
-def test_any_other_request_id_is_replaced(client: TestClient, bad: str) -> None:
+def test_an_invalid_request_id_is_replaced(client: TestClient, bad: str) -> None:
     given = client.get("/model", headers={"X-Request-ID": bad.encode()}).headers["x-request-id"]
     assert given != bad
     assert len(given) == 32
@@ -34,19 +34,19 @@ def test_files_have_one_label_for_each_mount(client: TestClient) -> None:
         assert f'predict_requests_total{{outcome="{outcome}",route="/assets/{mount}/{{path}}"}} 1.0' in metrics
 
 
-def test_templates_not_paths_are_labels(client: TestClient) -> None:
+def test_the_label_of_a_route_is_its_template(client: TestClient) -> None:
     client.get("/metrics/report/none.png")
     assert 'route="/metrics/report/{picture}.png"' in client.get("/metrics").text
 
 
-def test_requests_under_way_come_back_to_zero(client: TestClient) -> None:
+def test_the_gauge_of_requests_in_flight_returns_to_zero(client: TestClient) -> None:
     client.post("/predict", content=b"x")
     metrics = client.get("/metrics").text
     assert "predict_inflight_requests 1.0" in metrics  # this one
     assert "predict_queue_images 0.0" in metrics
 
 
-async def test_a_request_that_is_cut_off_at_the_end_counts_as_such() -> None:
+async def test_a_request_cancelled_at_shutdown_is_counted_as_unavailable() -> None:
     metrics, begun = Metrics(), asyncio.Event()
 
     async def endless(*_: object) -> None:

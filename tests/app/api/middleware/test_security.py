@@ -15,20 +15,20 @@ def guarded(make_client: MakeClient) -> TestClient:
 
 
 @pytest.mark.parametrize("key", ["first", "second"])
-def test_a_known_key_is_let_in(guarded: TestClient, cat: bytes, key: str) -> None:
+def test_a_known_key_is_accepted(guarded: TestClient, cat: bytes, key: str) -> None:
     assert guarded.post("/predict", content=cat, headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer third", "Basic first", "first", "Bearer first second", "Bearer é"]
 )
-def test_everybody_else_is_not(guarded: TestClient, cat: bytes, header: str) -> None:
+def test_a_missing_or_unknown_key_is_refused(guarded: TestClient, cat: bytes, header: str) -> None:
     response = guarded.post("/predict", content=cat, headers={"Authorization": header.encode()})
     assert_problem(response, 401, "unauthorized")
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_only_probes_and_the_page_stay_open(guarded: TestClient) -> None:
+def test_only_probes_and_the_page_need_no_key(guarded: TestClient) -> None:
     for path in ("/livez", "/readyz", "/", "/assets/web/main.js"):
         assert guarded.get(path).status_code == 200, path
     for path in ("/assets/web/../../model", "/assets/web/%2e%2e/%2e%2e/model", "/assets/web//model"):
@@ -37,7 +37,7 @@ def test_only_probes_and_the_page_stay_open(guarded: TestClient) -> None:
         assert guarded.get(path, follow_redirects=False).status_code == 401, path
 
 
-def test_every_answer_carries_the_headers(client: TestClient) -> None:
+def test_every_answer_has_the_security_headers(client: TestClient) -> None:
     for path in ("/livez", "/model", "/nothing", "/docs"):
         headers = client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
@@ -59,7 +59,7 @@ def test_cors_is_off_until_origins_are_named(client: TestClient, make_client: Ma
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_every_key_is_compared_whatever_was_sent(
+def test_a_key_is_compared_with_all_known_keys(
     guarded: TestClient, cat: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that the time says nothing about which key matched, or how much of one."""
@@ -103,5 +103,5 @@ def test_no_redirect_leads_to_a_host(client: TestClient, host: str, path: str, l
         ("/a", "/a"),
     ],
 )
-def test_what_is_left_of_a_redirect_is_a_path(built: str, relative: str) -> None:
+def test_a_redirect_names_only_a_path(built: str, relative: str) -> None:
     assert _relative(built) == relative

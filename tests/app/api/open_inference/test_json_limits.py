@@ -25,13 +25,13 @@ def refusal(text: bytes, tensor: Tensor) -> str:
 
 @pytest.mark.parametrize("indent", [None, 1, 2, 4])
 @pytest.mark.parametrize("nested", [True, False])
-def test_the_largest_request_passes_however_it_is_spelt(indent: int | None, nested: bool) -> None:
+def test_the_largest_request_passes_in_every_notation(indent: int | None, nested: bool) -> None:
     data = [[[[255] * 3] * 32] * 32] * MAX_IMAGES if nested else [255] * ELEMENTS
     tensor = {"name": "images", "shape": [MAX_IMAGES, 32, 32, 3], "datatype": "UINT8", "data": data}
     json_limits.check(json.dumps({"id": "9" * 256, "inputs": [tensor]}, indent=indent).encode(), PIXELS, MAX_IMAGES)
 
 
-def test_files_pass_whatever_they_hold_and_with_slashes_escaped() -> None:
+def test_files_pass_with_any_content_and_escaped_slashes() -> None:
     files = [bytes(range(256)) * 4000, b"\xdb\x6d\xb6" * 1000, b"\xff" * 1_000_000]
     text = json.dumps({"inputs": [{"data": [base64.b64encode(content).decode() for content in files]}]})
     json_limits.check(text.encode(), FILES, MAX_IMAGES)
@@ -81,7 +81,7 @@ def test_files_beyond_a_limit_are_refused(data: bytes, reason: str) -> None:
     assert len(detail) < 150
 
 
-def test_each_refusal_says_how_much_is_accepted() -> None:
+def test_each_refusal_names_the_limit() -> None:
     assert refusal(message(b"1," * 200_000), PIXELS).endswith(f"at most {ELEMENTS + 1000} are accepted")
     assert refusal(message(b"[" * 200_000), PIXELS).endswith(
         f"at most {MAX_IMAGES * (1 + 32 + 32 * 32) + 1000} are accepted"

@@ -66,7 +66,7 @@ def refusal(model: ServedModel, body: bytes, header_length: int | None = None) -
 
 class TestPixels:
     @pytest.mark.parametrize("count", [1, 2, MAX_IMAGES])
-    def test_flat_nested_and_binary_say_the_same(self, pixels: ServedModel, count: int) -> None:
+    def test_flat_nested_and_binary_data_are_equivalent(self, pixels: ServedModel, count: int) -> None:
         sent = images(count)
         nested = message([tensor(count, data=sent.tolist())])
         flat = message([tensor(count, data=sent.ravel().tolist())])
@@ -115,7 +115,7 @@ class TestPixels:
         ],
     )
     @pytest.mark.parametrize("tail", [b"", bytes(IMAGE)])
-    def test_shapes_that_are_none(self, pixels: ServedModel, shape: object, tail: bytes) -> None:
+    def test_invalid_shapes_are_refused(self, pixels: ServedModel, shape: object, tail: bytes) -> None:
         data = binary(IMAGE) if tail else {"data": [0] * IMAGE}
         detail = refusal(pixels, *message([tensor(shape=shape, **data)], tail))
         assert len(detail) < 300
@@ -143,16 +143,16 @@ class TestPixels:
             None,
         ],
     )
-    def test_data_that_is_no_image(self, pixels: ServedModel, data: object) -> None:
+    def test_data_that_is_no_image_is_refused(self, pixels: ServedModel, data: object) -> None:
         refusal(pixels, *message([tensor(data=data)]))
 
     @pytest.mark.parametrize("datatype", ["FP32", "INT8", "BYTES", "uint8", "", "x" * 10_000, None, 8])
-    def test_other_datatypes(self, pixels: ServedModel, datatype: object) -> None:
+    def test_other_datatypes_are_refused(self, pixels: ServedModel, datatype: object) -> None:
         assert len(refusal(pixels, *message([tensor(datatype=datatype, data=[0] * IMAGE)]))) < 200
 
 
 class TestFiles:
-    def test_binary_and_base64_say_the_same(self, files: ServedModel) -> None:
+    def test_binary_and_base64_data_are_equivalent(self, files: ServedModel) -> None:
         sent = [b"one", b"", b"\x89PNG\r\n"]
         tail = elements(*sent)
         encoded = [base64.b64encode(item).decode() for item in sent]
@@ -178,13 +178,13 @@ class TestFiles:
             elements(b"") * 1000,
         ],
     )
-    def test_elements_that_do_not_add_up(self, files: ServedModel, tail: bytes) -> None:
+    def test_inconsistent_element_lengths_are_refused(self, files: ServedModel, tail: bytes) -> None:
         refusal(files, *message([file_tensor(2, **binary(len(tail)))], tail))
 
     @pytest.mark.parametrize(
         "data", [[], ["YQ=="], ["YQ=="] * 3, ["YQ", "YQ=="], ["\xe9", "YQ=="], [1, 2], [["YQ=="] * 2]]
     )
-    def test_data_that_is_no_base64(self, files: ServedModel, data: object) -> None:
+    def test_invalid_base64_is_refused(self, files: ServedModel, data: object) -> None:
         refusal(files, *message([file_tensor(2, data=data)]))
 
     @pytest.mark.parametrize("size", [DECODED_AT_ONCE // 4 * 3 + extra for extra in (-1, 0, 1, 2, 3)])
@@ -195,13 +195,13 @@ class TestFiles:
 
     @pytest.mark.parametrize("place", [0, DECODED_AT_ONCE - 3, DECODED_AT_ONCE - 1, DECODED_AT_ONCE])
     @pytest.mark.parametrize("wrong", ["=", "==", "\u00e9", "-", "\n", " "])
-    def test_what_is_no_base64_within_a_large_file(self, files: ServedModel, place: int, wrong: str) -> None:
+    def test_invalid_base64_within_a_large_file_is_refused(self, files: ServedModel, place: int, wrong: str) -> None:
         text = "A" * (DECODED_AT_ONCE + 8)
         text = text[:place] + wrong + text[place + len(wrong) :]
         assert "base64" in refusal(files, *message([file_tensor(data=[text])]))
 
     @pytest.mark.parametrize("shape", [[], [0], [MAX_IMAGES + 1], [1, 1], [-1], [1 << 62]])
-    def test_shapes_that_are_none(self, files: ServedModel, shape: list[int]) -> None:
+    def test_invalid_shapes_are_refused(self, files: ServedModel, shape: list[int]) -> None:
         refusal(files, *message([file_tensor(shape=shape, data=["YQ=="])]))
 
 
@@ -233,20 +233,22 @@ class TestMessage:
             b"{" + b",".join(b'"a%d": {}' % number for number in range(900)) + b"}",
         ],
     )
-    def test_what_is_no_message(self, pixels: ServedModel, text: bytes) -> None:
+    def test_malformed_messages_are_refused(self, pixels: ServedModel, text: bytes) -> None:
         assert len(refusal(pixels, text)) < 300
 
     @pytest.mark.parametrize("depth", [100, 120, 199, 250_000])
     @pytest.mark.parametrize("kind", [("[", "]"), ('{"a":', "}")])
     @pytest.mark.parametrize("member", ["id", "inputs", "outputs", "parameters", "unknown", "data", "custom"])
-    def test_nesting(self, pixels: ServedModel, member: str, kind: tuple[str, str], depth: int) -> None:
+    def test_deeply_nested_json_is_refused(
+        self, pixels: ServedModel, member: str, kind: tuple[str, str], depth: int
+    ) -> None:
         good = {"inputs": [tensor(**binary(IMAGE))], "parameters": {}}
         place = {"data": good["inputs"][0], "custom": good["parameters"]}.get(member, good)
         place[member] = "NEST"
         text = json.dumps(good).replace('"NEST"', kind[0] * depth + "1" + kind[1] * depth).encode()
         refusal(pixels, text + bytes(IMAGE), len(text))
 
-    def test_the_length_of_the_json(self, pixels: ServedModel) -> None:
+    def test_an_invalid_json_length_is_refused(self, pixels: ServedModel) -> None:
         body, length = message([tensor(**binary(IMAGE))], bytes(IMAGE))
         assert len(parse(body, length, pixels).images) == 1
         for wrong in (None, 1, length - 1, length + 1, len(body), len(body) + 1, 99_999_999_999):
@@ -254,7 +256,7 @@ class TestMessage:
 
     @pytest.mark.parametrize("size", [0, 1, IMAGE - 1, IMAGE + 1, 2**62, 2**63, 2**64, -1, 1.5, "3072", True, [], {}])
     @pytest.mark.parametrize("sent", [0, IMAGE])
-    def test_the_size_of_binary_data(self, pixels: ServedModel, size: object, sent: int) -> None:
+    def test_an_invalid_size_of_binary_data_is_refused(self, pixels: ServedModel, size: object, sent: int) -> None:
         text, _ = message([tensor(**binary(size))])
         refusal(pixels, text + bytes(sent), len(text))
 
@@ -263,14 +265,14 @@ class TestMessage:
         assert "either" in refusal(pixels, *message([tensor()]))
         assert "left over" in refusal(pixels, *message([tensor(data=[0] * IMAGE)], b"more"))
 
-    def test_exactly_the_inputs_that_there_are(self, pixels: ServedModel) -> None:
+    def test_exactly_the_model_s_inputs_are_accepted(self, pixels: ServedModel) -> None:
         good = tensor(data=[0] * IMAGE)
         assert "'images'" in refusal(pixels, *message([good, good]))
         assert "'pictures'" in refusal(pixels, *message([good | {"name": "pictures"}]))
         assert "none" in refusal(pixels, *message([]))
         assert "and 18 more" in refusal(pixels, *message([{**tensor(), "name": "x" * 9_000}] * 21))
 
-    def test_exactly_the_outputs_that_there_are(self, pixels: ServedModel) -> None:
+    def test_exactly_the_model_s_outputs_are_accepted(self, pixels: ServedModel) -> None:
         good = tensor(data=[0] * IMAGE)
         for names in (["labels"], ["probabilities", "probabilities"], ["probabilities", "labels"], [""]):
             assert "'probabilities'" in refusal(pixels, *message([good], outputs=[{"name": name} for name in names]))
@@ -281,7 +283,7 @@ class TestMessage:
             assert (request.classes, request.binary) == (0, False)
 
     @pytest.mark.parametrize("classes", [0, -1, 1.5, "3", True, [], 2**64])
-    def test_classes_out_of_range(self, pixels: ServedModel, classes: object) -> None:
+    def test_a_class_count_out_of_range_is_refused(self, pixels: ServedModel, classes: object) -> None:
         output = {"name": "probabilities", "parameters": {"classification": classes}}
         if classes == 2**64:
             parse(*message([tensor(data=[0] * IMAGE)], outputs=[output]), pixels)  # more than all is all
@@ -292,7 +294,7 @@ class TestMessage:
         ("by_default", "by_output", "binary"),
         [(None, None, False), (True, None, True), (False, True, True), (True, False, False), (None, True, True)],
     )
-    def test_the_output_decides_before_the_request(
+    def test_a_parameter_of_the_output_overrides_that_of_the_request(
         self, pixels: ServedModel, by_default: bool | None, by_output: bool | None, binary: bool
     ) -> None:
         members: dict = {}
@@ -302,7 +304,7 @@ class TestMessage:
             members["outputs"] = [{"name": "probabilities", "parameters": {"binary_data": by_output}}]
         assert parse(*message([tensor(data=[0] * IMAGE)], **members), pixels).binary is binary
 
-    def test_what_is_unknown_is_tolerated_when_it_is_plain(self, pixels: ServedModel) -> None:
+    def test_unknown_parameters_with_plain_values_are_ignored(self, pixels: ServedModel) -> None:
         body = message(
             [tensor(data=[0] * IMAGE, parameters={"content_type": "np", "order": 1, "on": True, "rate": 0.5})],
             id="7",
@@ -325,7 +327,7 @@ class TestMessage:
         assert refusal(pixels, *message(good, id=character * 257)) == "id: String should have at most 256 characters"
         assert len(refusal(pixels, *message(good, id="x" * 1_000_000))) < 100
 
-    def test_there_is_no_shared_memory(self, pixels: ServedModel) -> None:
+    def test_shared_memory_is_refused(self, pixels: ServedModel) -> None:
         region = {"parameters": {"shared_memory_region": "a", "shared_memory_byte_size": IMAGE}}
         assert "shared memory" in refusal(pixels, *message([tensor(**region)]))
         outputs = [{"name": "probabilities", **region}]
@@ -341,7 +343,7 @@ class TestRender:
         assert (length is None) is not binary
         return json.loads(content[:length]), content[length:] if binary else None
 
-    def test_json(self, pixels: ServedModel) -> None:
+    def test_an_answer_is_rendered_as_json(self, pixels: ServedModel) -> None:
         document, _ = self.answer(pixels)
         (output,) = document.pop("outputs")
         assert document == {"model_name": "cifar10", "model_version": "1", "id": "42"}
@@ -349,14 +351,14 @@ class TestRender:
         assert output == {"name": "probabilities", "datatype": "FP32", "shape": [2, 10]}
         assert data == np.float32(self.PROBABILITIES).ravel().tolist()
 
-    def test_binary(self, pixels: ServedModel) -> None:
+    def test_an_answer_is_rendered_as_binary(self, pixels: ServedModel) -> None:
         document, tail = self.answer(pixels, binary=True)
         (output,) = document["outputs"]
         assert output["parameters"] == {"binary_data_size": len(tail)}
         assert "data" not in output
         np.testing.assert_array_equal(np.frombuffer(tail, "<f4").reshape(2, 10), np.float32(self.PROBABILITIES))
 
-    def test_classification(self, pixels: ServedModel) -> None:
+    def test_an_answer_is_rendered_as_classification(self, pixels: ServedModel) -> None:
         document, _ = self.answer(pixels, classes=2)
         (output,) = document["outputs"]
         assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
@@ -371,7 +373,7 @@ class TestRender:
         assert tail == elements(*(text.encode() for text in output["data"]))
         assert packed["outputs"][0]["parameters"] == {"binary_data_size": len(tail)}
 
-    def test_there_are_no_more_classes_than_all(self, pixels: ServedModel) -> None:
+    def test_at_most_all_classes_are_rendered(self, pixels: ServedModel) -> None:
         document, _ = self.answer(pixels, classes=1000)
         assert document["outputs"][0]["shape"] == [2, 10]
         assert len(document["outputs"][0]["data"]) == 20
@@ -398,7 +400,7 @@ MEMBERS = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
     tail=st.binary(max_size=40),
     length=st.none() | st.integers(0, 400),
 )
-def test_whatever_comes_is_read_or_refused(
+def test_any_message_is_parsed_or_refused(
     models: dict[str, ServedModel], changes: dict, members: dict, tail: bytes, length: int | None
 ) -> None:
     for model, given_tensor in (

@@ -65,7 +65,7 @@ def assert_still_serving(client: TestClient) -> None:
 
 class TestAboutTheServer:
     @pytest.mark.parametrize("path", ["/v2", "/v2/"])
-    def test_server(self, client: TestClient, path: str) -> None:
+    def test_server_metadata(self, client: TestClient, path: str) -> None:
         response = client.get(path, follow_redirects=False)
         assert response.json() == {
             "name": "cifar10-classifier",
@@ -73,7 +73,7 @@ class TestAboutTheServer:
             "extensions": ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"],
         }
 
-    def test_probes(self, client: TestClient) -> None:
+    def test_health_probes_follow_the_state_of_the_service(self, client: TestClient) -> None:
         assert client.get("/v2/health/live").json() == {"live": True}
         assert client.get("/v2/health/ready").json() == {"ready": True, "live": True}
         assert client.get("/v2/models/cifar10/ready").json() == {"name": "cifar10", "ready": True}
@@ -82,14 +82,14 @@ class TestAboutTheServer:
         for path in ("/v2/health/ready", "/v2/models/cifar10/ready", "/v2/models/cifar10/versions/1/ready"):
             assert_problem(client.get(path), 503, "unavailable")
 
-    def test_models(self, client: TestClient) -> None:
+    def test_both_models_are_listed(self, client: TestClient) -> None:
         assert client.get("/v2/models").json() == {"models": MODELS}
         for extra in ({}, {"json": {"ready": True}}):
             index = client.post("/v2/repository/index", **extra).json()
             assert index == [{"name": name, "version": "1", "state": "READY", "reason": ""} for name in MODELS]
 
     @pytest.mark.parametrize("version", ["", "/versions/1"])
-    def test_metadata(self, client: TestClient, version: str) -> None:
+    def test_model_metadata(self, client: TestClient, version: str) -> None:
         assert client.get(f"/v2/models/cifar10{version}").json() == {
             "name": "cifar10",
             "versions": ["1"],
@@ -102,7 +102,7 @@ class TestAboutTheServer:
         ]
 
     @pytest.mark.parametrize("version", ["", "/versions/1"])
-    def test_configuration(self, client: TestClient, version: str) -> None:
+    def test_model_configuration(self, client: TestClient, version: str) -> None:
         config = client.get(f"/v2/models/cifar10{version}/config").json()
         assert (config["name"], config["platform"], config["max_batch_size"]) == ("cifar10", "onnxruntime_onnx", 32)
         assert config["input"] == [
@@ -114,7 +114,7 @@ class TestAboutTheServer:
         assert (files["data_type"], files["dims"]) == ("TYPE_STRING", [])
 
     @pytest.mark.parametrize("what", ["", "/ready", "/config", "/stats"])
-    def test_unknown_models_and_versions(self, client: TestClient, what: str) -> None:
+    def test_unknown_models_and_versions_are_404(self, client: TestClient, what: str) -> None:
         for model in ("other/versions/1", "other", "CIFAR10", "x" * 999, "cifar10/versions/2", "cifar10/versions/one"):
             document = assert_problem(client.get(f"/v2/models/{model}{what}"), 404, "not_found")
             assert len(document["detail"]) < 200
@@ -137,10 +137,10 @@ class TestAboutTheServer:
             ("POST", "cudasharedmemory/unregister"),
         ],
     )
-    def test_what_triton_has_and_this_has_not(self, client: TestClient, method: str, path: str) -> None:
+    def test_unsupported_extensions_of_triton_are_404(self, client: TestClient, method: str, path: str) -> None:
         assert "extensions" in assert_problem(client.request(method, f"/v2/{path}"), 404, "not_found")["detail"]
 
-    def test_other_methods(self, client: TestClient) -> None:
+    def test_other_methods_are_405(self, client: TestClient) -> None:
         for method, path in (
             ("GET", INFER),
             ("PUT", INFER),
@@ -161,7 +161,7 @@ class TestAboutTheServer:
 
 
 class TestInference:
-    def test_every_form_gives_what_predict_gives(self, client: TestClient, pixels: np.ndarray) -> None:
+    def test_every_encoding_gives_the_probabilities_of_predict(self, client: TestClient, pixels: np.ndarray) -> None:
         files = [(DATA / name).read_bytes() for name in ("cat.png", "ship.png")]
         expected = np.zeros((2, 10))
         for row, content in zip(expected, files, strict=True):
@@ -195,7 +195,7 @@ class TestInference:
         answer = probabilities(client.post(INFER, **binary_request(images)))
         np.testing.assert_array_equal(answer.argmax(1), images[:, 0, 0, 0] % 10)
 
-    def test_raw_requests(self, client: TestClient, pixels: np.ndarray, cat: bytes) -> None:
+    def test_raw_requests_are_classified(self, client: TestClient, pixels: np.ndarray, cat: bytes) -> None:
         raw = {HEADER: "0"}
         by_pixels = client.post(INFER, content=pixels[:1].tobytes(), headers=raw)
         by_file = client.post(INFER_FILES, content=cat, headers=raw)
@@ -204,7 +204,9 @@ class TestInference:
         assert_problem(client.post(INFER, content=cat, headers=raw), 400, "malformed_request")
         assert_problem(client.post(INFER_FILES, headers=raw), 422, "undecodable_image")
 
-    def test_classification(self, client: TestClient, pixels: np.ndarray, cat: bytes) -> None:
+    def test_the_classification_extension_names_classes(
+        self, client: TestClient, pixels: np.ndarray, cat: bytes
+    ) -> None:
         outputs = [{"name": "probabilities", "parameters": {"classification": 3}}]
         request = {"inputs": [tensor(data=pixels[0].tolist())], "outputs": outputs}
         (output,) = client.post(INFER, json=request).json()["outputs"]
@@ -215,13 +217,13 @@ class TestInference:
             assert (int(index), label) == (prediction["class_id"], prediction["label"])
             assert float(value) == pytest.approx(prediction["probability"], abs=2e-6)
 
-    def test_the_id_is_echoed_or_made_up(self, client: TestClient) -> None:
+    def test_the_id_is_echoed_or_generated(self, client: TestClient) -> None:
         assert client.post(INFER, json=good(id="42")).json()["id"] == "42"
         response = client.post(INFER, json=good(), headers={"X-Request-ID": "mine"})
         assert response.json()["id"] == response.headers["x-request-id"] == "mine"
 
     @pytest.mark.parametrize("kind", ["", "text/plain", "application/octet-stream", "multipart/form-data", "image/png"])
-    def test_the_content_type_and_the_query_mean_nothing(self, client: TestClient, kind: str) -> None:
+    def test_the_content_type_and_the_query_are_ignored(self, client: TestClient, kind: str) -> None:
         response = client.post(
             f"{INFER}?test_1=1&top_k=x&model=other&version=2&name=a",
             content=json.dumps(good()),
@@ -232,7 +234,7 @@ class TestInference:
         assert "content-encoding" not in response.headers
         assert client.get("/v2/models/cifar10?version=9&model=x").json()["name"] == "cifar10"
 
-    def test_packed_requests(self, client: TestClient, pixels: np.ndarray) -> None:
+    def test_compressed_requests_are_accepted(self, client: TestClient, pixels: np.ndarray) -> None:
         plain = binary_request(pixels)
         expected = probabilities(client.post(INFER, **plain))
         for encoding, compress in (("gzip", gzip.compress), ("deflate", zlib.compress)):
@@ -284,7 +286,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "value", ["99999999999", "-1", "abc", "", " ", "1e3", "0x10", "9" * 5000, "\u0663", "1, 2"]
     )
-    def test_the_length_of_the_json(self, client: TestClient, value: str) -> None:
+    def test_an_invalid_json_length_is_refused(self, client: TestClient, value: str) -> None:
         response = client.post(INFER, json=good(), headers={HEADER: value.encode()})
         assert len(assert_problem(response, 400, "malformed_request")["detail"]) < 200
         assert_still_serving(client)
@@ -306,11 +308,11 @@ class TestRefusals:
             b'{"inputs":' * 250_000,
         ],
     )
-    def test_messages(self, client: TestClient, body: bytes) -> None:
+    def test_malformed_messages_are_refused(self, client: TestClient, body: bytes) -> None:
         assert_problem(client.post(INFER, content=body), 400, "malformed_request")
         assert_still_serving(client)
 
-    def test_too_many_bytes(self, make_client: MakeClient) -> None:
+    def test_too_many_bytes_are_refused(self, make_client: MakeClient) -> None:
         client = make_client(max_request_bytes=50_000)
         assert_problem(client.post(INFER, content=bytes(50_001)), 413, "payload_too_large")
         assert_problem(client.post(INFER, content=iter([bytes(30_000)] * 2)), 413, "payload_too_large")
@@ -319,14 +321,14 @@ class TestRefusals:
             assert_problem(bomb, 413, "payload_too_large")
         assert_still_serving(client)
 
-    def test_what_is_unpacked_counts_as_memory_for_bodies(self, make_client: MakeClient) -> None:
+    def test_decompressed_bytes_count_towards_the_memory_for_bodies(self, make_client: MakeClient) -> None:
         client = make_client(max_inflight_body_bytes=50_000)
         for _ in range(3):
             response = client.post(INFER, content=gzip.compress(bytes(1_000_000)), headers={"Content-Encoding": "gzip"})
             assert_problem(response, 429, "overloaded")
             assert_still_serving(client)
 
-    def test_when_places_are_taken(self, make_client: MakeClient) -> None:
+    def test_requests_are_refused_while_the_queue_is_full(self, make_client: MakeClient) -> None:
         client = make_client(queue_images=10)
         four = binary_request(np.zeros((4, 32, 32, 3), np.uint8))
         engine = client.app.state.service.engine
@@ -357,7 +359,7 @@ class TestRefusals:
         assert client.post(INFER, **binary_request(np.zeros((32, 32, 32, 3), np.uint8))).status_code == 200
         assert ["message-parser" in name for name in threads] == [False, True, False]
 
-    def test_large_json_that_waits_too_long_for_the_parser(self, make_client: MakeClient) -> None:
+    def test_large_json_that_waits_too_long_for_the_parser_is_504(self, make_client: MakeClient) -> None:
         client = make_client(deadline_seconds=0.3)
         release = threading.Event()
         parser_thread.submit(release.wait, 30)
@@ -386,14 +388,14 @@ class TestRefusals:
             "{" + '"id": "a",' * 900 + '"inputs": []}',
         ],
     )
-    def test_a_refusal_is_short_whatever_the_message_holds(self, client: TestClient, message: str) -> None:
+    def test_a_refusal_is_short_for_any_message(self, client: TestClient, message: str) -> None:
         response = client.post(INFER, content=message)
         assert_problem(response, 400, "malformed_request")
         assert len(response.content) < 4096
         packed = client.post(INFER, content=gzip.compress(message.encode()), headers={"Content-Encoding": "gzip"})
         assert packed.json()["detail"] == response.json()["detail"]
 
-    def test_an_answer_that_takes_too_long(self, make_client: MakeClient) -> None:
+    def test_an_answer_after_the_deadline_is_504(self, make_client: MakeClient) -> None:
         release = threading.Event()
 
         class Slow:
@@ -408,7 +410,7 @@ class TestRefusals:
         assert client.app.state.service.engine.reserved_images == 0
         assert_still_serving(client)
 
-    def test_a_dead_engine(self, make_client: MakeClient) -> None:
+    def test_a_dead_engine_is_503(self, make_client: MakeClient) -> None:
         class Broken:
             def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 raise RuntimeError
@@ -423,7 +425,7 @@ class TestRefusals:
 
 
 class TestAccounts:
-    def test_statistics(self, client: TestClient, pixels: np.ndarray) -> None:
+    def test_statistics_count_requests_and_failures(self, client: TestClient, pixels: np.ndarray) -> None:
         client.post(INFER, **binary_request(pixels))
         client.post(INFER, json=good())
         client.post(INFER, content=b"bad")
@@ -443,7 +445,9 @@ class TestAccounts:
         assert [entry["batch_size"] for entry in all_of_it["batch_stats"]] == [1, 2]
         assert both[1]["inference_count"] == 0
 
-    def test_metrics_and_log(self, client: TestClient, pixels: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    def test_metrics_and_log_show_the_requests(
+        self, client: TestClient, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+    ) -> None:
         with caplog.at_level(logging.INFO, "app.access"):
             client.get("/v2/health/ready")
             client.post(INFER, **binary_request(pixels))

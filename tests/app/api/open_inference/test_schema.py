@@ -7,7 +7,9 @@ from app.api.open_inference.schema import INPUT, MAX_ID_CHARACTERS, MESSAGE, Inf
 
 
 @pytest.mark.parametrize(("published", "model"), [(MESSAGE, InferenceMessage), (INPUT, InputTensor)])
-def test_the_published_message_has_the_members_that_are_read(published: dict[str, Any], model: type[BaseModel]) -> None:
+def test_the_published_schema_has_exactly_the_members_that_are_read(
+    published: dict[str, Any], model: type[BaseModel]
+) -> None:
     own = model.model_json_schema()
     assert published["properties"].keys() == own["properties"].keys()
     assert published["required"] == own["required"]
@@ -16,7 +18,7 @@ def test_the_published_message_has_the_members_that_are_read(published: dict[str
         assert read.get("type", "object") == schema["type"], name  # a $ref is an object
 
 
-def test_an_id_is_as_long_as_is_published() -> None:
+def test_the_length_limit_of_an_id_is_the_published_one() -> None:
     for characters in (0, MAX_ID_CHARACTERS):
         InferenceMessage.model_validate({"inputs": [], "id": "\0" * characters})
     with pytest.raises(ValueError, match=f"at most {MAX_ID_CHARACTERS} characters"):

@@ -100,7 +100,7 @@ def close_to(expected: np.ndarray) -> object:
 
 
 class TestSync:
-    def test_what_there_is(self, client: triton.InferenceServerClient) -> None:
+    def test_metadata_configuration_and_statistics_are_found(self, client: triton.InferenceServerClient) -> None:
         assert client.is_server_live() and client.is_server_ready()
         assert client.get_server_metadata()["name"] == "cifar10-classifier"
         assert [model["name"] for model in client.get_model_repository_index()] == ["cifar10", "cifar10_image"]
@@ -114,7 +114,7 @@ class TestSync:
         assert len(client.get_inference_statistics()["model_stats"]) == 2
         assert client.is_server_live(query_params={"test_1": 1, "test_2": 2})
 
-    def test_what_there_is_not(self, client: triton.InferenceServerClient) -> None:
+    def test_unknown_models_and_unsupported_extensions_are_404(self, client: triton.InferenceServerClient) -> None:
         assert not client.is_model_ready("other")
         assert not client.is_model_ready("cifar10", "2")
         for call in (
@@ -139,7 +139,7 @@ class TestSync:
     @pytest.mark.parametrize("sent", [True, False], ids=["binary request", "JSON request"])
     @pytest.mark.parametrize("answered", [True, False, None], ids=["binary answer", "JSON answer", "no outputs named"])
     @pytest.mark.parametrize("packing", [None, "gzip", "deflate"])
-    def test_pixels(
+    def test_pixels_are_classified_in_every_encoding(
         self,
         client: triton.InferenceServerClient,
         pixels: np.ndarray,
@@ -168,16 +168,20 @@ class TestSync:
         assert (result.get_response()["model_name"], result.get_response()["model_version"]) == ("cifar10", "1")
         assert ("data" in result.get_output("probabilities")) is (answered is False)
 
-    def test_files(self, client: triton.InferenceServerClient, files: np.ndarray, expected: np.ndarray) -> None:
+    def test_encoded_files_are_classified(
+        self, client: triton.InferenceServerClient, files: np.ndarray, expected: np.ndarray
+    ) -> None:
         result = client.infer("cifar10_image", [tensor(files, "image", "BYTES")])
         assert result.as_numpy("probabilities") == close_to(expected)
 
-    def test_a_full_batch(self, client: triton.InferenceServerClient, pixels: np.ndarray, expected: np.ndarray) -> None:
+    def test_a_full_batch_is_classified(
+        self, client: triton.InferenceServerClient, pixels: np.ndarray, expected: np.ndarray
+    ) -> None:
         result = client.infer("cifar10", [tensor(np.concatenate([pixels] * 16))])
         assert result.as_numpy("probabilities") == close_to(np.concatenate([expected] * 16))
 
     @pytest.mark.parametrize("binary", [True, False])
-    def test_classes_by_name(
+    def test_the_classification_extension_names_classes(
         self, client: triton.InferenceServerClient, pixels: np.ndarray, predicted: list[list[dict]], binary: bool
     ) -> None:
         result = client.infer("cifar10", [tensor(pixels)], outputs=[wanted(binary, classes=3)])
@@ -189,7 +193,9 @@ class TestSync:
                 assert float(value) == pytest.approx(prediction["probability"], abs=2e-6)
                 assert (int(index), label) == (prediction["class_id"], prediction["label"])
 
-    def test_asynchronous_calls(self, address: str, pixels: np.ndarray, expected: np.ndarray) -> None:
+    def test_asynchronous_calls_return_their_own_results(
+        self, address: str, pixels: np.ndarray, expected: np.ndarray
+    ) -> None:
         with triton.InferenceServerClient(address, concurrency=4) as client:
             calls = [client.async_infer("cifar10", [tensor(pixels)], request_id=str(n)) for n in range(8)]
             for number, call in enumerate(calls):
@@ -197,7 +203,9 @@ class TestSync:
                 assert result.get_response()["id"] == str(number)
                 assert result.as_numpy("probabilities") == close_to(expected)
 
-    def test_a_raw_request(self, server: httpx.Client, files: np.ndarray, expected: np.ndarray) -> None:
+    def test_a_raw_request_is_answered_in_binary(
+        self, server: httpx.Client, files: np.ndarray, expected: np.ndarray
+    ) -> None:
         response = server.post("/v2/models/cifar10_image/infer", content=files[0], headers={HEADER: "0"})
         result = triton.InferenceServerClient.parse_response_body(
             response.content, header_length=int(response.headers[HEADER])
@@ -222,7 +230,7 @@ class TestSync:
             ("cifar10_image", "", tensor(np.array([b""], object), "image", "BYTES"), "probabilities", "422"),
         ],
     )
-    def test_refusals_are_understood(
+    def test_refusals_raise_with_their_status(
         self, client: triton.InferenceServerClient, model: str, version: str, made: object, output: str, status: str
     ) -> None:
         with pytest.raises(InferenceServerException) as caught:
@@ -240,7 +248,7 @@ class TestSync:
 
 
 class TestAsyncio:
-    async def test_everything(
+    async def test_the_asyncio_client_works(
         self,
         aio: triton_aio.InferenceServerClient,
         pixels: np.ndarray,
@@ -276,7 +284,9 @@ class TestAsyncio:
             assert "decoding" not in caught.value.message()
 
 
-def test_the_flow_of_an_image_client(client: triton.InferenceServerClient, predicted: list[list[dict]]) -> None:
+def test_the_steps_of_triton_s_image_client_work(
+    client: triton.InferenceServerClient, predicted: list[list[dict]]
+) -> None:
     """What NVIDIA's image_client.py does, and what it insists on: metadata, configuration, classification."""
     metadata = client.get_model_metadata("cifar10")
     config = client.get_model_config("cifar10")
@@ -320,21 +330,23 @@ class TestHostileClients:
         assert client.infer("cifar10", [tensor(pixels)]).as_numpy("probabilities") == close_to(expected)
 
     @pytest.mark.parametrize("value", ["99999999999", "-1", "abc", "9" * 5000])
-    def test_lengths_of_the_json(self, server: httpx.Client, value: str) -> None:
+    def test_an_invalid_json_length_is_refused(self, server: httpx.Client, value: str) -> None:
         assert server.post(INFER, content=b"{}", headers={HEADER: value}).status_code == 400
 
     @pytest.mark.parametrize("depth", [120, 250_000])
-    def test_nesting(self, server: httpx.Client, depth: int) -> None:
+    def test_deeply_nested_json_is_refused(self, server: httpx.Client, depth: int) -> None:
         for opening, closing in ((b"[", b"]"), (b'{"inputs":', b"}")):
             response = server.post(INFER, content=opening * depth + b"1" + closing * depth)
             assert (response.status_code, response.json()["code"]) == (400, "malformed_request")
 
-    def test_a_bomb(self, server: httpx.Client) -> None:
+    def test_a_gzip_bomb_is_refused(self, server: httpx.Client) -> None:
         bomb = gzip.compress(bytes(200_000_000), 1)
         response = server.post(INFER, content=bomb, headers={"Content-Encoding": "gzip"})
         assert response.status_code == 413
 
-    def test_thousands_of_small_chunks(self, server: httpx.Client, pixels: np.ndarray, expected: np.ndarray) -> None:
+    def test_a_body_in_chunks_of_one_byte_is_accepted(
+        self, server: httpx.Client, pixels: np.ndarray, expected: np.ndarray
+    ) -> None:
         body = json.dumps({"inputs": [{"name": "images", "shape": [1, 32, 32, 3], "datatype": "UINT8", "data": 0}]})
         body = body.replace('"data": 0', f'"data": {pixels[0].ravel().tolist()}')
 
@@ -347,7 +359,7 @@ class TestHostileClients:
         data = np.array(response.json()["outputs"][0]["data"]).reshape(1, 10)
         assert data == close_to(expected[:1])
 
-    def test_clients_that_leave(self, address: str) -> None:
+    def test_clients_that_disconnect_early_do_no_harm(self, address: str) -> None:
         host, port = address.split(":")
         request = f"POST {INFER} HTTP/1.1\r\nHost: {host}\r\n{HEADER}: 0\r\nContent-Length: 3072\r\n\r\n".encode()
         for sent in (request[:50], request, request + bytes(100), request + bytes(3072)):

@@ -51,12 +51,12 @@ def test_the_headers_name_the_class(client: TestClient, cat: bytes, cat_label: s
 
 
 @pytest.mark.parametrize("class_id", ["-1", "10", "9" * 100, "cat", "1.5", ""])
-def test_a_class_that_there_is_not(client: TestClient, cat: bytes, class_id: str) -> None:
+def test_an_unknown_class_is_refused(client: TestClient, cat: bytes, class_id: str) -> None:
     problem = assert_problem(client.post(f"/explain?class_id={class_id}", content=cat), 422, "invalid_parameter")
     assert "class_id" in problem["detail"]
 
 
-def test_it_refuses_what_predict_refuses(make_client: MakeClient, cat: bytes) -> None:
+def test_explain_refuses_the_same_requests_as_predict(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(max_pixels=1024, max_file_bytes=5000, queue_images=3)
     assert_problem(client.post("/explain", content=b"hello"), 415, "unsupported_media_type")
     assert_problem(client.post("/explain", json={}), 415, "unsupported_media_type")
@@ -70,7 +70,9 @@ def test_it_refuses_what_predict_refuses(make_client: MakeClient, cat: bytes) ->
     assert client.post("/explain", content=cat).status_code == 200
 
 
-def test_an_answer_that_takes_too_long(make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]) -> None:
+def test_an_explanation_after_the_deadline_is_504(
+    make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]
+) -> None:
     release = threading.Event()
 
     class Slow:
@@ -83,7 +85,9 @@ def test_an_answer_that_takes_too_long(make_client: MakeClient, cat: bytes, load
     assert_problem(response, 504, "deadline_exceeded")
 
 
-def test_a_model_without_maps(make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]) -> None:
+def test_a_model_without_class_maps_explains_nothing(
+    make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]
+) -> None:
     class Older:
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             return loaded[1].run(images)
@@ -100,7 +104,9 @@ def test_a_photo_is_explained_as_a_whole(make_client: MakeClient) -> None:
     assert one.headers["x-class-probability"] == three.headers["x-class-probability"]
 
 
-def test_metrics_and_log(client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_and_log_show_the_explanation(
+    client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "app.access"):
         client.post("/explain", content=cat)
     (line,) = (record.fields for record in caplog.records if record.name == "app.access")

@@ -6,12 +6,12 @@ from starlette.testclient import TestClient
 from tests.app.problems import assert_problem
 
 
-def test_a_running_service(client: TestClient) -> None:
+def test_a_running_service_is_alive_and_ready(client: TestClient) -> None:
     assert client.get("/livez").json() == {"status": "alive"}
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_a_service_that_shuts_down_lives_but_is_not_ready(client: TestClient) -> None:
+def test_a_service_that_shuts_down_is_alive_but_not_ready(client: TestClient) -> None:
     client.app.state.service.draining = True
     assert client.get("/livez").status_code == 200
     assert_problem(client.get("/readyz"), 503, "unavailable")

@@ -16,7 +16,7 @@ def links_of(text: str) -> set[str]:
     return set(re.findall(r'(?:src|href)="([^"#]+)"', text)) | set(re.findall(r'from "([^"]+)"', text))
 
 
-def test_the_page_and_all_that_it_is_made_of(client: TestClient) -> None:
+def test_the_page_and_its_files_are_served(client: TestClient) -> None:
     """Every file that it names is there, by a relative address, and every file that is there is named."""
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
@@ -45,7 +45,7 @@ def test_the_page_s_policy_allows_nothing_inline_and_no_other_host(client: TestC
 
 
 @pytest.mark.parametrize("path", ["/", "/assets/web/main.js", "/assets/web/samples/cat.png"])
-def test_browsers_ask_whether_what_they_keep_still_holds(client: TestClient, path: str) -> None:
+def test_browsers_revalidate_cached_files(client: TestClient, path: str) -> None:
     first = client.get(path)
     assert first.headers["cache-control"] == "no-cache"
     again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
@@ -59,12 +59,12 @@ def test_the_page_names_the_classes_of_the_model(client: TestClient) -> None:
     assert set(client.get("/model").json()["classes"]) <= set(samples)
 
 
-def test_the_chessboard_is_none_of_the_ten(client: TestClient) -> None:
+def test_the_service_abstains_for_the_chessboard(client: TestClient) -> None:
     board = (WEB / "samples/chessboard.png").read_bytes()
     assert client.post("/predict", content=board).json()["abstain"] is True
 
 
-def test_the_documentation_asks_no_other_host(client: TestClient) -> None:
+def test_the_documentation_loads_nothing_from_other_hosts(client: TestClient) -> None:
     response = client.get("/docs")
     assert "script-src 'self'" in response.headers["content-security-policy"]
     assert "unsafe-inline" not in re.search(r"script-src [^;]*", response.headers["content-security-policy"]).group()
@@ -112,7 +112,7 @@ def test_every_problem_is_explained(client: TestClient, code: str) -> None:
     assert str(BY_CODE[code].status) in text
 
 
-def test_unknown_pages(client: TestClient) -> None:
+def test_unknown_pages_are_404(client: TestClient) -> None:
     assert_problem(client.get("/problems/none"), 404, "not_found")
     assert_problem(client.get("/nothing"), 404, "not_found")
     assert_problem(client.get("/assets/web/../main.py"), 404, "not_found")

@@ -34,7 +34,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
     return out.getvalue()
 
 
-def test_the_answer_has_the_promised_form(client: TestClient, cat: bytes) -> None:
+def test_the_answer_has_the_documented_members(client: TestClient, cat: bytes) -> None:
     answer = client.post("/predict", content=cat).json()
     PredictResponse.model_validate(answer)
     assert set(answer) == {"model", "timing_ms", *RESULT}
@@ -53,13 +53,13 @@ def test_all_classes_rank_and_sum_to_one(client: TestClient, cat: bytes) -> None
     assert sorted(prediction["class_id"] for prediction in predictions) == list(range(10))
 
 
-def test_the_answer_is_the_models(client: TestClient, cat: bytes, cat_label: str) -> None:
+def test_the_answer_equals_that_of_the_session(client: TestClient, cat: bytes, cat_label: str) -> None:
     (best,) = client.post("/predict?top_k=1", content=cat).json()["predictions"]
     assert best["label"] == cat_label
     assert client.get("/model").json()["classes"][best["class_id"]] == cat_label
 
 
-def test_the_set_has_the_coverage_that_is_asked_for(client: TestClient, loaded: tuple[Bundle, Session]) -> None:
+def test_the_prediction_set_has_the_requested_coverage(client: TestClient, loaded: tuple[Bundle, Session]) -> None:
     conformal = loaded[0].manifest.calibration.conformal
     for name in sorted(DATA.glob("*.png")):
         smaller: list[str] = []
@@ -80,7 +80,7 @@ def test_the_set_has_the_coverage_that_is_asked_for(client: TestClient, loaded: 
 
 @pytest.mark.parametrize("coverage", ["0.5", "1", "0", "-1", "nan", "inf", "1e999"])
 @pytest.mark.parametrize("route", ["/predict", "/predict/batch"])
-def test_a_coverage_that_the_model_has_not(
+def test_an_unavailable_coverage_is_refused(
     client: TestClient, cat: bytes, loaded: tuple[Bundle, Session], route: str, coverage: str
 ) -> None:
     response = client.post(f"{route}?coverage={coverage}", files=files(cat))
@@ -90,12 +90,14 @@ def test_a_coverage_that_the_model_has_not(
 
 
 @pytest.mark.parametrize("coverage", ["most", "", "0.99,0.95"])
-def test_a_coverage_that_is_no_number(client: TestClient, cat: bytes, coverage: str) -> None:
+def test_a_coverage_that_is_no_number_is_refused(client: TestClient, cat: bytes, coverage: str) -> None:
     response = client.post(f"/predict?coverage={coverage}", content=cat)
     assert "coverage" in assert_problem(response, 422, "invalid_parameter")["detail"]
 
 
-def test_it_abstains_above_the_threshold(make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]) -> None:
+def test_the_service_abstains_above_the_threshold(
+    make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]
+) -> None:
     threshold = loaded[0].manifest.abstention.threshold
 
     class Scored:
@@ -142,7 +144,7 @@ def older(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestClient
         yield client
 
 
-def test_a_model_without_measures_of_trust(older: TestClient, cat: bytes) -> None:
+def test_a_bundle_without_calibration_answers_with_null(older: TestClient, cat: bytes) -> None:
     answer = older.post("/predict", content=cat).json()
     PredictResponse.model_validate(answer)
     assert set(answer) == {"model", "timing_ms", *RESULT}
@@ -166,7 +168,7 @@ def test_every_format_is_read(client: TestClient, format: str) -> None:
     assert client.post("/predict", content=encoded(image, format)).status_code == 200
 
 
-def test_a_photo_gets_the_views_that_are_set(make_client: MakeClient, cat: bytes) -> None:
+def test_a_photo_gets_the_configured_number_of_views(make_client: MakeClient, cat: bytes) -> None:
     photo = encoded(Image.open(DATA / "cat.png").resize((200, 120)), "JPEG")
     three = make_client(views=3)
     assert three.post("/predict", content=photo).json()["views"] == 3
@@ -175,24 +177,24 @@ def test_a_photo_gets_the_views_that_are_set(make_client: MakeClient, cat: bytes
 
 
 @pytest.mark.parametrize("top_k", ["0", "-1", "11", "many", "1.5", ""])
-def test_top_k_out_of_range(client: TestClient, cat: bytes, top_k: str) -> None:
+def test_top_k_out_of_range_is_refused(client: TestClient, cat: bytes, top_k: str) -> None:
     document = assert_problem(client.post(f"/predict?top_k={top_k}", content=cat), 422, "invalid_parameter")
     assert "top_k" in document["detail"]
 
 
-def test_other_formats_and_damage(client: TestClient, cat: bytes) -> None:
+def test_other_formats_and_corrupt_images_are_refused(client: TestClient, cat: bytes) -> None:
     assert_problem(client.post("/predict", content=b"%PDF-1.7 hello"), 415, "unsupported_media_type")
     assert_problem(client.post("/predict", content=b"hello"), 415, "unsupported_media_type")
     assert_problem(client.post("/predict", content=cat[:-40]), 422, "undecodable_image")
 
 
-def test_too_many_pixels(make_client: MakeClient) -> None:
+def test_too_many_pixels_are_refused(make_client: MakeClient) -> None:
     image = encoded(Image.new("L", (101, 100)))
     document = assert_problem(make_client(max_pixels=10_000).post("/predict", content=image), 413, "image_too_large")
     assert "10,000" in document["detail"]
 
 
-def test_memory_for_bodies_is_shared(make_client: MakeClient, cat: bytes) -> None:
+def test_the_memory_for_bodies_is_shared_by_all_requests(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(max_inflight_body_bytes=len(cat) - 1)
     refused = client.post("/predict", content=cat)
     assert_problem(refused, 429, "overloaded")
@@ -206,12 +208,12 @@ def test_memory_for_bodies_is_shared(make_client: MakeClient, cat: bytes) -> Non
 
 
 @pytest.mark.parametrize("length", ["-1", "abc", "1e3", "٣"])
-def test_a_content_length_that_is_no_number(client: TestClient, length: str) -> None:
+def test_a_content_length_that_is_no_number_is_refused(client: TestClient, length: str) -> None:
     response = client.post("/predict", headers={"Content-Length": length.encode()})
     assert_problem(response, 400, "malformed_request")
 
 
-def test_when_all_places_are_taken(make_client: MakeClient, cat: bytes) -> None:
+def test_requests_are_refused_while_the_queue_is_full(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(queue_images=3)
     with client.app.state.service.engine.reserve(3):
         refused = client.post("/predict", content=cat)
@@ -220,7 +222,7 @@ def test_when_all_places_are_taken(make_client: MakeClient, cat: bytes) -> None:
     assert client.post("/predict", content=cat).status_code == 200
 
 
-def test_an_answer_that_takes_too_long(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
+def test_an_answer_after_the_deadline_is_504(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
     release = threading.Event()
 
     class Slow:
@@ -234,7 +236,7 @@ def test_an_answer_that_takes_too_long(make_client: MakeClient, cat: bytes, load
     assert_problem(response, 504, "deadline_exceeded")
 
 
-def test_a_dead_engine(make_client: MakeClient, cat: bytes) -> None:
+def test_a_dead_engine_is_503(make_client: MakeClient, cat: bytes) -> None:
     class Broken:
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             raise RuntimeError("the reason is for the log")
@@ -247,7 +249,7 @@ def test_a_dead_engine(make_client: MakeClient, cat: bytes) -> None:
     assert client.get("/livez").status_code == 200
 
 
-def test_a_bug_is_opaque(
+def test_a_bug_is_500_without_details(
     client: TestClient, cat: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def broken(*_: object) -> None:
@@ -260,7 +262,7 @@ def test_a_bug_is_opaque(
     assert caplog.records[0].fields["request_id"] == document["instance"]
 
 
-def test_metrics_and_log_tell_what_was_answered(
+def test_metrics_and_log_show_the_answer(
     client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "app.access"):
@@ -310,13 +312,13 @@ def test_a_batch_is_answered_in_order(client: TestClient) -> None:
     assert 0 < answer["timing_ms"]["inference"] <= answer["timing_ms"]["total"]
 
 
-def test_a_batch_of_one_and_of_the_most(client: TestClient, cat: bytes) -> None:
+def test_the_smallest_and_the_largest_batch_are_accepted(client: TestClient, cat: bytes) -> None:
     for count in (1, 32):
         answer = client.post("/predict/batch?top_k=1", files=files(*[cat] * count))
         assert [len(result["predictions"]) for result in answer.json()["results"]] == [1] * count
 
 
-def test_a_batch_too_many_or_none(make_client: MakeClient, cat: bytes) -> None:
+def test_an_empty_or_too_large_batch_is_refused(make_client: MakeClient, cat: bytes) -> None:
     client = make_client()
     problem = assert_problem(client.post("/predict/batch", files=files(*[cat] * 33)), 400, "malformed_request")
     assert "32" in problem["detail"]
@@ -353,7 +355,7 @@ def test_an_image_without_a_name_is_named_by_its_index(client: TestClient) -> No
 
 
 @pytest.mark.parametrize("character", ["x", "\u0001", "\u732b"])
-def test_an_answer_does_not_grow_with_the_names_that_are_sent(client: TestClient, character: str) -> None:
+def test_the_size_of_an_answer_does_not_depend_on_file_names(client: TestClient, character: str) -> None:
     head = 'Content-Disposition: form-data; name="files"; filename="' + character * 100_000 + '"\r\n\r\nhello\r\n'
     body = ("".join(f"--x\r\n{head}" for _ in range(32)) + "--x--\r\n").encode()
     answer = client.post("/predict/batch", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
@@ -361,7 +363,7 @@ def test_an_answer_does_not_grow_with_the_names_that_are_sent(client: TestClient
     assert len(answer.content) < 64_000
 
 
-def test_a_long_name_is_given_back_in_part(client: TestClient) -> None:
+def test_a_long_file_name_is_shortened_in_the_answer(client: TestClient) -> None:
     parts = [("files", ("n" * 256, b"hello"))]
     (error,) = assert_problem(client.post("/predict/batch", files=parts), 422, "invalid_batch")["errors"]
     assert error["filename"] == "n" * 255
@@ -369,7 +371,7 @@ def test_a_long_name_is_given_back_in_part(client: TestClient) -> None:
 
 @pytest.mark.parametrize("digits", [100, 4300, 4301, 10_000])
 @pytest.mark.parametrize("query", ["top_k={}", "coverage={}", "coverage=0.{}", "top_k=1e{}", "partial={}"])
-def test_parameters_of_many_digits_are_refused_in_a_few_words(
+def test_parameters_of_many_digits_are_refused_in_a_short_message(
     client: TestClient, cat: bytes, query: str, digits: int
 ) -> None:
     address = f"/predict/batch?{query.format('9' * digits)}"
@@ -405,7 +407,7 @@ def test_a_batch_takes_as_many_places_as_it_has_images_and_gives_them_back(make_
     assert engine.reserved_images == 0
 
 
-def test_a_service_at_fault_fails_the_whole_batch(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
+def test_an_error_of_the_service_fails_the_whole_batch(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
     release = threading.Event()
 
     class Slow:

@@ -1,1 +1,1 @@
-"""This service against the usual ways to serve the same model: README.md beside this says how it is run."""
+"""Benchmark this service against other ways to serve the same model. Run it as described in __main__.py."""

@@ -1,12 +1,12 @@
-"""This service against its peers: the same model, images and machine.
+"""Benchmark this service against its peers, with the same model and images on the same machine.
 
     python -m tests.benchmarks.serving.peers prepare --venvs ../venvs
     python -m tests.benchmarks.serving.peers run --venvs ../venvs --output build/peers.csv
     python -m tests.benchmarks.serving.peers report --output build/peers.csv
 
-Every round starts each peer, compares its answers with the ONNX graph's, and measures it; the order rotates. What was
-measured is in the CSV after each peer; `run --resume` goes on from there. Beside it are the tables (.md) and what the
-servers print (.log). Needs wrk (Debian: apt-get install wrk), and Linux.
+Every round starts each peer, compares its answers with those of the ONNX graph, and measures it. The order rotates. The
+CSV file grows with each peer, and `run --resume` continues it. The tables (.md) and the output of the servers (.log)
+are in files beside it. Needs Linux and wrk (Debian: apt-get install wrk).
 """
 
 import argparse
@@ -29,14 +29,14 @@ from tests.benchmarks.serving.peers.results import BARE, Measurement, Results
 from tests.benchmarks.serving.peers.work import Graph, answer, decode
 
 START_SECONDS = 90
-STARTUP_ESTIMATE = 10  # seconds that starting, checking, settling and stopping take, on average
+STARTUP_ESTIMATE = 10  # mean seconds to start, check, wait for and stop a peer
 WARM_UP_SECONDS = 2
 BARE_SECONDS = 2
 PROBABILITY_TOLERANCE = 1e-3  # PyTorch and ONNX Runtime differ in the last digits
 
 
 class PeerError(Exception):
-    """A peer does not start, or answers something else than the model says."""
+    """A peer does not start, or its answers differ from those of the model."""
 
 
 def prepare(peers: list[Peer], venvs: Path) -> None:
@@ -64,7 +64,7 @@ def wait_until_ready(peer: Peer, process: subprocess.Popen[bytes], url: str) -> 
 
 
 def check(peer: Peer, url: str, graph: Graph) -> None:
-    """Its answers to all images against the graph's. Raises PeerError."""
+    """Compare the peer's answers to all images with those of the graph. Raises PeerError if they differ."""
     with httpx.Client(timeout=30) as client:
         for label, image in EXAMPLES.items():
             body = peer.body(image, "png")
@@ -75,7 +75,7 @@ def check(peer: Peer, url: str, graph: Graph) -> None:
             expected = answer(graph.logits(decode(image)))["predictions"]
             difference = abs(found[0]["probability"] - expected[0]["probability"])
             if len(found) != 5 or found[0]["label"] != expected[0]["label"] or difference > PROBABILITY_TOLERANCE:
-                raise PeerError(f"{label}: it says {found}, the graph {expected}")
+                raise PeerError(f"{label}: it answers {found}, the graph {expected}")
 
 
 def measure(options: argparse.Namespace, peer: Peer, round_number: int, graph: Graph) -> Iterator[Measurement]:
@@ -107,13 +107,13 @@ def measure_bare(venvs: Path, round_number: int) -> Iterator[Measurement]:
 def run(options: argparse.Namespace) -> None:
     options.output.parent.mkdir(parents=True, exist_ok=True)
     if options.output.exists() and not options.resume:
-        sys.exit(f"{options.output} exists: --resume goes on with it, or name another")
+        sys.exit(f"{options.output} exists: continue it with --resume, or name another file")
     results = Results(options.output)
     graph = Graph()
     cells = len(options.images) * len(options.concurrency)
     each = STARTUP_ESTIMATE + len(options.images) * WARM_UP_SECONDS + cells * (options.seconds + 0.4)
     left = sum(not results.done(number, peer.name) for number in range(options.rounds) for peer in options.peers)
-    print(f"{left} times a peer to go, each {cells} cells: about {left * each / 60:.0f} minutes", flush=True)
+    print(f"{left} measurements of a peer left, with {cells} cells each: about {left * each / 60:.0f} min", flush=True)
     for number in range(options.rounds):
         if not results.done(number, BARE):
             results.add(measure_bare(options.venvs, number))
@@ -145,7 +145,7 @@ def named_peers(text: str) -> list[Peer]:
     try:
         return [known[name] for name in text.split(",")]
     except KeyError as error:
-        raise argparse.ArgumentTypeError(f"{error} is none of {', '.join(known)}") from None
+        raise argparse.ArgumentTypeError(f"{error} is not one of {', '.join(known)}") from None
 
 
 def main() -> None:
@@ -156,13 +156,13 @@ def main() -> None:
         "--venvs", type=Path, default=Path("build/peers-venvs"), help="a folder of virtual environments"
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=3, help="a cell")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds for each cell")
     parser.add_argument(
         "--concurrency", type=lambda text: [int(part) for part in text.split(",")], default=[1, 8, 32, 64]
     )
     parser.add_argument("--images", type=comma_separated, default=list(IMAGES), help="png,jpeg")
     parser.add_argument("--output", type=Path, default=Path("build/peers.csv"))
-    parser.add_argument("--resume", action="store_true", help="go on with the output file")
+    parser.add_argument("--resume", action="store_true", help="continue the output file")
     options = parser.parse_args()
     if options.command == "prepare":
         prepare(options.peers, options.venvs)

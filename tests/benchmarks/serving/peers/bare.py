@@ -1,8 +1,8 @@
-"""Bare inference: threads that do nothing but single images.
+"""Bare inference: threads that run inference on single images, without a server.
 
     python -m tests.benchmarks.serving.peers.bare THREADS SECONDS
 
-Prints images a second and the median milliseconds an image, as JSON. Run in the service's environment.
+Prints images a second and the median milliseconds for an image, as JSON. Run it in the environment of the service.
 """
 
 import json
@@ -20,7 +20,7 @@ from app.settings import Settings
 def bare(threads: int, seconds: float) -> tuple[float, float]:
     _, session = load_session(Settings())
     image = np.zeros((1, 32, 32, 3), np.uint8)
-    session.run(image)  # the first call sets the engine up
+    session.run(image)  # the first call initialises the session
     times: list[list[float]] = [[] for _ in range(threads)]
     end = time.perf_counter() + seconds
 

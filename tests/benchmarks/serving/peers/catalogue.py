@@ -1,4 +1,4 @@
-"""The peers: how each is started, what it is sent and where its answer holds the best class."""
+"""The peers: the command, the request body and the place of the predictions in the answer of each."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ class Body:
 
 
 def multipart(part: str) -> Callable[[bytes, str], Body]:
-    """A form with one file, as curl -F and browsers send it."""
+    """A multipart form with one file, as `curl -F` and browsers send it."""
 
     def body(image: bytes, kind: str) -> Body:
         request = httpx.Request("POST", "http://x/", files={part: (f"image.{kind}", image, f"image/{kind}")})
@@ -31,7 +31,7 @@ def multipart(part: str) -> Callable[[bytes, str], Body]:
 
 
 def open_inference(image: bytes, kind: str) -> Body:
-    """The protocol's JSON with base64 inside, as MLServer knows no files.
+    """A JSON message of the protocol with base64 data, because MLServer does not accept files.
 
     docs.seldon.ai/mlserver/user-guide/content-type
     """
@@ -53,7 +53,7 @@ def predictions(answer: dict[str, Any]) -> list[dict[str, Any]]:
 class Peer:
     name: str
     title: str
-    command: tuple[str, ...]  # {python}, {bin} and {port}; {port1} and {port2} are two more that are free
+    command: tuple[str, ...]  # may use {python}, {bin} and {port}, and {port1} and {port2}, two more free ports
     requirements: Path
     environment: dict[str, str] = field(default_factory=dict)
     path: str = "/predict"
@@ -62,7 +62,8 @@ class Peer:
 
 
 def uvicorn(name: str) -> tuple[str, ...]:
-    # uvicorn[standard] brings uvloop and httptools. A worker a core: fastapi.tiangolo.com/deployment/server-workers
+    # uvicorn[standard] includes uvloop and httptools. One worker for each core, as recommended in
+    # fastapi.tiangolo.com/deployment/server-workers
     app = f"{PACKAGE}.{name}.server:app"
     return ("{python}", "-m", "uvicorn", app, "--port", "{port}", "--workers", "2", "--log-level", "warning")
 

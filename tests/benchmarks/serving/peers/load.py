@@ -1,4 +1,4 @@
-"""The load: two images, and wrk (Debian: apt-get install wrk)."""
+"""The load: two images, sent by wrk (Debian: apt-get install wrk)."""
 
 import io
 import re
@@ -27,7 +27,7 @@ end
 
 
 def photo() -> bytes:
-    """A JPEG of 2048x1536 pixels: an example, enlarged, with a little noise so that it is as large as photos are."""
+    """A JPEG of 2048x1536 pixels: an enlarged example with a little noise, so that its file is as large as a photo."""
     enlarged = Image.open(io.BytesIO(EXAMPLES["cat"])).resize((2048, 1536), Image.Resampling.BICUBIC)
     noise = np.random.default_rng(0).normal(0, 8, (1536, 2048, 1))
     out = io.BytesIO()
@@ -40,7 +40,7 @@ IMAGES = {"png": EXAMPLES["cat"], "jpeg": photo()}
 
 @dataclass(frozen=True)
 class Cell:
-    """A load that was measured. Rate in images a second, of those that were answered 2xx; times in milliseconds."""
+    """One measurement. The rate is in images a second that were answered with 2xx; times are in milliseconds."""
 
     rate: float
     median: float
@@ -50,7 +50,7 @@ class Cell:
 
 
 def wrk(url: str, body: Body, connections: int, seconds: int) -> Cell:
-    """Closed loop: that many connections, each with one request under way; one thread."""
+    """Run wrk as a closed loop: one thread, `connections` connections, each with one request in flight."""
     with tempfile.TemporaryDirectory() as folder:
         content, script = Path(folder) / "body", Path(folder) / "post.lua"
         content.write_bytes(body.content)
@@ -60,7 +60,7 @@ def wrk(url: str, body: Body, connections: int, seconds: int) -> Cell:
 
 
 def parse(printed: str) -> Cell:
-    """The line that SCRIPT prints. Raises ValueError without one."""
+    """Parse the line that SCRIPT prints. Raises ValueError if there is none."""
     found = re.search(r"RESULT (\d+) (\S+) (\S+) (\S+) (\d+) (\d+)", printed)
     if not found:
         raise ValueError(f"wrk printed no result: {printed}")

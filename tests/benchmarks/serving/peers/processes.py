@@ -1,4 +1,4 @@
-"""A peer's processes: started, warmed, watched and stopped as a whole. Linux: what they do is read from /proc."""
+"""Start, watch and stop all processes of a peer. Linux only: their state is read from /proc."""
 
 import os
 import signal
@@ -26,11 +26,11 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def running(peer: Peer, venvs: Path, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """Start a peer; yields its process and its URL. All that it started is gone at the end."""
+    """Start a peer. Yields its process and its URL, and stops all of its processes at the end."""
     port, port1, port2 = free_ports(3)
     folder = (venvs / peer.name / "bin").absolute()
     names = {"python": folder / "python", "bin": folder, "port": port, "port1": port1, "port2": port2}
-    # Nothing of the runner's own environment that chooses Python packages; no proxy for 127.0.0.1.
+    # Without PYTHON* variables of the runner, which choose its packages, and without a proxy for 127.0.0.1.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     settings = {name: value.format(**names) for name, value in peer.environment.items()}
     process = subprocess.Popen(
@@ -48,7 +48,7 @@ def running(peer: Peer, venvs: Path, log: IO[bytes]) -> Iterator[tuple[subproces
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the first process, which tells its own; then SIGKILL, by id, to whatever it left behind."""
+    """Send SIGTERM to the first process, which stops its children; then SIGKILL, by id, to processes that are left."""
     family = started_at(process.pid)
     process.terminate()
     try:
@@ -58,7 +58,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
     for pid, start in family.items():
         stat = read_stat(pid)
-        if stat and stat[START] == start:  # the same process still, and no other with its number
+        if stat and stat[START] == start:  # still the same process, not a new one with its id
             os.kill(pid, signal.SIGKILL)
 
 
@@ -74,7 +74,7 @@ def read_stat(pid: int) -> list[str]:
 
 
 def stats(root: int) -> dict[int, list[str]]:
-    """Of a process and all below it."""
+    """The fields of /proc/PID/stat for a process and all its descendants, by process id."""
     everything = {
         int(entry.name): read_stat(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdigit()
     }
@@ -98,10 +98,10 @@ def cpu_seconds(root: int) -> float:
 
 
 def wait_until_idle(root: int, limit: float = 3.0) -> None:
-    """Return when a peer has worked off what wrk left in its queues, or after `limit` seconds."""
+    """Wait until a peer has finished the requests that wrk left in its queues, at most `limit` seconds."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
         before = cpu_seconds(root)
         time.sleep(0.2)
-        if cpu_seconds(root) - before <= 0.06:  # 30 % of a core; Ray is rarely below, and uses the limit up
+        if cpu_seconds(root) - before <= 0.06:  # 30 % of a core; Ray is rarely below that, so it takes the whole limit
             return

@@ -1,4 +1,4 @@
-"""The tables: every peer against the service, the goals and the losses."""
+"""The report: tables of all peers against the service, the goals, and the cases in which a peer is better."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -8,15 +8,15 @@ from tests.benchmarks.serving.peers.results import BARE, Key, Results, Summary
 
 SERVICE = "service"
 TOLERANCE = 0.05
-SHARE_OF_BARE = 0.70  # at 32 at once, of the same number of threads
-OVERHEAD_MS = 1.5  # of a lone request, over its inference
+SHARE_OF_BARE = 0.70  # with 32 connections, relative to bare inference on the same number of threads
+OVERHEAD_MS = 1.5  # a single request's time without its inference
 TITLES = {"png": "32x32 PNG", "jpeg": "3 MP JPEG"}
 
 Summaries = dict[Key, Summary]
 
 
 def losses(summaries: Summaries) -> Iterator[str]:
-    """Where a peer is better than the service by more than the tolerance, in throughput or in the 99th percentile."""
+    """The cases in which a peer is better than the service by more than TOLERANCE, in throughput or 99th percentile."""
     for (name, image, connections), peer in summaries.items():
         own = summaries.get((SERVICE, image, connections))
         if name in (SERVICE, BARE) or own is None:
@@ -29,7 +29,7 @@ def losses(summaries: Summaries) -> Iterator[str]:
 
 
 def goals(summaries: Summaries, cores: int) -> Iterator[str]:
-    """The two goals that bare inference in the same run sets."""
+    """The two goals relative to bare inference in the same run."""
     many, own = summaries.get((BARE, "", cores)), summaries.get((SERVICE, "png", 32))
     if many and own:
         share = own.rate / many.rate
@@ -57,7 +57,7 @@ def title(name: str) -> str:
 def table(
     summaries: Summaries, peers: Sequence[Peer], image: str, concurrency: Sequence[int], latency: bool
 ) -> Iterator[str]:
-    """Throughput or latency for one image: a row a peer, a column a concurrency; in brackets, against the service."""
+    """Throughput or latency for one image: a row for each peer, a column for each concurrency, ratios in brackets."""
     yield f"| | {' | '.join(f'{connections} at once' for connections in concurrency)} |"
     yield f"| ---{' | ---' * len(concurrency)} |"
     for peer in peers:
@@ -75,7 +75,7 @@ def table(
 
 
 def render(results: Results, cores: int) -> str:
-    """The whole report, Markdown."""
+    """The whole report in Markdown."""
     summaries = results.summaries()
     peers = [peer for peer in PEERS if any(name == peer.name for name, _, _ in summaries)]
     images = [image for image in TITLES if any(key[1] == image for key in summaries)]
@@ -111,7 +111,7 @@ def alternatives(numbers: set[int]) -> str:
 
 
 def leads(summaries: Summaries, peers: Sequence[Peer]) -> Iterator[str]:
-    """How far ahead the service is of each peer: throughput, over all cells."""
+    """The throughput of the service relative to each peer, over all cells."""
     for peer in peers:
         ratios = [
             summaries[SERVICE, image, connections].rate / max(cell.rate, 1e-9)

@@ -1,4 +1,4 @@
-"""Measurements in a CSV file that grows with each peer of each round, so that a run that is stopped can go on."""
+"""Measurements in a CSV file. It grows with each peer of each round, so that a stopped run can continue."""
 
 import csv
 import statistics
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-BARE = "bare"  # in the place of a peer: inference alone, `connections` being threads
+BARE = "bare"  # the name for inference without a server; `connections` is then the number of threads
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One peer, image and concurrency of one round. Rate in images a second (2xx alone), times in milliseconds."""
+    """One peer, image and concurrency in one round. Rate in images a second (only 2xx), times in milliseconds."""
 
     round: int
     peer: str
@@ -35,7 +35,7 @@ Key = tuple[str, str, int]  # peer, image, connections
 
 @dataclass(frozen=True)
 class Summary:
-    """Medians over the rounds, and all errors."""
+    """Medians over the rounds, and the sum of errors."""
 
     rate: float
     median: float
@@ -46,7 +46,7 @@ class Summary:
 
 class Results:
     def __init__(self, path: Path) -> None:
-        """Reads what the file holds, if there is one."""
+        """Read the file if it exists."""
         self.path = path
         self.measurements: list[Measurement] = []
         if path.exists():
@@ -54,7 +54,7 @@ class Results:
                 self.measurements = [parse(row) for row in csv.DictReader(file)]
 
     def add(self, measurements: Iterable[Measurement]) -> None:
-        """Write what belongs together: all of a peer in a round, or nothing."""
+        """Append all measurements of one peer in one round, or none."""
         new = list(measurements)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         begins = not self.path.exists()

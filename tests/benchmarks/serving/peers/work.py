@@ -1,9 +1,9 @@
-"""What every peer does with an image, so that servers are compared and not decoders or models.
+"""The work for one image, the same for every peer, so that the benchmark compares servers and not decoders or models.
 
     graph = Graph()
     answer(graph.logits(decode(upload)))
 
-Only Pillow, NumPy and ONNX Runtime are needed: each peer imports this from a virtual environment of its own.
+It needs only Pillow, NumPy and ONNX Runtime, because each peer imports it in its own virtual environment.
 """
 
 import io
@@ -23,10 +23,10 @@ TOP_K = 5
 
 
 def decode(upload: bytes) -> NDArray[np.uint8]:
-    """uint8 RGB [1, 32, 32, 3] of an image file.
+    """Decode an image file to uint8 RGB [1, 32, 32, 3].
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where 256 pixels a side remain, as the service does: otherwise
-    photos would measure that one trick (Pillow documents it as Image.draft), and not the server.
+    As in the service, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if at least 256 pixels a side remain
+    (Image.draft). Otherwise the results for photos would show that difference, not the servers.
     """
     image = Image.open(io.BytesIO(upload))
     image.draft("RGB", (256, 256))
@@ -34,14 +34,14 @@ def decode(upload: bytes) -> NDArray[np.uint8]:
 
 
 class Graph:
-    """The bundle's ONNX graph on the caller's thread: on two cores, two at a time with one thread each.
+    """The bundle's ONNX graph, run on the caller's thread. On two cores, two callers run with one thread each.
 
-    onnxruntime.ai/docs/performance/tune-performance/threading.html: the intra-op pool is for one request that is to
-    have all cores; here processes or threads of the server use them, and more threads than cores only get in the way.
+    The intra-op pool is for requests that use all cores (onnxruntime.ai/docs/performance/tune-performance/
+    threading.html). Here the server's processes or threads use the cores, and more threads would only compete.
     """
 
     def __init__(self) -> None:
-        import onnxruntime  # not in the textbook's environment
+        import onnxruntime  # missing in the environment of the textbook peer
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
@@ -49,13 +49,13 @@ class Graph:
         self._session = onnxruntime.InferenceSession(BUNDLE / "model.onnx", options, providers=["CPUExecutionProvider"])
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """float32 [N, 10] of uint8 [N, 32, 32, 3]."""
+        """Logits, float32 [N, 10], for images, uint8 RGB [N, 32, 32, 3]."""
         logits: NDArray[np.float32] = self._session.run(["logits"], {"images": images})[0]
         return logits
 
 
 def answer(logits: NDArray[np.float32]) -> dict[str, Any]:
-    """The five most probable classes, of float32 [10] or [1, 10]."""
+    """The five most probable classes for logits, float32 [10] or [1, 10]."""
     scaled = logits.reshape(-1).astype(np.float64) / TEMPERATURE
     powers = np.exp(scaled - scaled.max())
     probabilities = powers / powers.sum()

@@ -7,9 +7,9 @@ import bentoml
 from tests.benchmarks.serving.peers.work import Graph, answer, decode
 
 
-# docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html: a worker a core. Two threads in each, as its
-# reference of configurations allows: connections are unevenly spread over workers, and one thread leaves a core idle.
-# Adaptive batching (get-started/adaptive-batching.html) waits for batches to fill: it was slower here, and is off.
+# One worker for each core: docs.bentoml.com/en/latest/build-with-bentoml/parallelize-requests.html. Each has two
+# threads: connections are spread unevenly over the workers, so with one thread a core would be idle. Adaptive batching
+# (get-started/adaptive-batching.html) is off: it waits for batches to fill and was slower here.
 @bentoml.service(workers="cpu_count", threads=2, logging={"access": {"enabled": False}})
 class Classifier:
     def __init__(self) -> None:

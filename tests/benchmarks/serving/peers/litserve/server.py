@@ -29,8 +29,8 @@ class Classifier(ls.LitAPI):
 
 
 if __name__ == "__main__":
-    # Batches (lightning.ai/docs/litserve/features/batching): a third more images a second here than without. A worker
-    # a core and as many API servers, which is the default; fast_queue is what its LitServer reference advises for load.
+    # Batching (lightning.ai/docs/litserve/features/batching) gives a third more images a second here. There is one
+    # worker for each core, with as many API servers (the default). LitServer's reference recommends fast_queue.
     api = Classifier(max_batch_size=8, batch_timeout=0.001)
     server = ls.LitServer(api, accelerator="cpu", workers_per_device=2, fast_queue=True)
     server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, log_level="warning")

@@ -1,7 +1,7 @@
 """MLServer: a custom runtime (docs.seldon.ai/mlserver/user-guide/custom). `mlserver start` on this folder.
 
-settings.json: a worker a core (docs.seldon.ai/mlserver/user-guide/parallel-inference); no metrics and no debugging.
-Adaptive batching is off, as by default: it joins tensors of one shape, and files have none.
+settings.json sets one worker for each core (docs.seldon.ai/mlserver/user-guide/parallel-inference), without metrics and
+debugging. Adaptive batching is off (the default): it joins tensors of equal shape, and files have no shape.
 """
 
 import json

@@ -12,8 +12,8 @@ from tests.benchmarks.serving.peers.work import Graph, answer, decode
 app = FastAPI()
 
 
-# A replica a core. docs.ray.io/en/latest/serve/advanced-guides/performance.html: `async def` keeps many requests from
-# running at once in FastAPI's thread pool, and more ongoing requests than the 5 of the default go with it.
+# One replica for each core. With `async def`, requests do not run in FastAPI's thread pool, and more ongoing requests
+# than the default of 5 are possible: docs.ray.io/en/latest/serve/advanced-guides/performance.html.
 @serve.deployment(num_replicas=2, max_ongoing_requests=64, ray_actor_options={"num_cpus": 1})
 @serve.ingress(app)
 class Classifier:

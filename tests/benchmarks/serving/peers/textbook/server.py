@@ -1,7 +1,7 @@
-"""The textbook: FastAPI, PyTorch in eager mode, and all of the work inside `async def`.
+"""The textbook solution: FastAPI and PyTorch in eager mode, with all work inside `async def`.
 
-Two workers, one for each core: fastapi.tiangolo.com/deployment/server-workers. One PyTorch thread in each, lest two
-workers compete with four (docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html).
+It has one worker for each core (fastapi.tiangolo.com/deployment/server-workers). Each uses one PyTorch thread, so that
+the workers do not compete (docs.pytorch.org/docs/stable/notes/cpu_threading_torchscript_inference.html).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""FastAPI done well: the ONNX graph, called from `def`, which FastAPI runs in its thread pool.
+"""FastAPI as recommended: the ONNX graph is called in a `def` function, which FastAPI runs in its thread pool.
 
 fastapi.tiangolo.com/async/#path-operation-functions; fastapi.tiangolo.com/deployment/server-workers
 """
