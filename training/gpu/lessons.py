@@ -1,0 +1,238 @@
+"""The loop: any number of networks learn from the same views, for a number of seconds, on one device.
+
+Every random number is a function of (seed, step); how many steps fit into the time is not, so a run is recorded, not
+repeated. Teachers see the very view that their students see (Beyer et al. 2022, arXiv:2106.05237).
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from app.bundle.report import Epoch
+from training.data.cifar10 import LabelledImages
+from training.data.photographs import OTHER
+from training.errors import TrainingError
+from training.gpu.learners import Learner, Resized
+from training.gpu.views import PHOTOGRAPHS, THUMBNAILS, cutmix, mixup, random_views
+
+CLASSES = 10
+CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights, beside the data and the time."""
+
+    seconds: float
+    lr: float
+    thumbnails: int  # in a batch
+    known: int  # photographs of the ten classes in a batch
+    other: int  # photographs of other things in a batch
+    mixed: float  # share of the batches whose thumbnails are mixed, half by mixup, half by cutmix
+    teacher_weight: float = 0.9
+    temperature: float = 2.0
+    warmup: float = 0.05
+    weight_decay: float = 0.05
+    ema_decay: float = 0.998
+    label_smoothing: float = 0.05  # of photographs' labels
+    other_weight: float = 0.5  # of photographs of other things in the loss
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Everything on the device: thumbnails uint8 [N, 32, 32, 3], photographs uint8 [M, 64, 64, 3]."""
+
+    train: LabelledImages
+    select: LabelledImages
+    photographs: LabelledImages  # labels are 0..9 or OTHER
+
+    def to(self, device: torch.device) -> "Data":
+        return Data(
+            *(LabelledImages(*(one.to(device) for one in part)) for part in (self.train, self.select, self.photographs))
+        )
+
+
+@dataclass
+class Teachers:
+    """Networks whose logits are averaged; `first` alone answers for photographs, for the others never saw any."""
+
+    first: Resized
+    others: Sequence[Resized] = ()
+    share: float = 0.0  # of the others in the mean, for thumbnails
+
+    @torch.no_grad()
+    def __call__(self, thumbnails: Tensor, photographs: Tensor) -> Tensor:
+        logits = self.first(thumbnails, photographs)
+        if self.others and self.share:
+            mean = torch.stack([other(thumbnails) for other in self.others]).mean(0)
+            logits[: len(thumbnails)] = torch.lerp(logits[: len(thumbnails)], mean, self.share)
+        return logits
+
+
+@dataclass
+class Outcome:
+    """What a run of the loop leaves beside the learners' weights."""
+
+    passes: float = 0.0  # over the thumbnails
+    steps: int = 0
+    seconds: float = 0.0
+    history: dict[str, list[Epoch]] = field(default_factory=dict)  # by learner
+
+
+def train(
+    learners: Sequence[Learner],
+    data: Data,
+    recipe: Recipe,
+    teachers: Teachers | None = None,
+    say: Callable[[str], None] = print,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Outcome:
+    """Train all learners for `recipe.seconds`. Raises TrainingError when a loss is not finite."""
+    device, batches = data.train.labels.device, _Batches(data, recipe)
+    sums = torch.zeros(len(learners), 2, device=device)  # loss, and right answers to views that are not mixed
+    outcome = Outcome(history={learner.name: [] for learner in learners})
+    begun = epoch_begun = clock()
+    per_epoch, progress, step = max(1, len(data.train.labels) // recipe.thumbnails), 0.0, 0
+    plainly_seen = 0
+    while progress < 1:
+        rate = recipe.lr * _share_of_peak(progress, recipe.warmup)
+        thumbnails, photographs, targets, weights, plain = batches(step)
+        answers = teachers(thumbnails, photographs) if teachers else None
+        for row, learner in zip(sums, learners, strict=True):
+            logits = learner.model(thumbnails, photographs)
+            losses = _losses(logits, targets, answers, recipe)
+            loss = (losses * weights).sum() / weights.sum()
+            learner.learn(loss, rate)
+            learner.average(min(recipe.ema_decay, (1 + step) / (10 + step)))
+            right = (logits[: len(thumbnails)].argmax(1) == targets[: len(thumbnails)].argmax(1)).sum()
+            row += torch.stack([loss.detach(), (right * plain).float()])
+        step, plainly_seen = step + 1, plainly_seen + len(thumbnails) * plain
+        if step % CHECK_EVERY == 0:
+            if not bool(sums.isfinite().all()):
+                raise TrainingError(f"a loss is not finite at step {step}, at a learning rate of {rate:.2g}")
+        progress = (clock() - begun) / recipe.seconds
+        if step % per_epoch == 0 or progress >= 1:
+            since = step - (len(next(iter(outcome.history.values()))) * per_epoch)
+            now = clock()
+            for row, learner in zip(sums.tolist(), learners, strict=True):
+                loss_, accuracy = validate(learner.averaged, data.select)
+                epoch = Epoch(
+                    epoch=len(outcome.history[learner.name]) + 1,
+                    lr=rate,
+                    train_loss=row[0] / max(1, since),
+                    train_accuracy=row[1] / max(1, plainly_seen),
+                    validation_loss=loss_,
+                    validation_accuracy=accuracy,
+                    seconds=round(now - epoch_begun, 1),
+                )
+                outcome.history[learner.name].append(epoch)
+                say(
+                    f"{now - begun:6.1f} s  step {step:5}  {learner.name:8} train {epoch.train_loss:.4f} "
+                    f"{epoch.train_accuracy:.4f}  held out {accuracy:.4f}  nll {loss_:.4f}  "
+                    f"{since * recipe.thumbnails / max(1e-9, now - epoch_begun):,.0f} thumbnails/s"
+                )
+            sums.zero_()
+            plainly_seen, epoch_begun = 0, clock()
+    outcome.passes, outcome.steps = step * recipe.thumbnails / len(data.train.labels), step
+    outcome.seconds = round(clock() - begun, 1)
+    return outcome
+
+
+def validate(model: Resized, images: LabelledImages) -> tuple[float, float]:
+    """Mean negative log-likelihood and accuracy."""
+    logits = answer(model, images)
+    loss = F.cross_entropy(logits, images.labels).item()
+    return loss, (logits.argmax(1) == images.labels).float().mean().item()
+
+
+@torch.no_grad()
+def answer(model: Resized, images: LabelledImages, size: int = 500) -> Tensor:
+    """float32 logits [N, classes], in evaluation mode."""
+    parts = images.images.split(size)
+    return torch.cat([model(part.permute(0, 3, 1, 2).float()) for part in parts])
+
+
+def best_share(first: Resized, others: Sequence[Resized], images: LabelledImages) -> float:
+    """The others' share in the mean of logits with the smallest negative log-likelihood, in steps of a tenth."""
+    ours, theirs = answer(first, images), torch.stack([answer(one, images) for one in others]).mean(0)
+    shares = [number / 10 for number in range(8)]
+    return min(shares, key=lambda share: F.cross_entropy(torch.lerp(ours, theirs, share), images.labels).item())
+
+
+class _Batches:
+    """The views of a step, their targets and their weights in the loss; all functions of (seed, step)."""
+
+    def __init__(self, data: Data, recipe: Recipe) -> None:
+        self.data, self.recipe, self.device = data, recipe, data.train.labels.device
+        labels = data.photographs.labels
+        counts = torch.bincount(labels[labels != OTHER], minlength=CLASSES).clamp(min=1).float()
+        # Each class by the inverse root of its count: rare classes are shown more often, though not as often.
+        weights = torch.where(labels == OTHER, 0.0, counts[labels.clamp(min=0)].rsqrt())
+        self._cumulated = weights.cumsum(0)
+        self._other = (labels == OTHER).nonzero().flatten()
+        self._order = torch.empty(0, dtype=torch.int64, device=self.device)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
+        data, recipe = self.data, self.recipe
+        generator = torch.Generator(self.device).manual_seed(recipe.seed * 10_000_000 + step)
+        chosen = self._next(step)
+        thumbnails = random_views(data.train.images[chosen], THUMBNAILS, generator)
+        targets = F.one_hot(data.train.labels[chosen], CLASSES).float()
+        choice = random.Random(recipe.seed * 10_000_000 + step).random()  # noqa: S311 (no secret)
+        plain = choice >= recipe.mixed
+        if not plain:
+            mix = mixup if choice < recipe.mixed / 2 else cutmix
+            thumbnails, targets = mix(thumbnails, targets, generator)
+        photographs, more, weights = self._photographs(generator)
+        return thumbnails, photographs, torch.cat([targets, more]), weights, plain
+
+    def _next(self, step: int) -> Tensor:
+        count, size = len(self.data.train.labels), self.recipe.thumbnails
+        per_epoch = count // size
+        epoch, place = divmod(step, per_epoch)
+        if place == 0 or not len(self._order):
+            generator = torch.Generator(self.device).manual_seed(self.recipe.seed * 10_000_000 + 9_000_000 + epoch)
+            self._order = torch.randperm(count, generator=generator, device=self.device)
+        return self._order[place * size : (place + 1) * size]
+
+    def _photographs(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        recipe, device = self.recipe, self.device
+        known, other = recipe.known, recipe.other if len(self._other) else 0
+        images, labels = self.data.photographs
+        ones = torch.ones(recipe.thumbnails, device=device)
+        if not known + other or not len(labels):
+            return images[:0].permute(0, 3, 1, 2).float(), torch.empty(0, CLASSES, device=device), ones
+        draws = torch.rand(known, generator=generator, device=device) * self._cumulated[-1]
+        chosen = torch.searchsorted(self._cumulated, draws).clamp(max=len(labels) - 1)
+        unlike = self._other[torch.randint(max(1, len(self._other)), (other,), generator=generator, device=device)]
+        chosen = torch.cat([chosen, unlike])
+        smooth = recipe.label_smoothing
+        known_targets = F.one_hot(labels[chosen[:known]].clamp(min=0), CLASSES) * (1 - smooth) + smooth / CLASSES
+        targets = torch.cat([known_targets, torch.full((other, CLASSES), 1 / CLASSES, device=device)])
+        weights = torch.cat([ones, torch.ones(known, device=device), ones.new_full((other,), recipe.other_weight)])
+        return random_views(images[chosen], PHOTOGRAPHS, generator), targets, weights
+
+
+def _losses(logits: Tensor, targets: Tensor, answers: Tensor | None, recipe: Recipe) -> Tensor:
+    """float [N]: cross entropy with the targets, and divergence from the teachers' answers (arXiv:1503.02531)."""
+    hard = -(targets * F.log_softmax(logits, 1)).sum(1)
+    if answers is None:
+        return hard
+    ours, theirs = (F.log_softmax(one / recipe.temperature, 1) for one in (logits, answers))
+    soft = (theirs.exp() * (theirs - ours)).sum(1) * recipe.temperature**2
+    weight = recipe.teacher_weight
+    return (1 - weight) * hard + weight * soft
+
+
+def _share_of_peak(progress: float, warmup: float) -> float:
+    """A linear rise, then half a cosine to zero, over the elapsed share of the time."""
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
