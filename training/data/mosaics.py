@@ -35,7 +35,7 @@ def write_mosaics(folder: Path, name: str, images: Tensor, *, lossless: bool = T
 
     folder.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(write, enumerate(images.split(COLUMNS * ROWS))))
+        return list(pool.map(write, enumerate(torch.split(images, COLUMNS * ROWS))))
 
 
 def read_mosaics(folder: Path, name: str, count: int, side: int) -> Tensor:

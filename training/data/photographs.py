@@ -70,7 +70,7 @@ def read_photographs(folder: Path) -> Photographs:
 def duplicates(images: Tensor, of: Tensor) -> Tensor:
     """bool [N]: which of `images` have a near-duplicate among `of`, both uint8 [N, H, W, 3] of any sizes."""
     ours, theirs = _thumbnails(images), _thumbnails(of)
-    return torch.cat([(part @ theirs.T).amax(1) > DUPLICATE for part in ours.split(500)])
+    return torch.cat([(part @ theirs.T).amax(1) > DUPLICATE for part in torch.split(ours, 500)])
 
 
 def _kinds(folder: Path) -> list[tuple[int, dict[str, list[Path]]]]:
@@ -101,15 +101,16 @@ def _digest(name: str) -> float:
 
 def _decode(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     try:
-        return EncodedImage.identify(path.read_bytes(), MAX_PIXELS).thumbnails(1, SIDE, SIDE)[0]
+        (pixels,) = EncodedImage.identify(path.read_bytes(), MAX_PIXELS).thumbnails(1, SIDE, SIDE)
     except Problem as error:
         raise TrainingError(f"{path}: {error}") from None
+    return np.asarray(pixels)
 
 
 def _thumbnails(images: Tensor) -> Tensor:
     """float32 [N, 64]: 8 x 8 grey thumbnails, centred and scaled to length 1."""
     parts = []
-    for part in images.split(1000):
+    for part in torch.split(images, 1000):
         grey = part.float().mean(3)[:, None]
         flat = F.adaptive_avg_pool2d(grey, 8).flatten(1)
         parts.append(F.normalize(flat - flat.mean(1, keepdim=True), dim=1))

@@ -49,10 +49,11 @@ from training.export.card import render_card
 from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import FinishedRun, history_csv
 
-NAME, VERSION = "mobilenet_v2_cifar10", "1.3.0"
+NAME, VERSION = "mobilenet_v2_cifar10", "1.4.0"
 SHIPPED = {  # suffixes of the names of the networks in models/
     Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",
-    Architecture(stem_stride=1, stage2_stride=2): "_small",
+    Architecture(stem_stride=2, stage2_stride=2, enlarge=2): "_small",
+    Architecture(stem_stride=1, stage2_stride=2): "_small",  # before 1.4.0, at the same cost
 }
 PARITY_IMAGES = 1000
 PARITY = {LOGITS: 1e-4, CLASS_MAPS: 1e-4, OOD_SCORE: 1e-2}  # largest allowed difference between the graph and PyTorch
@@ -237,6 +238,7 @@ def _fields(
             "seeds": {"run": config.seed, "split": config.split_seed},
             "split": {"file": SPLIT} | {name: len(index) for name, index in vars(parts).items()},
             "cpu_hours": round(run.cpu_seconds / 3600, 3),
+            **({"gpu": dict(run.gpu), "photographs": run.photographs} if run.gpu else {}),
         },
     }
 

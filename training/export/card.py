@@ -39,6 +39,7 @@ class Lineage(BaseModel):
 
     imagenet_weights: dict[str, str] = {}
     runs: dict[str, Runs] = {}
+    teachers: dict[str, str] = {}
     public_models: list[PublicModel] = []
 
     @classmethod
@@ -76,21 +77,21 @@ def render_card(manifest: Manifest, report: Report) -> str:
         public_models="\n".join(map(_public_row, lineage.public_models)),
         trust=render_card_trust(manifest, report),
         epochs=config["epochs"],
-        cpu_hours=f"{origin['cpu_hours']:.2f}",
+        effort=_effort(origin, from_another_run),
+        command=_command(origin),
         lr=f"{config['lr']:g}",
         settings="\n".join(f"| `{name}` | {value} |" for name, value in Config.recorded(config).as_dict().items()),
         how=_how(origin, from_another_run),
-        alone=_alone(origin, from_another_run),
         split_seed=config["split_seed"],
         train=f"{sizes['train']:,}",
         select=f"{sizes['select']:,}",
         calibrate=f"{sizes['calibrate']:,}",
         initial=lineage.describe(str(origin["initial_weights"])),
-        teacher=_teacher(origin.get("teacher")),
+        teacher=_teacher(origin.get("teacher"), lineage) + _photographs(origin),
         commit=origin["git_commit"] or "not under git",
         machine="; ".join([describe(origin["hardware"]), *map(_took_over, origin.get("continued", []))]),
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
-        augmentation=_augmentation(config),
+        augmentation=_augmentation(config) + _mixing(origin),
     )
 
 
@@ -158,14 +159,53 @@ def _from_another_run(origin: Mapping[str, Any], lineage: Lineage) -> bool:
     return initial not in lineage.imagenet_weights and not initial.startswith("random:")
 
 
-def _teacher(digests: str | None) -> str:
+def _teacher(digests: str | None, lineage: Lineage) -> str:
     if not digests:
         return ""
+    if digests in lineage.teachers:
+        return f"- It also learned from the answers of {lineage.teachers[digests]}.\n"
     named = [f"`{digest}`" for digest in digests.split(", ")]
     if len(named) == 1:
         return f"- It also learned from the answers of another network, whose graph has the sha256 {named[0]}.\n"
     return (
         f"- It also learned from the mean answers of {len(named)} networks with graphs of sha256 {', '.join(named)}.\n"
+    )
+
+
+def _effort(origin: Mapping[str, Any], from_another_run: bool) -> str:
+    """The time that the training took, and what it does not include."""
+    gpu = origin.get("gpu")
+    time = f"{gpu['measured_seconds']:.0f} seconds on one GPU" if gpu else f"{origin['cpu_hours']:.2f} core hours"
+    return time + _alone(origin, from_another_run)
+
+
+def _command(origin: Mapping[str, Any]) -> str:
+    if origin.get("gpu"):
+        return (
+            "`python -m training.gpu` (docs/gpu.md) trains such a network. It makes as many steps as fit into the\n"
+            "time, so the same weights do not come out twice"
+        )
+    return (
+        "`python -m training all` with these values, and with `--init` and\n"
+        "`--teacher` for what [provenance](#provenance) names"
+    )
+
+
+def _mixing(origin: Mapping[str, Any]) -> str:
+    gpu = origin.get("gpu")
+    if not gpu:
+        return ""
+    return f"\nIn {gpu['mixed'] * 100:.0f} % of the batches they are mixed (mixup, cutmix)."
+
+
+def _photographs(origin: Mapping[str, Any]) -> str:
+    count = origin.get("photographs")
+    if not count:
+        return ""
+    return (
+        f"- Every batch held photographs of 64x64 pixels, too: {count:,} of Tiny-ImageNet, Caltech-101 and PACS,\n"
+        "  of nine of the classes (not deer) and of other things. ImageNet's pictures are for research. The service\n"
+        "  does not show the model 64 pixels yet: it scales a photograph to 32x32.\n"
     )
 
 

@@ -102,6 +102,8 @@ class FinishedRun:
     weights: bytes
     teacher: str | None = None  # sha256 of the teacher's graph; of several, separated by commas
     continued: tuple[Mapping[str, Any], ...] = ()  # later environments, each with the epoch and step it took over at
+    gpu: Mapping[str, Any] | None = None  # of training.gpu: its recipe, steps and seconds
+    photographs: int = 0  # pictures that training saw beside CIFAR-10
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -127,6 +129,8 @@ class FinishedRun:
                 weights=(folder / WEIGHTS).read_bytes(),
                 teacher=record.get("teacher"),
                 continued=tuple(record.get("continued", ())),
+                gpu=record.get("gpu"),
+                photographs=int(record.get("photographs", 0)),
             )
         except _Unfinished:
             raise

@@ -56,7 +56,6 @@ def pack(options: argparse.Namespace) -> None:
     twins = duplicates(seen.images, torch.cat([cifar.training.images, cifar.test.images]))
     twins |= duplicates(seen.images, photographs.take(photographs.held_out).images)
     kept = seen.take(~twins)
-    print(f"{len(kept.names)} photographs; {int(twins.sum())} near-duplicates left out")
     write_mosaics(out, "photographs", kept.images, lossless=False, quality=options.quality)
     _save_labels(out / "photographs_labels.npy", kept.labels)
     weights = efficientnet_lite.read_imagenet(options.imagenet)
@@ -71,8 +70,7 @@ def train_command(options: argparse.Namespace) -> None:
     begun = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda":
-        print(torch.cuda.get_device_name(device), flush=True)
+    _say(torch.cuda.get_device_name(device) if device.type == "cuda" else "without a GPU")
     folder: Path = options.packed
     images = _cifar10(folder)
     parts = split(images.labels, 0)
@@ -86,6 +84,7 @@ def train_command(options: argparse.Namespace) -> None:
     if teacher_file.exists():
         model.network.load_state_dict({name: value.float() for name, value in load_file(teacher_file).items()})
     else:
+        assert isinstance(model.network, efficientnet_lite.EfficientNetLite)
         efficientnet_lite.load_imagenet(model.network, _floats(folder / "lite2.safetensors"))
         recipe = Recipe(
             seconds=options.teacher_seconds,
@@ -119,15 +118,25 @@ def train_command(options: argparse.Namespace) -> None:
         seed=1,
         ema_decay=0.998,
     )
-    learners = []
-    for name in options.students:
-        start = options.out / name / WEIGHTS if options.again else folder / "start.safetensors"
-        student = mobilenet(STUDENTS[name], start)
-        learners.append(Learner(name, student, device, weight_decay=recipe.weight_decay))
+    starts = {name: _start(options, name) for name in options.students}
+    learners = [
+        Learner(name, mobilenet(STUDENTS[name], start), device, weight_decay=recipe.weight_decay)
+        for name, start in starts.items()
+    ]
     outcome = train(learners, data, recipe, teachers, say=_say)
+    packed = json.loads((folder / "packed.json").read_bytes())
     for learner in learners:
-        _write_run(options, learner, recipe, outcome, sets, device)
+        start = starts[learner.name]
+        initial = sha256(start.read_bytes()) if options.again else packed["start"]
+        _write_run(options, learner, recipe, outcome, sets, device, initial, len(packed["photographs"]))
     _say(f"{time.perf_counter() - begun:.1f} s in all, {outcome.passes:.1f} passes")
+
+
+def _start(options: argparse.Namespace, name: str) -> Path:
+    """The file of a student's first weights."""
+    folder: Path = options.packed
+    own: Path = options.out / name / WEIGHTS
+    return own if options.again else folder / "start.safetensors"
 
 
 def _write_run(
@@ -137,11 +146,12 @@ def _write_run(
     outcome: Outcome,
     sets: tuple[LabelledImages, LabelledImages, LabelledImages],
     device: torch.device,
+    initial: str,
+    photographs: int,
 ) -> None:
     """A finished run's folder."""
     run: Path = options.out / learner.name
     run.mkdir(exist_ok=True)
-    packed = json.loads((options.packed / "packed.json").read_bytes())
     architecture = STUDENTS[learner.name]
     config = Config(
         stem_stride=architecture.stem_stride,
@@ -167,14 +177,14 @@ def _write_run(
     here["git_commit"] = options.commit or here["git_commit"]
     record = {
         "config": config.as_dict(),
-        "initial_weights": f"sha256:{packed['start']}",
+        "initial_weights": f"sha256:{initial}",
         "train_data": sets[0].digest(),
         "selection_data": sets[1].digest(),
         "teacher": sha256((options.out / "teacher.safetensors").read_bytes()),
         "environment": here,
         "continued": [],
         "gpu": asdict(recipe) | {"steps": outcome.steps, "measured_seconds": outcome.seconds},
-        "photographs": len(packed["photographs"]),
+        "photographs": photographs,
     }
     history = [Epoch.model_dump(row) for row in outcome.history[learner.name]]
     progress = Progress(epoch=config.epochs, cpu_seconds=outcome.seconds, history=history)
@@ -215,7 +225,7 @@ def _floats(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    pass
 
 
 def _options() -> argparse.Namespace:

@@ -69,7 +69,7 @@ class Teachers:
 
     @torch.no_grad()
     def __call__(self, thumbnails: Tensor, photographs: Tensor) -> Tensor:
-        logits = self.first(thumbnails, photographs)
+        logits: Tensor = self.first(thumbnails, photographs)
         if self.others and self.share:
             mean = torch.stack([other(thumbnails) for other in self.others]).mean(0)
             logits[: len(thumbnails)] = torch.lerp(logits[: len(thumbnails)], mean, self.share)
@@ -114,9 +114,8 @@ def train(
             right = (logits[: len(thumbnails)].argmax(1) == targets[: len(thumbnails)].argmax(1)).sum()
             row += torch.stack([loss.detach(), (right * plain).float()])
         step, plainly_seen = step + 1, plainly_seen + len(thumbnails) * plain
-        if step % CHECK_EVERY == 0:
-            if not bool(sums.isfinite().all()):
-                raise TrainingError(f"a loss is not finite at step {step}, at a learning rate of {rate:.2g}")
+        if step % CHECK_EVERY == 0 and not bool(sums.isfinite().all()):
+            raise TrainingError(f"a loss is not finite at step {step}, at a learning rate of {rate:.2g}")
         progress = (clock() - begun) / recipe.seconds
         if step % per_epoch == 0 or progress >= 1:
             since = step - (len(next(iter(outcome.history.values()))) * per_epoch)
@@ -155,7 +154,7 @@ def validate(model: Resized, images: LabelledImages) -> tuple[float, float]:
 @torch.no_grad()
 def answer(model: Resized, images: LabelledImages, size: int = 500) -> Tensor:
     """float32 logits [N, classes], in evaluation mode."""
-    parts = images.images.split(size)
+    parts = torch.split(images.images, size)
     return torch.cat([model(part.permute(0, 3, 1, 2).float()) for part in parts])
 
 

@@ -76,12 +76,14 @@ def cutmix(images: Tensor, targets: Tensor, generator: Generator) -> tuple[Tenso
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    red, green, blue = pixels.split(1, dim=1)
-    return LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    red, green, blue = pixels[:, :1], pixels[:, 1:2], pixels[:, 2:]
+    grey: Tensor = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
+    return grey
 
 
 def _squares(centres: Tensor, sides: Tensor, side: int) -> Tensor:
     """bool [N, 1, side, side]: squares around `centres` [2, N]; near the border a part falls outside."""
     steps = (torch.arange(side, device=centres.device) + 0.5) / side
     rows, columns = ((steps - centre[:, None]).abs() < sides[:, None] / 2 for centre in centres)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]
+    squares: Tensor = rows[:, :, None] & columns[:, None, :]
+    return squares[:, None]
