@@ -63,7 +63,7 @@ def create_app(
     metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
     app = Application(
         title="CIFAR-10 classifier",
-        summary="Which of the ten CIFAR-10 classes an image shows, and how far to trust the answer.",
+        summary="Classifies images into the ten CIFAR-10 classes, and says how far to trust each answer.",
         version=__version__,
         docs_url=None,
         redoc_url=None,
