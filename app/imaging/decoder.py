@@ -66,7 +66,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decoded(Generic[T]):
-    """thumbnails: uint8 [k, height, width, 3]; handed_on: the result of `hand_on`; seconds: time since the call, with waiting."""
+    """thumbnails: uint8 [k, height, width, 3]; handed_on: the result of `hand_on`; seconds: since the call."""
 
     thumbnails: Images
     handed_on: "Future[T]"
@@ -144,7 +144,7 @@ class Decoder:
 
         The thread that decoded calls `hand_on` with the thumbnails: another thread would cost time.
         `deadline` is in seconds of time.monotonic(): at the deadline, or when the caller is cancelled, decoding
-        is abandoned and the future that `hand_on` returned is cancelled. Images of different `client`s share the lanes fairly.
+        is abandoned and the future that `hand_on` returned is cancelled. Clients share the lanes fairly.
 
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, TooExpensive, DeadlineExceeded, Unavailable, or an
         error of `hand_on`.

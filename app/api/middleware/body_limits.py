@@ -15,8 +15,8 @@ class BodyLimits:
     """Refuses a body that is too large, too slow, or does not fit into the memory for bodies.
 
     A body that is too large is refused by its headers, or at the first byte over the limit. Memory is counted when
-    bytes arrive, not when they are announced. A body may lag by half the deadline behind `min_rate`, in bytes a second. A
-    displaced request is answered 429 (see fair_share).
+    bytes arrive, not when they are announced. A body may lag by half the deadline behind `min_rate`, in bytes a second.
+    A displaced request is answered 429 (see fair_share).
     """
 
     def __init__(
