@@ -152,7 +152,7 @@ def _classify_on_ray(patterns: Sequence[str], output: str, top_k: int) -> tuple[
     manifest = bundle.manifest
     try:
         found = bulk.find(patterns)
-        parts = bulk.Output(output, bulk.Asked(manifest.version, manifest.digest, top_k, settings.views))
+        parts = bulk.Output(output, bulk.RunOptions(manifest.version, manifest.digest, top_k, settings.views))
         before = parts.done(found)
         parts.make()
     except files.FilesError as error:
