@@ -46,13 +46,13 @@ class StartupError(Exception):
 
 
 class UsageError(StartupError):
-    """What was typed makes no sense."""
+    """The arguments make no sense."""
 
     exit_code = 2
 
 
 class OutputError(Exception):
-    """Standard output takes no more; `broken_pipe` if whoever read it has gone."""
+    """Standard output cannot be written; `broken_pipe` if its reader has ended."""
 
     def __init__(self, reason: OSError) -> None:
         super().__init__(f"standard output: {reason.strerror}")

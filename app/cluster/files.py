@@ -1,4 +1,4 @@
-"""Classifies many images on Ray Data (extra `ray`), into Parquet: `python -m app classify --ray --output answers photos`.
+"""Classifies many images on Ray Data (extra `ray`), into Parquet: `classify --ray --output answers photos`.
 
     found = find(["photos", "s3://bucket/photos"])          # local paths, or URLs of any fsspec file system
     for part in classify(found, Output("answers", options), settings):

@@ -1,7 +1,7 @@
 """uvicorn's connection with limits on headers, framing, bytes read ahead, idle time and the number of connections.
 
 uvicorn parses everything that a client sends, and queues the requests. This connection parses one request, and the
-next one after the answer was sent. httptools parses only heads. `framing` parses bodies, with limits for trailers and chunks.
+next one after the answer was sent. httptools parses only heads; `framing` parses bodies, with limits for chunks.
 """
 
 import asyncio
