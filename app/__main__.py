@@ -24,7 +24,7 @@ from .bundle.reader import Bundle, BundleError
 from .errors import Problem
 from .inference.engine import ThreadsError
 from .inference.sessions import Session, SessionError, load_session
-from .main import create_app
+from .main import create_app, refusal
 from .process.listener import BindError, bind
 from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
@@ -46,13 +46,13 @@ class StartupError(Exception):
 
 
 class UsageError(StartupError):
-    """What was typed makes no sense."""
+    """The arguments make no sense."""
 
     exit_code = 2
 
 
 class OutputError(Exception):
-    """Standard output takes no more; `broken_pipe` if whoever read it has gone."""
+    """Standard output cannot be written; `broken_pipe` if its reader has ended."""
 
     def __init__(self, reason: OSError) -> None:
         super().__init__(f"standard output: {reason.strerror}")
@@ -152,7 +152,7 @@ def _classify_on_ray(patterns: Sequence[str], output: str, top_k: int) -> tuple[
     manifest = bundle.manifest
     try:
         found = bulk.find(patterns)
-        parts = bulk.Output(output, bulk.Asked(manifest.version, manifest.digest, top_k, settings.views))
+        parts = bulk.Output(output, bulk.RunOptions(manifest.version, manifest.digest, top_k, settings.views))
         before = parts.done(found)
         parts.make()
     except files.FilesError as error:
@@ -235,10 +235,8 @@ def _load() -> tuple[Settings, tuple[Bundle, Session]]:
 def _settings() -> Settings:
     try:
         return Settings()
-    except ValidationError as error:
-        raise StartupError(_say(error)) from None
-    except SettingsError as error:
-        raise StartupError(str(error)) from None
+    except (ValidationError, SettingsError) as error:
+        raise StartupError(refusal(error)) from None
 
 
 def _load_session(settings: Settings) -> tuple[Bundle, Session]:
@@ -246,11 +244,6 @@ def _load_session(settings: Settings) -> tuple[Bundle, Session]:
         return load_session(settings)
     except (BundleError, SessionError) as error:
         raise StartupError(str(error)) from None
-
-
-def _say(error: ValidationError) -> str:
-    parts = (f"{'.'.join(str(part) for part in item['loc']).upper()}: {item['msg']}" for item in error.errors())
-    return "; ".join(parts)
 
 
 def main() -> None:

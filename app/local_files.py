@@ -1,15 +1,15 @@
-"""Image files on this machine in, predictions out; no server and no HTTP.
+"""Classifies image files on this machine, without a server.
 
     paths = find(["photos", "more/*.jpg"])
     async with aclosing(classify(paths, settings, loaded, top_k=3)) as results:
         async for result in results:
             print(as_json(result))
 
-It is the service's own engine and classifier, with its settings and its limits on a file; there is no deadline.
+It uses the engine and the classifier of the service, with its settings and file limits, but without a deadline.
 
-Every path gets one result. A folder that cannot be searched is such a path, and its result is an error. A link to a
-file is a name of its own. Links to folders are followed only if they are named, by a path or by a glob without `**`,
-so a search ends even if they lead in a circle; and a file that is found by several ways is taken once.
+Every path gets one result. A folder that cannot be listed gets an error as its result. A link to a file counts as a
+file of its own. Links to folders are followed only if a path or a glob without `**` names them, so a search ends even
+if links form a cycle. A file that is found in several ways is taken once.
 """
 
 import asyncio
@@ -33,17 +33,17 @@ from .inference.classifier import Classifier
 from .inference.sessions import Session
 from .settings import Settings
 
-# What a folder is searched for; a file that is named is tried whatever its name.
+# A folder is searched for these; a file that is named is read whatever its suffix.
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"})
 
 
 class FilesError(Exception):
-    """Nothing can be classified; the message is one line for whoever typed the command."""
+    """Nothing can be classified; the message is one line for the user of the command."""
 
 
 @dataclass(frozen=True)
 class FileResult:
-    """What a file shows, or why the service cannot say: exactly one of `answer` and `fault` is given."""
+    """The answer for a file, or the reason why there is none: exactly one of `answer` and `fault` is set."""
 
     path: Path | str
     answer: ImageResult | None = None
@@ -53,7 +53,7 @@ class FileResult:
 def find(patterns: Iterable[str]) -> list[Path]:
     """The files that paths and globs name, and the images in folders and their folders; each once, in order.
 
-    A folder that cannot be listed stands in the list itself. Raises FilesError for a pattern that names nothing.
+    A folder that cannot be listed is in the list itself. Raises FilesError for a pattern that names nothing.
     """
     found: dict[str, Path] = {}
     for pattern in patterns:
@@ -66,12 +66,12 @@ def find(patterns: Iterable[str]) -> list[Path]:
 
 
 def entry(path: Path) -> str:
-    """The folder's real path and the file's name: the same for all ways that lead to one name in one folder."""
+    """The folder's real path and the file's name: the same for all paths to one file."""
     return os.path.join(os.path.realpath(path.parent), path.name)
 
 
 def _matches(pattern: str) -> list[Path]:
-    """The path that a pattern is, even one that cannot be looked at; or else what it matches."""
+    """The pattern itself if it is a path, even an inaccessible one; otherwise the paths that it matches."""
     try:
         os.lstat(pattern)
     except (OSError, ValueError) as error:  # ValueError: a NUL
@@ -85,7 +85,7 @@ def _matches(pattern: str) -> list[Path]:
 
 
 def _expand(pattern: str) -> Iterable[Path]:
-    """What glob.glob(pattern, recursive=True) gives, but `**` follows no links, and unreadable folders are included."""
+    """The paths of glob(pattern, recursive=True), but `**` follows no links, and unreadable folders are included."""
     first, *parts = Path(pattern).parts
     absolute = Path(pattern).is_absolute()
     places = [Path(first) if absolute else Path()]
@@ -99,14 +99,14 @@ def _expand(pattern: str) -> Iterable[Path]:
 
 
 def _step(place: Path, part: str, unreadable: list[Path]) -> Iterator[Path]:
-    """What one part of a glob matches in a place."""
+    """The paths in `place` that one part of a glob matches."""
     if not glob.has_magic(part):
         try:
             os.lstat(place / part)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError:
-            pass  # it may be there: reading it will say what is wrong
+            pass  # it may exist: reading it will report the error
         yield place / part
     elif not os.path.isdir(place):
         return
@@ -167,15 +167,15 @@ def _nothing(pattern: str) -> str:
 
 
 def read(path: Path | str, max_bytes: int) -> bytes:
-    """A regular file's content, of which there must be some. Never waits for a pipe or a device.
+    """The content of a regular file, at least one byte. Never waits for a pipe or a device.
 
     Raises OSError, or a Problem for an empty file and for one of more than `max_bytes`.
     """
-    if os.path.isdir(path):  # a search came upon it, and could not list it
+    if os.path.isdir(path):  # a search found this folder and could not list it
         os.scandir(path).close()
         raise OSError(0, "it is a folder")
     try:
-        _check_regular(os.stat(path))  # before it is opened: opening a device can do something
+        _check_regular(os.stat(path))  # before opening: to open a device can have effects
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except ValueError as error:  # a NUL, or a character that the file system's encoding does not have
         raise OSError(0, str(error)) from None
@@ -183,11 +183,11 @@ def read(path: Path | str, max_bytes: int) -> bytes:
         status = os.fstat(descriptor)
         _check_regular(status)
         content = b""
-        # Files of /proc are said to be empty, and are taken as such: some of them never end.
+        # Files of /proc report a size of 0 and count as empty: some of them never end.
         if 0 < status.st_size <= max_bytes:
             content = _read_up_to(file, max_bytes + 1)
         size = status.st_size
-        if len(content) > max_bytes:  # it has grown meanwhile
+        if len(content) > max_bytes:  # it has grown since
             size = max(len(content), os.fstat(descriptor).st_size)
     if size > max_bytes:
         raise PayloadTooLarge(f"the file has {size} bytes, at most {max_bytes} are accepted")
@@ -201,7 +201,7 @@ def _check_regular(status: os.stat_result) -> None:
 
 
 def _read_up_to(file: io.FileIO, size: int) -> bytes:
-    """Up to `size` bytes. Raises OSError where reading would have to wait."""
+    """Up to `size` bytes. Raises OSError if reading would have to wait."""
     content = bytearray()
     while len(content) < size:
         piece = file.read(size - len(content))
@@ -239,7 +239,7 @@ async def classify(
             return FileResult(path, fault=Fault(code="unreadable_file", detail=error.strerror or "it cannot be read"))
         return FileResult(path, result.answer(top_k))
 
-    # So many files are in memory at once: enough for every worker to fill a batch while the next ones decode.
+    # The number of files in memory at once: every worker can fill a batch while the next files are decoded.
     window = 2 * settings.inference_threads * settings.max_batch_images
     under_way: deque[asyncio.Task[FileResult]] = deque()
     try:
@@ -277,7 +277,7 @@ def as_row(result: FileResult, path_width: int) -> str:
 
 
 def shown(path: Path | str) -> str:
-    """The path on one line of any terminal: what is not printable is escaped."""
+    """The path on one line of any terminal: unprintable characters are escaped."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in str(path)
     )

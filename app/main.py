@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import ValidationError
 
 from . import __version__
 from .api import problems
@@ -24,7 +25,8 @@ from .inference.classifier import Classifier
 from .inference.sessions import Session, load_session
 from .process.logging import dropped_lines
 from .process.runtime import refuse_several_processes
-from .settings import Settings
+from .settings import Settings, SettingsError
+from .validation import one_line
 
 
 def _end_process() -> None:
@@ -61,7 +63,7 @@ def create_app(
     metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
     app = Application(
         title="CIFAR-10 classifier",
-        summary="Which of the ten CIFAR-10 classes an image shows, and how far to trust the answer.",
+        summary="Classifies images into the ten CIFAR-10 classes, and says how far to trust each answer.",
         version=__version__,
         docs_url=None,
         redoc_url=None,
@@ -92,8 +94,18 @@ def _start(
     return Service(settings, bundle, classifier, metrics)
 
 
+def refusal(error: ValidationError | SettingsError) -> str:
+    """Why the settings are refused, on one line. It never shows their values, which may be secret."""
+    if isinstance(error, SettingsError):
+        return str(error)
+    return one_line(error.errors(include_input=False), spell=str.upper)
+
+
 def __getattr__(name: str) -> Any:
     # On demand: an import of create_app must not read the environment.
     if name == "app":
-        return create_app()
+        try:
+            return create_app()
+        except (ValidationError, SettingsError) as error:
+            raise SystemExit(f"error: {refusal(error)}") from None  # exit code 1; uvicorn would show a traceback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,16 +1,17 @@
-"""What a client's network may hold of the memory for bodies, and of the engine's queue, when somebody else wants some.
+"""Shares the memory for bodies and the places in the engine's queue fairly between clients' networks.
 
-    async with hold_places(request, images):     # in a route, once the body is there
+    async with hold_places(request, images):     # in a route, when the body is complete
         ...
     await claim.take_bytes(len(chunk))           # as a body arrives
 
-As long as there is room, everybody gets what they ask for: one address alone, and so all users behind one NAT, may
-hold everything. When there is none left, a request may push out requests of the network that holds the most, the
-largest first and of those the newest, while that network holds more than its own would then. Else it is refused. So
-nobody is pushed out by somebody who holds more, and two networks do not push each other out in turn.
+While there is room, every request gets what it asks for. One address alone may hold everything, so users behind one
+NAT lose nothing. When there is no room, a request may displace requests of the network that holds the most: the largest
+first, and the newest of equal ones. It may do so while that network holds more than its own network would hold then;
+otherwise it is refused. So no network is displaced by one that holds more, and two networks do not displace each other
+in turn.
 
-A request that is pushed out ends wherever it is, with 429. The one that pushed waits until its memory and its places
-are free; meanwhile a network that holds more gets nothing new.
+A displaced request ends at once with 429. The displacing request waits until the memory or the places are free.
+Meanwhile networks that hold more get nothing new.
 """
 
 import asyncio
@@ -25,12 +26,12 @@ from ..inference.engine import Engine
 from .request_context import context_of
 
 Kind = Literal["bytes", "places"]
-PUSH_SECONDS = 1.0  # to wait for the end of a request that is pushed out: a few turns of the event loop
+DISPLACE_SECONDS = 1.0  # to wait for a displaced request to end, which takes a few turns of the event loop
 FULL = {"bytes": "the memory for request bodies is full", "places": "the queue of images is full"}
 
 
 class Claim:
-    """What one request holds. `task` answers it; `network` is its client's (see network_of)."""
+    """The bytes and places of one request. `task` answers it; `network` is its client's network (see network_of)."""
 
     def __init__(self, share: "FairShare", network: str, task: "asyncio.Task[object]") -> None:
         self.share = share
@@ -38,8 +39,8 @@ class Claim:
         self.task = task
         self.held: dict[Kind, int] = {"bytes": 0, "places": 0}
         self.answered = False
-        self.pushed_out = False
-        self.changed = asyncio.Event()  # once it holds less
+        self.displaced = False
+        self.changed = asyncio.Event()  # set when it holds less
 
     async def take_bytes(self, amount: int) -> None:
         """Raises Overloaded."""
@@ -48,20 +49,20 @@ class Claim:
     def give_back_bytes(self, amount: int) -> None:
         self.share.give_back_bytes(self, amount)
 
-    def push_out(self) -> None:
-        if not self.pushed_out:
-            self.pushed_out = True
+    def displace(self) -> None:
+        if not self.displaced:
+            self.displaced = True
             self.task.cancel()
 
 
 class FairShare:
-    """Accounts for all requests under way. `body_bytes` is the memory for bodies. For one event loop."""
+    """Counts the bytes and places of all requests under way. `body_bytes`: memory for bodies. For one event loop."""
 
     def __init__(self, body_bytes: int) -> None:
         self.body_bytes = body_bytes
         self.used_bytes = 0
-        self._claims: dict[Claim, None] = {}  # that hold something, the oldest first
-        self._waiting: list[tuple[Claim, Kind]] = []  # that pushed others out
+        self._claims: dict[Claim, None] = {}  # claims that hold something, the oldest first
+        self._waiting: list[tuple[Claim, Kind]] = []  # claims that displaced others
 
     def check_bytes(self, network: str, amount: int) -> None:
         """Raises Overloaded if a request could not have so many bytes now."""
@@ -85,7 +86,7 @@ class FairShare:
         self._hold(claim, "bytes", -amount)
 
     def release(self, claim: Claim) -> None:
-        """The end of a request's body."""
+        """Free all bytes of the claim."""
         if held := claim.held["bytes"]:
             self.give_back_bytes(claim, held)
 
@@ -128,7 +129,7 @@ class FairShare:
         )
 
     def _must_yield(self, held: dict[str, int], network: str, kind: Kind, amount: int) -> bool:
-        """Whether somebody waits who holds less."""
+        """Whether a network waits that holds less."""
         mine = held.get(network, 0) + amount
         return any(
             other == kind and claim.network != network and mine > held.get(claim.network, 0)
@@ -153,12 +154,12 @@ class FairShare:
                 raise Overloaded(FULL[kind])
             of_network = [other for other in self._claims if other.network == network]
             victim = max(reversed(of_network), key=lambda other: other.held[kind])
-            victim.push_out()
+            victim.displace()
             waits = (claim, kind)
             self._waiting.append(waits)
             try:
                 victim.changed.clear()
-                async with asyncio.timeout(PUSH_SECONDS):
+                async with asyncio.timeout(DISPLACE_SECONDS):
                     await victim.changed.wait()
             except TimeoutError:
                 raise Overloaded(FULL[kind]) from None
@@ -167,7 +168,7 @@ class FairShare:
 
 
 def check_places(request: Request, images: int) -> None:
-    """Raises Overloaded if there could be no such places now. It spares the reading of a body that is refused then."""
+    """Raises Overloaded if the places are not available now. A route calls it to avoid reading a body in vain."""
     claim = context_of(request.scope).claim
     assert claim is not None
     claim.share.check_places(claim.network, request.app.state.service.engine, images)

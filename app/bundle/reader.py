@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ..validation import one_line
 from .graph import GraphError, check_graph
 from .manifest import SCHEMA_VERSION, Manifest, manifest_digest, render_manifest, sha256
 from .names import CHECKPOINT, GRAPH, MANIFEST, REPORT, REPORT_TEXT
@@ -86,9 +87,8 @@ def _validate(schema: type[Model], content: dict[str, Any] | bytes, path: Path) 
         model = schema.model_validate(content) if isinstance(content, dict) else schema.model_validate_json(content)
         model.model_dump_json()
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {where[:80]}{': ' if where else ''}{first['msg']}") from None
+        first = error.errors(include_url=False, include_input=False)[:1]  # there may be thousands
+        raise BundleError(f"{path}: {one_line(first)}") from None
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: it cannot be written as JSON again ({_first_line(error)})") from None
     return model

@@ -1,14 +1,14 @@
-"""Many images in, Parquet out, on Ray Data (extra `ray`): `python -m app classify --ray --output answers photos`.
+"""Classifies many images on Ray Data (extra `ray`), into Parquet: `classify --ray --output answers photos`.
 
     found = find(["photos", "s3://bucket/photos"])          # local paths, or URLs of any fsspec file system
-    for part in classify(found, Output("answers", asked), settings):
+    for part in classify(found, Output("answers", options), settings):
         print(part.files, part.failed)
 
-The output is a folder of Parquet files, the parts, each written whole or not at all. A part holds up to PART_FILES
-rows; a row is what the plain command prints as a line of JSON, and the model. What a part holds is not done again:
-after a kill the same command goes on where it was.
+The output is a folder of Parquet files, the parts. Each is written whole or not at all. A part holds up to PART_FILES
+rows; a row holds the fields of the plain command's JSON line, and the model. Files in a finished part are skipped: the
+same command resumes after a kill.
 
-Runs on the cluster that RAY_ADDRESS names, whose nodes must all see the files and the output; or else on this machine.
+It runs on the cluster at RAY_ADDRESS, where every node must reach the files and the output, or else on this machine.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# Read when ray is imported and when it starts: it would report to its makers.
+# Switches off Ray's usage reports. Ray reads it when it is imported and when it starts.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or it warns, on standard error, of what Ray Data does
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray would warn on standard error about Ray Data
 
 import fsspec
 import pyarrow as pa
@@ -43,9 +43,9 @@ from ..inference.sessions import load_session
 from ..local_files import SUFFIXES, FileResult, FilesError
 from ..settings import Settings
 
-PART_FILES = 256  # few enough that little is lost in a kill, enough that a part costs little beside its images
+PART_FILES = 256  # a kill loses one part at most for each worker; writing it costs little beside its images
 PART_NAME = re.compile(r"part-\w+\.parquet")
-MAX_BLOCKS = 1000  # of parts, that Ray Data keeps books of
+MAX_BLOCKS = 1000  # groups of parts that Ray Data tracks
 OBJECT_STORE_BYTES = 200 * 1024 * 1024  # names and counts pass through it, no images
 SCHEMA = pa.schema(
     {
@@ -65,12 +65,12 @@ SCHEMA = pa.schema(
 
 
 class ClusterError(Exception):
-    """Ray is not reached, or a worker met an error of its own; the message is one line for the operator."""
+    """Ray cannot be reached, or a worker failed; the message is one line for the operator."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What makes answers comparable; all parts of an output share it."""
+class RunOptions:
+    """The options that answers depend on. All parts of an output have the same ones."""
 
     model: str  # the bundle's version
     digest: str  # the bundle's
@@ -82,15 +82,15 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Done:
-    """How many files a part holds, and how many of these could not be answered."""
+class PartSummary:
+    """The number of files in a part, and how many of them failed."""
 
     files: int
     failed: int
 
 
 def find(patterns: Iterable[str]) -> list[str]:
-    """What app.local_files.find finds, as absolute paths, and the same for URLs; each once. Raises FilesError."""
+    """The files that app.local_files.find finds, as absolute paths, and at URLs; each once. Raises FilesError."""
     found: dict[str, str] = {}
     for pattern in patterns:
         if "://" not in pattern:
@@ -105,7 +105,7 @@ def find(patterns: Iterable[str]) -> list[str]:
 
 
 def _local(url: str) -> Path | None:
-    """The path of a URL of this machine's own file system, which has pipes, devices and links in circles."""
+    """The path of a file URL. It is searched as a path, since it may be a pipe, a device or a cycle of links."""
     scheme, _, path = url.partition("://")
     return Path(path) if scheme in ("file", "local") and "::" not in path else None
 
@@ -134,7 +134,7 @@ def _reached(place: str) -> Iterator[None]:
     """Raises FilesError for a file system that is not installed, not known, not reached or damaged."""
     try:
         yield
-    except Exception as error:  # each file system has its own kinds
+    except Exception as error:  # each file system has its own exceptions
         raise FilesError(f"{files.shown(place)}: {files.shown(str(error)) or type(error).__name__}") from None
 
 
@@ -144,22 +144,22 @@ def _utf8(path: str) -> str:
 
 
 class Output:
-    """A folder, local or a URL, and the parts in it. Raises FilesError when its file system is not reached."""
+    """A folder, a path or a URL, and the parts in it. Raises FilesError if its file system cannot be reached."""
 
-    def __init__(self, folder: str, asked: Asked) -> None:
+    def __init__(self, folder: str, options: RunOptions) -> None:
         self._place = folder
-        self.asked = asked
+        self.options = options
         with _reached(folder):
             self._system, self._folder = url_to_fs(folder)
 
     def done(self, found: Iterable[str]) -> dict[str, bool]:
-        """Which of those files are in some part, and whether they could be answered.
+        """The files of `found` that a part holds, and whether each was answered.
 
-        Raises FilesError for parts that are damaged, or hold answers to something else.
+        Raises FilesError for a damaged part, and for one with other options.
         """
         done: dict[str, bool] = {}
         with _reached(self._place):
-            # No pattern: the folder's own name may look like one.
+            # Not glob: the folder's own name may look like a pattern.
             parts = [
                 part for part in self._system.find(self._folder, maxdepth=1) if PART_NAME.fullmatch(Path(part).name)
             ]
@@ -167,11 +167,13 @@ class Output:
             try:
                 with self._system.open(part, "rb") as file:
                     table = pq.read_table(file, columns=["path", "error"])
-                asked = Asked(**json.loads(table.schema.metadata[b"asked"]))
+                options = RunOptions(**json.loads(table.schema.metadata[b"asked"]))
             except (OSError, ValueError, TypeError, KeyError) as error:  # pyarrow's errors are among them
                 raise FilesError(f"{files.shown(part)} is no part, or is damaged: delete it ({_root(error)})") from None
-            if asked != self.asked:
-                raise FilesError(f"the output holds answers of {asked}; this is {self.asked}: choose another folder")
+            if options != self.options:
+                raise FilesError(
+                    f"the output holds answers of {options}; this is {self.options}: choose another folder"
+                )
             done.update((row["path"], row["error"] is None) for row in table.to_pylist())
         return {path: done[_utf8(path)] for path in found if _utf8(path) in done}
 
@@ -181,12 +183,12 @@ class Output:
             self._system.makedirs(self._folder, exist_ok=True)
 
     def write(self, results: Sequence[FileResult]) -> None:
-        """Write a part. Raises whatever the file system does, and leaves nothing behind then."""
-        rows = [{**json.loads(files.as_json(result)), "model": self.asked.model} for result in results]
+        """Write a part. Raises the errors of the file system; it leaves no unfinished file then."""
+        rows = [{**json.loads(files.as_json(result)), "model": self.options.model} for result in results]
         for row in rows:
             row["path"] = _utf8(row["path"])
-        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"asked": json.dumps(asdict(self.asked))}))
-        # The name is a hash of the paths, so a part that is made again, as after a node's death, replaces itself.
+        table = pa.Table.from_pylist(rows, SCHEMA.with_metadata({"asked": json.dumps(asdict(self.options))}))
+        # The name is a hash of the paths, so a recomputed part, as after a node's death, replaces itself.
         name = hashlib.sha256("\n".join(row["path"] for row in rows).encode()).hexdigest()[:16]
         self.make()
         unfinished = f"{self._folder}/.{name}.unfinished"
@@ -195,13 +197,13 @@ class Output:
                 pq.write_table(table, file)
             self._system.mv(unfinished, f"{self._folder}/part-{name}.parquet")
         except BaseException:
-            with suppress(Exception):  # what went wrong first is what counts
+            with suppress(Exception):  # the first error is the one to report
                 self._system.rm(unfinished)
             raise
 
 
 class Part:
-    """What an actor of Ray Data does: it loads the model once, and makes part after part."""
+    """An actor of Ray Data. It loads the model once, then computes parts."""
 
     def __init__(self, output: Output, settings: Settings) -> None:
         self._output = output
@@ -211,10 +213,10 @@ class Part:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         results = asyncio.run(self._results([os.fsdecode(path) for path in row["paths"]]))
         self._output.write(results)
-        return asdict(Done(len(results), sum(result.fault is not None for result in results)))
+        return asdict(PartSummary(len(results), sum(result.fault is not None for result in results)))
 
     async def _results(self, paths: Sequence[str]) -> list[FileResult]:
-        stream = files.classify(paths, self._settings, self._loaded, self._output.asked.top_k, read=_read)
+        stream = files.classify(paths, self._settings, self._loaded, self._output.options.top_k, read=_read)
         async with aclosing(stream):
             return [result async for result in stream]
 
@@ -228,7 +230,7 @@ def _read(path: Path | str, max_bytes: int) -> bytes:
             content = bytes(file.read(max_bytes + 1))
     except OSError:
         raise
-    except Exception as error:  # each file system has its own kinds
+    except Exception as error:  # each file system has its own exceptions
         raise OSError(0, f"{type(error).__name__}: {error}") from None
     if len(content) > max_bytes:
         raise PayloadTooLarge(f"the file has more than the {max_bytes} bytes that are accepted")
@@ -236,10 +238,10 @@ def _read(path: Path | str, max_bytes: int) -> bytes:
     return content
 
 
-def classify(found: Sequence[str], output: Output, settings: Settings) -> Iterator[Done]:
-    """Do those files, and yield what each part became, as they come. Raises ClusterError.
+def classify(found: Sequence[str], output: Output, settings: Settings) -> Iterator[PartSummary]:
+    """Classify the files, and yield a summary of each part when it is finished. Raises ClusterError.
 
-    A worker is INFERENCE_THREADS cores, or one; there are as many workers as that gives.
+    A worker has INFERENCE_THREADS cores, by default one. The cluster's cores give the number of workers.
     """
     if not found:
         return
@@ -260,13 +262,13 @@ def classify(found: Sequence[str], output: Output, settings: Settings) -> Iterat
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(workers, len(parts))),
             )
             for row in rows.iter_rows():
-                yield Done(**row)
+                yield PartSummary(**row)
     except ray.exceptions.RayError as error:
         raise ClusterError(f"a worker failed: {_root(error)}") from error
 
 
 def _root(error: BaseException) -> str:
-    """What was wrong in the first place, on one line: Ray wraps a worker's error in its own."""
+    """The original error on one line: Ray wraps the error of a worker in its own."""
     while (cause := getattr(error, "cause", None) or error.__cause__) is not None:
         error = cause
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -274,7 +276,7 @@ def _root(error: BaseException) -> str:
 
 @contextmanager
 def _cluster(cores: int) -> Iterator[None]:
-    """The cluster that is there, that RAY_ADDRESS names, or one on this machine, for as long as it is needed."""
+    """Connect to the running cluster or to RAY_ADDRESS, or start Ray on this machine, until the block ends."""
     if ray.is_initialized():
         yield
         return
@@ -288,7 +290,7 @@ def _cluster(cores: int) -> Iterator[None]:
         }
     try:
         ray.init(**arguments)
-    except Exception as error:  # it has no kind of its own for a start that failed
+    except Exception as error:  # Ray raises various exceptions if it cannot start
         raise ClusterError(f"Ray cannot start, or be reached: {_root(error)}") from error
     try:
         yield

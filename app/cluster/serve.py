@@ -30,6 +30,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from ..inference.sessions import load_session
 from ..main import create_app
 from ..process.logging import configure_logging
+from ..process.server import log_ready
 from ..settings import Settings
 
 MAX_REPLICAS = 8  # a default: the configuration file may change it
@@ -79,6 +80,7 @@ class Replica:
         configure_logging(settings.log_level)
         # Loaded here, not at the application's start, so that `serve status` shows what is wrong with a bundle.
         self._loaded = load_session(self._settings)
+        self._logged = False
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         self._app = create_app(self._settings, self._loaded, _end_replica)
@@ -90,8 +92,11 @@ class Replica:
         return self._app
 
     async def check_health(self) -> None:
-        """Raise Unavailable if the service is not ready. Ray then replaces the replica."""
+        """Raise Unavailable if the service is not ready. Ray then replaces the replica. The first success is logged."""
         self._app.state.service.check_ready()
+        if not self._logged:
+            log_ready(self._app, self._settings, [])
+            self._logged = True
 
     async def metrics(self) -> tuple[str, list[Metric]]:
         """This replica's id and its metrics."""

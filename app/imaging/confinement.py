@@ -1,9 +1,9 @@
-"""What a decoding process gives up before it reads the first image.
+"""Restricts a decoding process before it reads the first image.
 
-    confine(memory_bytes=256 << 20)     # returns what could be had, for the log: {"landlock", "seccomp"}
+    confine(memory_bytes=256 << 20)     # returns the optional restrictions in force: {"landlock", "seccomp"}
 
-Always: more memory, files, new processes with other programs, core dumps. Where Linux offers it: the file system
-(Landlock) and the system calls that reach the network, other processes or new programs (seccomp).
+Resource limits always apply: memory, size of files, open files, core dumps. Where Linux offers it, Landlock forbids the
+file system, and seccomp forbids system calls that reach the network, other processes or new programs.
 """
 
 import ctypes
@@ -17,11 +17,11 @@ NICENESS = 10  # decoding must not delay the event loop, nor the inference of im
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same numbers on every architecture
-# linux/landlock.h: every right to files that a version knows, by its number; none is granted again
+# linux/landlock.h: all rights to files, by the version of Landlock; none is granted
 LANDLOCK_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 
-# Sending stays allowed: the process answers over the socket that it has, and can make no other.
-# linux/audit.h, and the numbers of system calls on each architecture. They are refused with EPERM.
+# Architectures from linux/audit.h, and for each the system calls that fail with EPERM. Sending is allowed: the process
+# answers on its one socket, and cannot open another.
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 REFUSED = {
     # socket connect bind listen accept clone fork vfork execve kill ptrace process_vm_readv, _writev accept4
@@ -42,7 +42,7 @@ REFUSED = {
 def confine(memory_bytes: int) -> set[str]:
     """Give up all rights that decoding does not need. `memory_bytes` may be allocated beyond what is in use now.
 
-    Returns the names of the optional walls that stand. Raises OSError if a resource limit cannot be set.
+    Returns the names of the optional restrictions in force. Raises OSError if a resource limit cannot be set.
     """
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -52,12 +52,14 @@ def confine(memory_bytes: int) -> set[str]:
     if in_use:
         limit = in_use + memory_bytes
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    walls = {("landlock", _deny_files), ("seccomp", _deny_system_calls)} if platform.system() == "Linux" else set()
-    return {name for name, build in walls if build()}
+    restrictions = (
+        {("landlock", _deny_files), ("seccomp", _deny_system_calls)} if platform.system() == "Linux" else set()
+    )
+    return {name for name, build in restrictions if build()}
 
 
 def _address_space() -> int:
-    """Bytes of this process's address space; 0 where the system does not tell."""
+    """Bytes of this process's address space; 0 if the system does not say."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -66,7 +68,7 @@ def _address_space() -> int:
 
 
 def _deny_files() -> bool:
-    """No file can be opened, created or removed any more (Landlock; Linux 5.13 and later)."""
+    """Forbid opening, creating and removing files (Landlock; Linux 5.13 and later)."""
     libc = ctypes.CDLL(None, use_errno=True)
     version = libc.syscall(LANDLOCK_CREATE_RULESET, None, 0, 1)
     if version < 1 or libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
@@ -82,7 +84,7 @@ def _deny_files() -> bool:
 
 
 def _deny_system_calls() -> bool:
-    """No network, no other process, no new program (seccomp; a classic BPF program, linux/filter.h)."""
+    """Forbid the network, other processes and new programs (seccomp; a classic BPF program, linux/filter.h)."""
     machine = platform.machine()
     if machine not in REFUSED:
         return False
@@ -90,7 +92,7 @@ def _deny_system_calls() -> bool:
     allow, refuse = 0x7FFF0000, 0x00050000 | 1  # SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO with EPERM
     calls = REFUSED[machine]
     program = [(load, 0, 0, 4), (equal, 1, 0, AUDIT_ARCH[machine]), (give, 0, 0, refuse), (load, 0, 0, 0)]
-    program.append((greater, len(calls) + 1, 0, 0x40000000))  # x32's numbers of the same calls
+    program.append((greater, len(calls) + 1, 0, 0x40000000))  # the same calls have other numbers in the x32 ABI
     program += [(equal, len(calls) - place, 0, call) for place, call in enumerate(calls)]
     program += [(give, 0, 0, allow), (give, 0, 0, refuse)]
     code = b"".join(struct.pack("HBBI", *line) for line in program)

@@ -1,4 +1,4 @@
-"""Encoded images in, thumbnails out, at a cost that is bounded whatever the images are.
+"""Decodes images to thumbnails. The cost of each image is bounded, even for hostile bytes.
 
     decoder = Decoder(processes=2, limits=Limits(), height=32, width=32)
     decoded = await decoder.decode(content, views=1, deadline=deadline, hand_on=engine.submit, client="192.0.2.1")
@@ -7,7 +7,7 @@
 A tiny picture is decoded in a thread of the service. All others go to decoding processes, which the service can kill:
 an image that takes more CPU time or memory than Limits allow is refused, and its process is replaced. Each process is
 fed by a thread, its lane. A lane takes the next image of the client that holds the fewest lanes. There are two more
-lanes than `processes`, so that nobody waits long for somebody else's expensive images:
+lanes than `processes`, so that no client waits long for the expensive images of another:
 
     small    only for files of up to SMALL_BYTES with up to SMALL_PIXELS
     spare    only for a client that holds no other lane, while all general lanes are busy
@@ -49,10 +49,10 @@ NO_TIME = "no time was left to decode the image: the service is busy"
 
 @dataclass(frozen=True)
 class Limits:
-    """max_pixels: of one image; max_inflight_pixels: of all images above SMALL_PIXELS that are decoded at once.
+    """max_pixels: for one image; max_inflight_pixels: for all images above SMALL_PIXELS that are decoded at once.
 
-    cpu_seconds: of one image. memory_bytes: what one image may allocate; the default is what an AVIF of max_pixels
-    takes, the largest that is accepted, and some room for the file itself.
+    cpu_seconds: CPU time of one image. memory_bytes: memory that one image may allocate. It suffices for the accepted
+    image that needs the most, an AVIF of max_pixels, and for the file itself.
     """
 
     max_pixels: int = 25_000_000
@@ -66,7 +66,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decoded(Generic[T]):
-    """thumbnails: uint8 [k, height, width, 3]; handed_on: what `hand_on` made of them; seconds: waiting included."""
+    """thumbnails: uint8 [k, height, width, 3]; handed_on: the result of `hand_on`; seconds: since the call."""
 
     thumbnails: Images
     handed_on: "Future[T]"
@@ -87,7 +87,7 @@ class _Job(Generic[T]):
     abandoned: bool = False
 
     def finish(self, thumbnails: Images) -> None:
-        """Hand the thumbnails on, unless nobody waits for them any more."""
+        """Hand the thumbnails on, unless the caller has given up."""
         if self.abandoned:
             self.result.set_exception(DeadlineExceeded(NO_TIME))
             return
@@ -97,7 +97,7 @@ class _Job(Generic[T]):
         self.result.set_result(Decoded(thumbnails, self.handed_on, time.monotonic() - self.started))
 
     def abandon(self) -> None:
-        """Nobody waits any more: what has not begun is withdrawn, and what comes of the rest is dropped."""
+        """The caller has given up: withdraw work that has not begun, and drop the result of work that has."""
         self.abandoned = True
         self.result.cancel()
         if self.handed_on is not None:
@@ -105,9 +105,9 @@ class _Job(Generic[T]):
 
 
 class Decoder:
-    """For any event loop; `close` it when done. height, width: of thumbnails, in pixels.
+    """For any event loop; `close` it when done. height, width: size of the thumbnails, in pixels.
 
-    on_kill: is called with the reason for each process that was ended: "cpu", "memory", "time" or "crash".
+    on_kill: is called for each process that ended, with the reason: "cpu", "memory", "time" or "crash".
     """
 
     def __init__(
@@ -142,12 +142,12 @@ class Decoder:
     ) -> Decoded[T]:
         """Decode an image to at most `views` thumbnails; see EncodedImage.thumbnails for their number.
 
-        The thread that decoded calls `hand_on` with the thumbnails: a change of threads in between would cost a wait.
-        `deadline` is in seconds of time.monotonic(): then, or when the caller is cancelled, the image is given up, and
-        what was handed on is cancelled. Images of different `client`s share the lanes fairly.
+        The thread that decoded calls `hand_on` with the thumbnails: another thread would cost time.
+        `deadline` is in seconds of time.monotonic(): at the deadline, or when the caller is cancelled, decoding
+        is abandoned and the future that `hand_on` returned is cancelled. Clients share the lanes fairly.
 
-        Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, TooExpensive, DeadlineExceeded or Unavailable, and
-        what `hand_on` raises.
+        Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, TooExpensive, DeadlineExceeded, Unavailable, or an
+        error of `hand_on`.
         """
         job = _Job(content, views, deadline, hand_on, client, small=len(content) <= SMALL_BYTES)
         if is_tiny(content):
@@ -165,22 +165,23 @@ class Decoder:
             raise
 
     def pids(self) -> list[int]:
-        """Of the decoding processes that live."""
+        """The process ids of the living decoding processes."""
         return [process.pid for process in set(self._living)]
 
     def start_one(self) -> bool:
-        """Whether a decoding process can be started; tried with one, which is ended again. Logs why not."""
+        """Start and end one process; False if that failed. Logs the reason, except at shutdown."""
         try:
             process = self._start()
         except OSError as error:
-            self._without_processes = True
-            logger.warning("decoding processes cannot be started: %s; AVIF is not accepted", error)
+            if not self._queue.closed:
+                self._without_processes = True
+                logger.warning("decoding processes cannot be started: %s; AVIF is not accepted", error)
             return False
         self._end(process)
         return True
 
     def close(self) -> None:
-        """Kill the decoding processes; images that wait or are decoded are answered Unavailable."""
+        """Kill the decoding processes. Images that wait or are being decoded get Unavailable."""
         self._queue.close()
         for process in set(self._living):
             process.end()
@@ -189,7 +190,7 @@ class Decoder:
             thread.join()
 
     def _serve(self, lane: Lane) -> None:
-        """A lane: job after job, and a process from the first one on."""
+        """Run a lane: take one job after another. The first job starts the process."""
         process: DecodingProcess | None = None
         while not self._queue.closed:
             job = self._queue.take(lane, idle=process is not None)
@@ -218,7 +219,7 @@ class Decoder:
         self._end(process)
 
     def _decode_in(self, process: DecodingProcess, lane: Lane, job: _Job[Any]) -> None:
-        """Raises DecoderEnded, or what the job is answered."""
+        """Raises DecoderEnded, or the error that the caller gets."""
         pixels = process.identify(
             job.content, self.limits.max_pixels, views=job.views, height=self._height, width=self._width
         )
@@ -236,7 +237,9 @@ class Decoder:
 
     def _decode_without_process(self, job: _Job[Any]) -> None:
         if recognise(job.content) == "AVIF":
-            raise UnsupportedMediaType("AVIF is not accepted here: it takes a process that cannot be started")
+            raise UnsupportedMediaType(
+                "AVIF is not accepted here: it needs a decoding process, and none can be started"
+            )
         self._decode_here(job)
 
     def _decode_here(self, job: _Job[Any]) -> None:
@@ -258,7 +261,8 @@ class Decoder:
         try:
             return self._start()
         except OSError as error:
-            logger.warning("a decoding process cannot be started: %s", error)
+            if not self._queue.closed:
+                logger.warning("a decoding process cannot be started: %s", error)
             return None
 
     def _start(self) -> DecodingProcess:
@@ -276,7 +280,7 @@ class Decoder:
 
 
 class _Queue:
-    """The images that wait for a lane."""
+    """Images that wait for a lane."""
 
     def __init__(self, *, general: int, idle_seconds: float) -> None:
         self.closed = False
@@ -296,7 +300,7 @@ class _Queue:
             self._changed.notify_all()
 
     def take(self, lane: Lane, *, idle: bool) -> _Job[Any] | None:
-        """The next image for a lane. None when the queue is closed, or with `idle` after a time without work."""
+        """The next image for a lane. None when the queue is closed, and with `idle` after idle_seconds."""
         with self._changed:
             found = self._changed.wait_for(
                 lambda: self.closed or self._next(lane), self._idle_seconds if idle else None
@@ -337,7 +341,7 @@ class _Queue:
             wanted: Callable[[_Job[Any]], bool] = (lambda job: job.small) if lane == "small" else (lambda _: True)
             while (job := next(filter(wanted, self._waiting[client]), None)) is not None:
                 self._remove(job)
-                # A job that comes back from the small lane is running already.
+                # A job that the small lane returned is already running.
                 if job.result.running() or job.result.set_running_or_notify_cancel():
                     return job
                 if client not in self._waiting:
@@ -348,13 +352,13 @@ class _Queue:
         jobs = self._waiting.pop(job.client)
         jobs.remove(job)
         if jobs:
-            self._waiting[job.client] = jobs  # behind the other clients, whose turn comes first
+            self._waiting[job.client] = jobs  # the client goes to the end: the others come first
 
 
 class PixelBudget:
-    """Pixels that are decoded at once. For any thread.
+    """Limits the pixels that are decoded at once. For any thread.
 
-    An image that is larger than the whole budget waits until it is alone.
+    An image larger than the whole budget waits until no other image is decoded.
     """
 
     def __init__(self, limit: int) -> None:

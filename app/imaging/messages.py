@@ -1,8 +1,8 @@
-"""What the service and a decoding process say to each other over their socket.
+"""The protocol between the service and a decoding process, over a socket.
 
 A request is REQUEST and the file. The process answers IDENTIFIED with the pixels that decoding will take, waits for one
-byte (1: decode, 0: do not), and answers THUMBNAILS; or it answers PROBLEM at either point. Its first word is READY.
-An answer is ANSWER, and then as many bytes as its number says, except for IDENTIFIED.
+byte (1: decode, 0: do not), and answers THUMBNAILS. Instead of either it may answer PROBLEM. When it starts it sends
+READY. An answer is ANSWER, followed by as many bytes as its number says; IDENTIFIED has no bytes.
 """
 
 import socket
@@ -16,7 +16,7 @@ READY, IDENTIFIED, THUMBNAILS, PROBLEM = range(4)
 def receive(channel: socket.socket, size: int) -> bytes:
     """Exactly `size` bytes; empty if the other side closed the socket before the first one.
 
-    Raises EOFError if it closes in between, and TimeoutError as the socket does.
+    Raises EOFError if the socket closes after some of the bytes, and TimeoutError after its timeout.
     """
     buffer = bytearray(size)
     view, filled = memoryview(buffer), 0

@@ -1,12 +1,12 @@
-"""A process that decodes images and nothing else, so that an image that takes too much can be ended with it.
+"""A process that only decodes images. The service kills it if an image takes too much time or memory.
 
-    process = DecodingProcess(memory_bytes=400 << 20, cpu_seconds=2.0)     # OSError where none can be started
+    process = DecodingProcess(memory_bytes=400 << 20, cpu_seconds=2.0)     # OSError if it cannot start
     pixels = process.identify(content, max_pixels, views=1, height=32, width=32)
     thumbnails = process.thumbnails()     # or process.decline()
     process.end()
 
-It is a fresh interpreter that imports `app.imaging` alone, and inherits one socket and no secrets. An image costs it a
-round trip. For one thread at a time, except `end`.
+It is a fresh interpreter that imports only `app.imaging`. It inherits one socket and no secrets. One thread at a time
+may use it; any thread may call `end`.
 """
 
 import json
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from ..errors import ImageTooLarge, Problem, TooExpensive, UndecodableImage, UnsupportedMediaType
 from .messages import ANSWER, IDENTIFIED, PROBLEM, READY, REQUEST, THUMBNAILS, receive
 
-START_SECONDS = 30.0  # until the interpreter has imported Pillow and NumPy, on a machine with much else to do
+START_SECONDS = 30.0  # for importing Pillow and NumPy on a busy machine
 SILENCE_PER_CPU_SECOND = 10.0  # wall-clock time that a second of CPU time may take on a busy machine
-LONGEST_TEXT = 4096  # bytes of a problem
+LONGEST_TEXT = 4096  # bytes of an error message
 PROBLEMS = {kind.code: kind for kind in (ImageTooLarge, TooExpensive, UndecodableImage, UnsupportedMediaType)}
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME")
 
@@ -39,7 +39,7 @@ class DecoderEnded(Exception):
         self.reason = reason
 
     def problem(self) -> Problem:
-        """What the client is told."""
+        """The error that the client gets."""
         if self.reason == "crash":
             return UndecodableImage("the image makes its decoder crash")
         what = {"cpu": "processor time", "memory": "memory", "time": "time"}[self.reason]
@@ -47,7 +47,7 @@ class DecoderEnded(Exception):
 
 
 class DecodingProcess:
-    """memory_bytes: what an image may allocate; cpu_seconds: what it may compute, identification included."""
+    """memory_bytes: memory that an image may allocate; cpu_seconds: its CPU time, with reading the header."""
 
     def __init__(self, *, memory_bytes: int, cpu_seconds: float) -> None:
         """Raises OSError if the process cannot be started."""
@@ -61,18 +61,18 @@ class DecodingProcess:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     env=_environment(),
-                    process_group=0,  # signals to the service's group are not meant for it
+                    process_group=0,  # it must not get signals sent to the service's group
                 )
         except BaseException:
             self._channel.close()
             raise
         try:
             self._channel.settimeout(START_SECONDS)
-            walls = self._take(READY, most=100).decode()
+            restrictions = self._take(READY, most=100).decode()
         except (DecoderEnded, ValueError):
             self.end()
             raise OSError("a decoding process does not start") from None
-        self.walls = frozenset(walls.split(",")) - {""}
+        self.restrictions = frozenset(restrictions.split(",")) - {""}
         self._channel.settimeout(self._silence_seconds)
 
     @property
@@ -80,7 +80,7 @@ class DecodingProcess:
         return self._process.pid
 
     def identify(self, content: bytes, max_pixels: int, *, views: int, height: int, width: int) -> int:
-        """Read the image's header. Returns what decoding will take, in pixels of four bytes.
+        """Read the image's header. Returns the memory that decoding will take, in pixels of four bytes.
 
         Then `thumbnails` or `decline` must follow. Raises a Problem, or DecoderEnded.
         """
@@ -93,7 +93,7 @@ class DecodingProcess:
         return int.from_bytes(self._take(IDENTIFIED))
 
     def thumbnails(self) -> NDArray[np.uint8]:
-        """uint8 RGB [k, height, width, 3] of the image that was identified. Raises a Problem, or DecoderEnded."""
+        """Decode the identified image to uint8 RGB [k, height, width, 3]. Raises a Problem, or DecoderEnded."""
         self._say(b"\1")
         one = self._shape[1] * self._shape[2] * self._shape[3]
         content = self._take(THUMBNAILS, most=self._shape[0] * one)
@@ -102,11 +102,11 @@ class DecodingProcess:
         return np.frombuffer(content, np.uint8).reshape(-1, *self._shape[1:])
 
     def decline(self) -> None:
-        """Do not decode the image that was identified. Raises DecoderEnded."""
+        """Skip the identified image. Raises DecoderEnded."""
         self._say(b"\0")
 
     def end(self) -> None:
-        """Kill the process, whatever it does. Any thread may call; a thread that waits for it gets DecoderEnded."""
+        """Kill the process. Any thread may call this; a thread that waits for an answer gets DecoderEnded."""
         self._process.kill()
         self._process.wait()
         self._channel.close()
@@ -118,7 +118,7 @@ class DecodingProcess:
             raise self._ended(error) from None
 
     def _take(self, expected: int, most: int = 0) -> bytes:
-        """The answer's bytes; of IDENTIFIED its number, as bytes. Raises a Problem, or DecoderEnded."""
+        """The bytes of the answer; for IDENTIFIED, its number as bytes. Raises a Problem, or DecoderEnded."""
         try:
             kind, number = ANSWER.unpack(receive(self._channel, ANSWER.size))
             if kind == IDENTIFIED == expected:
@@ -136,7 +136,7 @@ class DecodingProcess:
         return content
 
     def _ended(self, error: Exception) -> DecoderEnded:
-        """Why it ended. A process that still lives, but fell silent or answers nonsense, is killed."""
+        """The reason why it ended. Kills a process that still runs but is silent or sends invalid answers."""
         if isinstance(error, TimeoutError):
             self.end()
             return DecoderEnded("time")
@@ -145,12 +145,15 @@ class DecodingProcess:
         except subprocess.TimeoutExpired:
             status = None
         self.end()
-        reasons = {-signal.SIGPROF: "cpu", -signal.SIGKILL: "memory"}  # Linux kills a process when memory is short
+        reasons = {
+            -signal.SIGPROF: "cpu",
+            -signal.SIGKILL: "memory",
+        }  # Linux kills a process if the machine runs out of memory
         return DecoderEnded(reasons.get(status, "crash") if status is not None else "crash")
 
 
 def _environment() -> dict[str, str]:
-    """Of the decoding process: no secrets, no settings, one thread for NumPy's libraries."""
+    """The environment of the process: no secrets, no settings, one thread for NumPy's libraries."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     folder = str(Path(__file__).parents[len(__package__.split("."))])
     return kept | {"PYTHONPATH": folder, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

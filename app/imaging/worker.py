@@ -1,8 +1,8 @@
-"""The program of a decoding process: images come over its standard input, a socket, and thumbnails go back.
+"""The program of a decoding process. It reads images from standard input, a socket, and returns thumbnails on it.
 
     python -P -m app.imaging.worker MEMORY_BYTES CPU_SECONDS
 
-app.imaging.process starts it and speaks with it. The kernel ends it when an image takes more CPU time than is allowed.
+app.imaging.process starts it. The kernel ends it if an image takes more than CPU_SECONDS.
 """
 
 import io
@@ -25,15 +25,15 @@ def main(memory_bytes: int, cpu_seconds: float) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the service
     with socket.socket(fileno=0) as channel:
         _load_codecs()
-        walls = ",".join(sorted(confine(memory_bytes))).encode()
-        channel.sendall(ANSWER.pack(READY, len(walls)) + walls)
+        restrictions = ",".join(sorted(confine(memory_bytes))).encode()
+        channel.sendall(ANSWER.pack(READY, len(restrictions)) + restrictions)
         while header := receive(channel, REQUEST.size):
             content = receive(channel, (fields := REQUEST.unpack(header))[0])
             try:
                 _answer(channel, content, cpu_seconds, *fields[1:])
             except MemoryError:
                 _refuse(channel, TooExpensive("decoding the image takes more memory than is allowed"))
-                return  # what is left of the heap may be in small pieces
+                return  # the heap may be too fragmented for the next image
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
 
@@ -41,7 +41,7 @@ def main(memory_bytes: int, cpu_seconds: float) -> None:
 def _answer(
     channel: socket.socket, content: bytes, cpu_seconds: float, max_pixels: int, views: int, height: int, width: int
 ) -> None:
-    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # SIGPROF, which nobody handles, ends the process
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # SIGPROF has no handler, so it ends the process
     try:
         image = EncodedImage.identify(content, max_pixels)
         channel.sendall(ANSWER.pack(IDENTIFIED, image.pixels))
@@ -62,7 +62,7 @@ def _refuse(channel: socket.socket, problem: Problem) -> None:
 
 
 def _load_codecs() -> None:
-    """Decode a picture of each format: what a codec loads at its first use can no longer be loaded afterwards."""
+    """Decode a picture of each format: a codec may load libraries at first use, and `confine` forbids that."""
     for kind in DECODERS:
         buffer = io.BytesIO()
         Image.new("RGB", (80, 80)).save(buffer, kind)

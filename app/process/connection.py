@@ -1,8 +1,7 @@
-"""uvicorn's connection with limits: on headers, on framing, on what is read ahead, on idle time, on their number.
+"""uvicorn's connection with limits on headers, framing, bytes read ahead, idle time and the number of connections.
 
-uvicorn parses whatever a client sends, and queues the requests in it. This connection parses one request, and reads on
-for the next when the answer is out. httptools parses heads alone; bodies are framed here, where trailers and chunks
-have bounds.
+uvicorn parses everything that a client sends, and queues the requests. This connection parses one request, and the
+next one after the answer was sent. httptools parses only heads; `framing` parses bodies, with limits for chunks.
 """
 
 import asyncio
@@ -22,15 +21,15 @@ from ..errors import MalformedRequest
 from .connection_limit import ConnectionLimit
 from .framing import Body, Chunks, FramingError, Sized
 
-MAX_HEADER_BYTES = 64 * 1024  # of the address and all headers: twice what nginx takes
+MAX_HEADER_BYTES = 64 * 1024  # for the address and all headers: twice nginx's limit
 TOO_LARGE = f"the address and the headers are larger than the {MAX_HEADER_BYTES:,} bytes that are accepted"
 NO_HTTP = "this is no HTTP that can be parsed"
 HEADER_COST = 32  # bytes that an empty header counts for, as in HTTP/2 (RFC 9113, 6.5.2)
 
 BODY_READ_BYTES = 64 * 1024  # at once
-READ_BYTES = 16 * 1024  # at once, of heads; and as much is kept unread behind a request under way
-TINY_READ_BYTES = 1024  # at once, of bodies in tiny chunks: a fraction of a millisecond of the event loop
-TINY_PIECE_BYTES = 256  # a shorter piece of a body does not tell how large its chunks are
+READ_BYTES = 16 * 1024  # at once, in a head; also the most that is kept unparsed behind a request under way
+TINY_READ_BYTES = 1024  # at once, in bodies of tiny chunks: a fraction of a millisecond of the event loop
+TINY_PIECE_BYTES = 256  # shorter pieces of a body are no measure of its chunks
 
 END = b"\r\n\r\n"
 CHECKED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
@@ -43,7 +42,7 @@ class Refused(Exception):
 
 
 class Flow(FlowControl):
-    """uvicorn's flow control; while `full`, reading stays paused whoever asks for more."""
+    """uvicorn's flow control; while `full`, `resume_reading` has no effect."""
 
     full = False
 
@@ -53,9 +52,9 @@ class Flow(FlowControl):
 
 
 class Reader(asyncio.BufferedProtocol):
-    """Between a transport and its connection: it lets the connection say how much it takes at once.
+    """Passes data from a transport to its connection, at most `bytes_wanted` at once.
 
-    A class of its own, since uvloop gives buffers to nothing that is an asyncio.Protocol, and 256 KiB to that.
+    It is a separate class because uvloop passes an asyncio.Protocol up to 256 KiB at once, and ignores get_buffer.
     """
 
     def __init__(self, connection: "Connection", buffer: memoryview) -> None:
@@ -74,15 +73,15 @@ class Reader(asyncio.BufferedProtocol):
 
 
 class Connection(HttpToolsProtocol):
-    """One client's connection. Requests that come before the answer is out wait unparsed.
+    """One client's connection. Further requests wait unparsed until the answer is sent.
 
-    It breaks off when a whole `patience_seconds` pass without a new request, or with one that does not end: uvicorn
-    has no limit for a client that connects and says nothing, dribbles a body that was refused, or does not take its
-    answer. `patience_seconds` must be more than a request may take.
+    It is closed after `patience_seconds` in which no request begins. uvicorn has no limit for a client that
+    sends nothing, sends a refused body slowly, or does not read its answer. `patience_seconds` must be longer than a
+    request may take.
 
-    A head that is no HTTP, or too large, is answered 400 by a problem document whose type begins with `prefix`, and
-    `on_refused(instance, client's address)` is called; what still comes then is read and forgotten. A body that is no
-    HTTP ends the request that it belongs to, as `RequestContext.fault`.
+    A head that is malformed or too large is answered 400 by a problem document whose type begins with `prefix`, and
+    `on_refused(instance, client's address)` is called. Later bytes are discarded. A malformed body ends its request
+    with `RequestContext.fault`.
 
     `buffer` of BODY_READ_BYTES is shared by the connections of one event loop, `limit` by those of one server.
     """
@@ -106,10 +105,10 @@ class Connection(HttpToolsProtocol):
         self._seen: RequestResponseCycle | None = None
         self._check: asyncio.TimerHandle | None = None
         self._flow: Flow
-        self._rest = b""  # what has come and is not parsed
+        self._rest = b""  # bytes that are not parsed yet
         self._refused = False
         # The head that is being read
-        self._tail = b""  # its last bytes, for an end that comes in two pieces
+        self._tail = b""  # its last bytes: the end may come in two pieces
         self._head_bytes = 0
         self._header_bytes = 0
         self._head_complete = False
@@ -124,7 +123,7 @@ class Connection(HttpToolsProtocol):
         """Whether no request is under way."""
         return self.cycle is None or self.cycle.response_complete
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -142,7 +141,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def bytes_wanted(self) -> int:
-        """How much may come at once, at least 1."""
+        """The most bytes to read at once, at least 1."""
         if self._body is not None:
             return TINY_READ_BYTES if self._tiny else BODY_READ_BYTES
         return max(1, READ_BYTES - len(self._rest))
@@ -206,7 +205,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # to no protocol: it is a request like any other (RFC 9110, 7.8)
+            pass  # ignored: it is an ordinary request (RFC 9110, 7.8)
         except httptools.HttpParserError:
             self._refuse(self._detail)
             return b""
@@ -228,7 +227,7 @@ class Connection(HttpToolsProtocol):
             self.parser = self._new_parser()  # the old one expects the body
 
     def _read_body(self, body: Body, data: bytes) -> bytes:
-        """Hand on the content in `data`. Returns the bytes after the body."""
+        """Pass the content in `data` to the application. Returns the bytes after the body."""
         try:
             content, rest = body.take(data)
         except FramingError as error:
@@ -243,10 +242,10 @@ class Connection(HttpToolsProtocol):
         if len(data) >= TINY_PIECE_BYTES:
             self._tiny = len(content) < len(data) // 2
         if self._tiny and content and not self.cycle.response_complete:
-            self.flow.pause_reading()  # until the application has taken it: others have their turn
+            self.flow.pause_reading()  # until the application has read it, so that other connections get their turn
         return rest
 
-    # What httptools calls while it parses a head
+    # Called by httptools while it parses a head
 
     def on_message_begin(self) -> None:
         self._header_bytes, self._head_complete, self._detail, self._framing = 0, False, NO_HTTP, {}
@@ -272,10 +271,10 @@ class Connection(HttpToolsProtocol):
         self._head_complete = True
 
     def on_body(self, body: bytes) -> None:
-        """Not for httptools, which sees no bodies."""
+        """httptools sees no bodies; `_read_body` passes them on."""
 
     def on_message_complete(self) -> None:
-        """Not for httptools, which takes a request to upgrade for one without a body."""
+        """Ignored: httptools calls it early for an upgrade request. `_begin_body` and `_read_body` end a request."""
 
     def _count(self, size: int) -> None:
         self._header_bytes += size
@@ -283,7 +282,7 @@ class Connection(HttpToolsProtocol):
             self._stop(TOO_LARGE)
 
     def _check_framing(self) -> None:
-        """Refuses what RFC 9112 (3.2 and 6.1) says must be refused, and what others could read differently."""
+        """Refuses requests that RFC 9112 (3.2 and 6.1) forbids, or that a proxy could parse differently."""
         hosts = self._framing.get(b"host", ())
         if len(hosts) > 1 or (not hosts and self.parser.get_http_version() == "1.1"):
             self._stop(f"a request has one header Host, this one has {len(hosts)}")
@@ -307,14 +306,14 @@ class Connection(HttpToolsProtocol):
     # Refusals
 
     def _refuse(self, detail: str) -> None:
-        """Answer a head that is none."""
+        """Answer 400 to a head that cannot be parsed."""
         self._refused = True
         instance = os.urandom(16).hex()
         self._on_refused(instance, client_address({"client": self.client}))
         response = problem_response(MalformedRequest(detail), instance, self._prefix)
         lines = [b"HTTP/1.1 400 Bad Request", *(b": ".join(header) for header in response.raw_headers)]
         self.transport.write(b"\r\n".join([*lines, b"connection: close", b"", bytes(response.body)]))
-        self.transport.write_eof()  # not close(), whose reset a client that still sends may see instead of the answer
+        self.transport.write_eof()  # not close(): a client that still sends could get a reset instead of the answer
 
     def _refuse_body(self, detail: str) -> None:
         """Let the request under way end with the fault."""
@@ -326,7 +325,7 @@ class Connection(HttpToolsProtocol):
         context_of(cast(Scope, self.cycle.scope)).fault = MalformedRequest(detail)
         self.cycle.message_event.set()
 
-    # Patience
+    # Idle connections
 
     def _check_later(self) -> None:
         self._seen = self.cycle

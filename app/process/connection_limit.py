@@ -1,7 +1,7 @@
-"""How many connections a server holds: fewer than it has descriptors for.
+"""Limits the number of connections, always below the limit of descriptors.
 
 limit = ConnectionLimit(most_connections())
-limit.add(connection)       # closes another one where there are too many
+limit.add(connection)       # closes a connection if there are too many
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Connection(Protocol):
 
 
 def most_connections() -> int:
-    """As many as there are descriptors left for, at least 1 and at most MAX_CONNECTIONS."""
+    """The number of descriptors that are left, at least 1 and at most MAX_CONNECTIONS."""
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed == resource.RLIM_INFINITY:
         return MAX_CONNECTIONS
@@ -41,14 +41,14 @@ def most_connections() -> int:
 class ConnectionLimit:
     """Keeps at most `most` connections. For one event loop.
 
-    One too many closes the one that is longest idle of the client network that has the most connections; where none
-    of them is idle, the new one is closed itself.
+    If a new connection exceeds the limit, one is closed: the longest idle of the client network that has the most
+    connections. If that network has no idle one, the new connection itself is closed.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._count = 0
-        self._by_network: dict[str, dict[Connection, None]] = {}  # the longest idle first
+        self._by_network: dict[str, dict[Connection, None]] = {}  # longest idle first
         self._closed = 0
         self._logged = float("-inf")
 
@@ -63,7 +63,7 @@ class ConnectionLimit:
             self._log()
 
     def touch(self, connection: Connection) -> None:
-        """Its request has ended: it is the last to be closed now."""
+        """A request on it has ended, so it is now the most recently used one."""
         crowd = self._by_network.get(self._network(connection), {})
         if connection in crowd:
             del crowd[connection]

@@ -1,18 +1,18 @@
-"""Where a request's body ends in a connection's bytes: by its length, or by chunks (RFC 9112, 6 and 7.1).
+"""Finds the content and the end of a request's body: by its length, or by chunks (RFC 9112, 6 and 7.1).
 
 body = Chunks()
 content, rest = body.take(data)     # as data comes; `rest` belongs to the next request
 body.complete
 
-Everything that is not content is bounded: lines of chunk sizes, chunk extensions, and trailers, which are dropped.
+Chunk sizes, chunk extensions and trailers are bounded. Trailers are dropped.
 """
 
 import re
 from typing import Protocol
 
-MAX_LINE_BYTES = 1024  # of a chunk's size and extensions
-MAX_TRAILER_BYTES = 64 * 1024  # of all trailers, as of all headers
-# As in Go's net/http: extensions may cost as much as the content, and 16 bytes a chunk, and this much in all.
+MAX_LINE_BYTES = 1024  # the line with a chunk's size and extensions
+MAX_TRAILER_BYTES = 64 * 1024  # all trailers together, like all headers
+# As in Go's net/http: extensions may be as long as the content, plus 16 bytes a chunk, plus this in all.
 MAX_EXCESS_BYTES = 16 * 1024
 FREE_BYTES_PER_CHUNK = 16
 
@@ -21,7 +21,7 @@ TRAILER_LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]
 
 
 class FramingError(Exception):
-    """The body is not framed as HTTP says. The message is for the client."""
+    """The framing of the body breaks HTTP. The message is for the client."""
 
 
 class Body(Protocol):
@@ -30,7 +30,7 @@ class Body(Protocol):
     complete: bool
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:
-        """The content in `data`, and what follows the body. Raises FramingError."""
+        """The content in `data`, and the bytes after the body. Raises FramingError."""
 
 
 class Sized:
@@ -52,8 +52,8 @@ class Chunks:
 
     def __init__(self) -> None:
         self.complete = False
-        self._line = b""  # that has not ended
-        self._left = 0  # bytes of the chunk, with the line end after it
+        self._line = b""  # the unfinished line
+        self._left = 0  # bytes of the chunk that are to come, with its line end
         self._excess = 0
         self._trailer_bytes = 0
         self._in_trailers = False
@@ -81,7 +81,7 @@ class Chunks:
         return b"".join(found), data[at:] if self.complete else b""
 
     def _take_chunk(self, data: bytes, at: int, found: list[bytes]) -> int:
-        """Returns where the chunk, or what there is of it, ends."""
+        """Returns the end of the chunk in `data`; the length of `data` if the chunk is longer."""
         if self._left > 2:
             content = data[at : at + self._left - 2]
             found.append(content)

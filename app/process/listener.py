@@ -25,8 +25,8 @@ class BindError(Exception):
 def bind(host: str, port: int) -> list[socket.socket]:
     """A bound TCP socket for each address of the host, not yet listening. An empty host stands for all addresses.
 
-    For port 0 the system chooses, for each address anew. Raises BindError. Two processes may bind a port that nobody
-    listens on: for the second of them, listening fails.
+    For port 0 the system chooses, for each address anew. Raises BindError. Two processes may bind a port while no
+    process listens on it; then the second one cannot listen.
     """
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -1,8 +1,7 @@
 """The process's log: one JSON object a line, on standard error, written by a thread of its own.
 
-Whoever reads standard error may stop reading, and a disk may be full or slow: nobody who logs waits for that. Lines
-wait in a queue of QUEUE_BYTES. Those for which it has no room are dropped and counted, and a line says how many once
-others are written again.
+The reader of standard error may stop, and a disk may be full or slow. Logging never waits for them. Lines wait in a
+queue of QUEUE_BYTES. When it is full, lines are dropped and counted; a later line in the log gives their number.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from typing import Any
 
 QUEUE_BYTES = 1 << 20  # some 3,000 lines
 PAUSE_SECONDS = 0.01  # between two writes: lines that come together are written together
-FLUSH_SECONDS = 2.0  # at the end, for what is queued
+FLUSH_SECONDS = 2.0  # for the queued lines when the process ends
 STANDARD_ERROR = 2
 
 
@@ -51,7 +50,7 @@ class QueuedHandler(logging.Handler):
         super().__init__()
         self.dropped = 0  # lines since the start
         self._descriptor = descriptor
-        self._changed = threading.Condition()  # of a lock that a signal handler can take again
+        self._changed = threading.Condition()  # its lock is reentrant: a signal handler may log, too
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._sleeping = False
@@ -63,7 +62,7 @@ class QueuedHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             line = (self.format(record) + "\n").encode(errors="backslashreplace")
-        except Exception:  # a record whose message has no such arguments: logging's own answer would wait for stderr
+        except Exception:  # the message and its arguments do not fit: logging's own report would wait for stderr
             line = b""
         with self._changed:
             if not line or self._queued_bytes + len(line) > QUEUE_BYTES:
@@ -75,7 +74,7 @@ class QueuedHandler(logging.Handler):
                 self._changed.notify()
 
     def close(self) -> None:
-        """Write what is queued, for at most FLUSH_SECONDS. logging calls this when the process ends."""
+        """Write the queued lines, for at most FLUSH_SECONDS. logging calls this when the process ends."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -97,7 +96,7 @@ class QueuedHandler(logging.Handler):
                 self._changed.wait_for(lambda: self._closed, PAUSE_SECONDS)
 
     def _take(self) -> list[bytes]:
-        """All lines that are queued, as soon as there are some; none when the handler is closed and has no more."""
+        """Wait for lines and return all of them; an empty list when the handler is closed and the queue is empty."""
         with self._changed:
             self._sleeping = True
             self._changed.wait_for(lambda: self._queue or self._closed)
@@ -124,14 +123,14 @@ class QueuedHandler(logging.Handler):
 
 
 def configure_logging(level: str) -> None:
-    """Write logs, warnings and errors that nobody caught as JSON lines. Our access log replaces uvicorn's."""
+    """Write logs, warnings and uncaught errors as JSON lines. Our access log replaces uvicorn's."""
     handler = QueuedHandler()
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("uvicorn.access").disabled = True
-    logging.getLogger("PIL").setLevel(logging.INFO)  # below that it quotes images
+    logging.getLogger("PIL").setLevel(logging.INFO)  # at debug level Pillow quotes images
     warnings.showwarning = _log_warning
     threading.excepthook = _log_threads_error
     sys.unraisablehook = _log_unraisable_error

@@ -1,4 +1,4 @@
-"""The interpreter and the C library, set for a server; and the refusal to run as one of several processes."""
+"""Settings of the interpreter and the C library for a server, and the check for several worker processes."""
 
 import ctypes
 import gc
@@ -22,7 +22,7 @@ def spare_the_collector() -> None:
 def give_memory_back() -> None:
     """Have glibc return large blocks to the system as soon as they are free; elsewhere it does nothing.
 
-    By default it learns from the first large picture to keep blocks of that size for the next one.
+    By default glibc keeps blocks of the size of the first large picture for later ones.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -1,8 +1,8 @@
 """The process that serves: uvicorn, started with our settings and ended in order.
 
-SIGTERM turns readiness off at once. For GRACE_SECONDS the service goes on answering, and closes every connection with
-its answer, so that balancers see it leave and clients come back elsewhere. Then nothing more is accepted, what is under
-way is answered for at most DRAIN_SECONDS, and the process ends with exit code 0. SIGINT, a person's, skips the grace.
+SIGTERM turns readiness off at once. For GRACE_SECONDS the service still answers, and closes each connection after its
+answer, so that balancers notice and clients connect elsewhere. Then it accepts no more connections, finishes requests
+under way for at most DRAIN_SECONDS, and ends with exit code 0. SIGINT (Ctrl-C) skips the grace period.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Server(uvicorn.Server):
                 port=settings.port,
                 http=cast(Any, connection),
                 ws="none",
-                lifespan="off",  # `startup` and `shutdown` run it: so its errors reach the caller of `run`
+                lifespan="off",  # `startup` and `shutdown` run it, so that its errors reach the caller of `run`
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -75,21 +75,12 @@ class Server(uvicorn.Server):
         self._limit.most = most_connections()  # now that all other descriptors are open
         spare_the_collector()
         self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
-        logger.info("ready", extra={"fields": self._described(sockets or [])})
+        log_ready(self._app, self._settings, [_address(bound) for bound in sockets or []])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
         if not self.force_exit:
             await self._lifespan.aclose()
-
-    def _described(self, sockets: list[socket.socket]) -> dict[str, Any]:
-        settings = self._settings
-        return {
-            "model": self._app.state.service.bundle.manifest.version,
-            "threads": settings.inference_threads,
-            "authentication": "API keys" if settings.api_keys else "open",
-            "addresses": [_address(bound) for bound in sockets],
-        }
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         service = getattr(self._app.state, "service", None)
@@ -104,6 +95,17 @@ class Server(uvicorn.Server):
 
     def _record_refused(self, request_id: str, client: str) -> None:
         record_refused(self._app.state.service.metrics, request_id, client)
+
+
+def log_ready(app: FastAPI, settings: Settings, addresses: list[str]) -> None:
+    """Log that the application has started. `addresses` are URLs; empty if another program listens for it."""
+    fields = {
+        "model": app.state.service.bundle.manifest.version,
+        "threads": settings.inference_threads,
+        "authentication": "API keys" if settings.api_keys else "open",
+        "addresses": addresses,
+    }
+    logger.info("ready", extra={"fields": fields})
 
 
 def _address(bound: socket.socket) -> str:

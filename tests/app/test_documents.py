@@ -89,3 +89,26 @@ class TestTheChecks:
     def test_a_command_that_is_gone_is_found(self) -> None:
         text = "python -m app; python -m tests.benchmarks.serving.peers; python tests/gone.py; python -m tests.nothing"
         assert unknown_commands(text) == ["tests/nothing", "tests/gone"]
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """File and function of each `tests/…py::test_…` in the text."""
+    return re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", text)
+
+
+def test_every_test_that_the_threat_model_names_exists() -> None:
+    named = named_tests((ROOT / "SECURITY.md").read_text())
+    assert len(named) > 20
+    missing = [
+        f"{file}::{name}"
+        for file, name in named
+        if not (ROOT / file).is_file() or f"def {name}(" not in (ROOT / file).read_text()
+    ]
+    assert missing == []
+
+
+def test_every_promise_of_the_threat_model_names_a_test() -> None:
+    _, *tables = (ROOT / "SECURITY.md").read_text().split("| promise | test |\n| --- | --- |\n")
+    rows = [row for table in tables for row in table.partition("\n\n")[0].splitlines()]
+    assert len(rows) > 20
+    assert [row for row in rows if not named_tests(row)] == []

@@ -31,14 +31,14 @@ ALLOWED = {
         *("app.errors", "app.settings", "app.validation"),
     },
     "app.process": {"app.api", "app.errors", "app.settings"},
-    "app.main": {"app", "app.process", "app.api", "app.inference", "app.bundle", "app.settings"},
+    "app.main": {"app", "app.process", "app.api", "app.inference", "app.bundle", "app.settings", "app.validation"},
     "app.cluster": {
         *("app.main", "app.local_files", "app.process", "app.api", "app.cores"),
         *("app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"),
     },
     "app.__main__": {
         *("app", "app.main", "app.cluster", "app.local_files", "app.process"),
-        *("app.inference", "app.bundle", "app.errors", "app.settings", "app.validation"),
+        *("app.inference", "app.bundle", "app.errors", "app.settings"),
     },
     "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
 }

@@ -1,12 +1,16 @@
+import os
+import subprocess
+import sys
+
 import pytest
-from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 import app.main
 from app.bundle.reader import BundleError
 from app.main import create_app
 from app.settings import Settings
-from tests.conftest import BUNDLE
+from tests.app.server import READY_SECONDS
+from tests.conftest import BUNDLE, ROOT
 
 
 def test_the_model_is_loaded_at_startup_and_released_at_shutdown() -> None:
@@ -30,9 +34,24 @@ def test_the_asgi_application_comes_from_the_environment(monkeypatch: pytest.Mon
     monkeypatch.setenv("MODEL_DIR", str(BUNDLE))
     with TestClient(app.main.app) as client:
         assert client.get("/readyz").status_code == 200
-    monkeypatch.setenv("VIEWS", "2")
-    with pytest.raises(ValidationError):
-        _ = app.main.app
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("VIEWS", "2", "error: VIEWS: Input should be 1 or 3"),
+        ("API_KEYS", "ungültig", "error: API_KEYS: Value error, a key may hold visible ASCII characters only"),
+        ("API_KEY", "ungültig", "error: 'API_KEY' looks like the setting API_KEYS"),
+    ],
+)
+def test_a_wrong_setting_ends_uvicorn_with_one_line(name: str, value: str, message: str) -> None:
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0"]
+    environment = os.environ | {name: value}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=READY_SECONDS, env=environment)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith(message)
+    assert value not in line.removeprefix(message)
 
 
 def test_other_attributes_of_the_module_do_not_exist() -> None:

@@ -1,4 +1,4 @@
-"""The middleware, one file each, all of it pure ASGI: a wrapped request would hide when its client disconnects."""
+"""The middleware, one file each, all pure ASGI: BaseHTTPMiddleware would hide disconnects from the routes."""
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -21,9 +21,9 @@ __all__ = ["middleware"]
 
 
 def middleware(settings: Settings, metrics: Metrics, exposed_headers: tuple[str, ...]) -> list[Middleware]:
-    """From the outside in. Middleware that raises a Problem stands inside ProblemDocuments.
+    """The middleware, outermost first. Middleware that raises a Problem must stand inside ProblemDocuments.
 
-    Scripts of other origins may read `exposed_headers` of an answer.
+    `exposed_headers`: headers of answers that scripts of other origins may read.
     """
     cors = Middleware(
         CORSMiddleware,

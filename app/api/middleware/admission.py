@@ -10,9 +10,9 @@ from ..request_context import context_of
 
 
 class Admission:
-    """Rejects uploads with 429 as soon as their headers arrive while the queue is full and nobody has to make room.
+    """Rejects uploads with 429 as soon as their headers arrive while the queue is full for its network.
 
-    Routes take places only when a body is there, so that an upload that is announced holds none.
+    Routes take places when a body is complete, so an announced upload holds none.
 
     Under overload most requests end here: routing and FastAPI's dependencies would cost two thirds of a refusal.
     """

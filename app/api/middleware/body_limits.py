@@ -1,4 +1,4 @@
-"""The limits of a request's body: its bytes, its rate, the memory that all share, and one deadline for the request."""
+"""Limits for a request's body: size, rate, shared memory, and the request's deadline."""
 
 import asyncio
 import time
@@ -12,11 +12,11 @@ from ..request_context import RequestContext, context_of
 
 
 class BodyLimits:
-    """Refuses a body that is too large, too slow, or more than the memory for bodies has room for.
+    """Refuses a body that is too large, too slow, or does not fit into the memory for bodies.
 
-    Too large is known by the headers, or at the first byte over the limit. Memory is taken as bytes arrive: what is
-    announced takes none. A body may come late by half the deadline, and must otherwise keep to `min_rate`, in bytes
-    a second. A request that is pushed out of its share is answered 429.
+    A body that is too large is refused by its headers, or at the first byte over the limit. Memory is counted when
+    bytes arrive, not when they are announced. A body may lag by half the deadline behind `min_rate`, in bytes a second.
+    A displaced request is answered 429 (see fair_share).
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class BodyLimits:
 
         async def send_without_claim(message: Message) -> None:
             claim.answered = True
-            self.share.release(claim)  # a request that is being answered is not pushed out
+            self.share.release(claim)  # a request that is being answered is not displaced
             await send(message)
 
         try:
             await self.app(scope, self._limited(receive, context, claim), send_without_claim)
         except asyncio.CancelledError:
-            if claim.pushed_out and task.uncancel() <= cancelling:  # nobody else wants the task to end
+            if claim.displaced and task.uncancel() <= cancelling:  # the task was not cancelled for another reason, too
                 raise Overloaded("the service is busy, and clients who ask for less come first") from None
             raise
         finally:
@@ -64,7 +64,7 @@ class BodyLimits:
 
         async def limited() -> Message:
             nonlocal received, whole, due
-            if whole or claim.answered:  # who reads on while answering wants to see the client leave
+            if whole or claim.answered:  # to read on while answering is to wait for the disconnect
                 return await receive()
             try:
                 async with asyncio.timeout(min(due, context.deadline) - time.monotonic()):

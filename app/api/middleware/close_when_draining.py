@@ -1,4 +1,4 @@
-"""Connections that end with their answer while the service shuts down."""
+"""Closes connections after their answer while the service shuts down."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -1,4 +1,4 @@
-"""The end of a connection whose client still sends after its answer."""
+"""Keeps a connection open while its client still sends after the answer."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Problem documents for errors outside of routes."""
+"""Problem documents for errors that occur outside of routes."""
 
 import asyncio
 
@@ -30,11 +30,11 @@ class ProblemDocuments:
         except Exception as error:
             response = answer(error, scope)
             if started:
-                raise  # half an answer is out: all that is left is to break the connection
+                raise  # a part of the answer is sent already, so the connection must be closed
             await response(scope, receive, send)
         except asyncio.CancelledError:
             service = getattr(scope["app"].state, "service", None) if "app" in scope else None
             if started or service is None or not service.draining:
                 raise
-            # DRAIN_SECONDS are over: the server cancels what is still under way, and would answer with a bare 500.
+            # DRAIN_SECONDS are over: the server cancels the remaining requests, and would answer with a bare 500.
             await answer(Unavailable("the service is shutting down"), scope)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""A request's id, its place in a trace, its counts, and its line in the log."""
+"""Gives each request an id and a trace, counts it, and logs one line."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from ..request_context import RequestContext, client_address, context_of, networ
 access = logging.getLogger("app.access")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-# W3C Trace Context, 3.2: version, trace, parent, flags; neither version ff nor zeros for ids.
+# W3C Trace Context, 3.2: version, trace, parent, flags; the version is not ff, and the ids are not zero.
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 
 
@@ -80,7 +80,7 @@ class RequestLog:
 
 
 def record_refused(metrics: Metrics, request_id: str, client: str) -> None:
-    """Count and log what a connection answered 400 because it was no request that could be parsed."""
+    """Count and log a request that the connection answered 400 because it could not be parsed."""
     metrics.requests.labels("unmatched", MalformedRequest.code).inc()
     fields = {
         "request_id": request_id,
@@ -105,5 +105,5 @@ def _request_id(headers: Headers) -> str:
 
 
 def _random_hex(digits: int) -> str:
-    """Without the system's entropy, which costs a call each: these ids need not be secret."""
+    """Not from the system's entropy, which costs a system call: these ids need not be secret."""
     return f"{random.getrandbits(4 * digits):0{digits}x}"

@@ -1,4 +1,4 @@
-"""Headers that tell browsers what they must not do with an answer, and redirects that stay on this host."""
+"""Security headers for browsers, and redirects that stay on this host."""
 
 from urllib.parse import urlsplit
 

@@ -63,7 +63,7 @@ class Requests:
         except Overloaded:
             self.log.append(f"{name} refused")
         except asyncio.CancelledError:
-            self.log.append(f"{name} {'out' if claim.pushed_out else 'done'}")
+            self.log.append(f"{name} {'out' if claim.displaced else 'done'}")
         finally:
             self.share.release(claim)
 
@@ -153,7 +153,7 @@ async def test_while_a_network_waits_larger_holders_get_nothing_new(requests: Re
 
 
 async def test_waiting_for_a_displaced_request_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.fair_share.PUSH_SECONDS", 0.01)
+    monkeypatch.setattr("app.api.fair_share.DISPLACE_SECONDS", 0.01)
     share = FairShare(LIMIT)
     stubborn = asyncio.ensure_future(asyncio.sleep(0))
     await share.take_bytes(Claim(share, "one", stubborn), LIMIT)

@@ -16,18 +16,18 @@ import pytest
 
 from app import local_files as files
 from app.cluster import files as bulk
-from app.cluster.files import Asked, Done, Output, Part
+from app.cluster.files import Output, Part, PartSummary, RunOptions
 from app.local_files import FilesError
 from app.settings import Settings
 from tests.app.server import run
 from tests.conftest import BUNDLE, DATA, ROOT
 
-ASKED = Asked("1.0.0+0a1b2c3d", "0" * 64, top_k=2, views=1)
+ASKED = RunOptions("1.0.0+0a1b2c3d", "0" * 64, top_k=2, views=1)
 
 
-def make_part(folder: Path, paths: list[str], asked: Asked = ASKED) -> Done:
+def make_part(folder: Path, paths: list[str], asked: RunOptions = ASKED) -> PartSummary:
     settings = Settings(model_dir=BUNDLE, inference_threads=1)
-    return Done(**Part(Output(str(folder), asked), settings)({"paths": [os.fsencode(path) for path in paths]}))
+    return PartSummary(**Part(Output(str(folder), asked), settings)({"paths": [os.fsencode(path) for path in paths]}))
 
 
 def rows(folder: Path) -> list[dict]:
@@ -57,7 +57,7 @@ def archive(tmp_path: Path) -> str:
 def test_rows_are_the_answers_of_the_plain_command(album: Path, tmp_path: Path, loaded: tuple) -> None:
     paths = bulk.find([str(album)])
     assert len(paths) == 12
-    assert make_part(tmp_path / "out", paths) == Done(12, 1)
+    assert make_part(tmp_path / "out", paths) == PartSummary(12, 1)
 
     async def plain() -> list[dict]:
         settings = Settings(model_dir=BUNDLE, inference_threads=1)
@@ -121,8 +121,8 @@ def test_a_disk_that_is_full_leaves_no_part_and_nothing_else(tmp_path: Path, mon
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("other", [Asked("2", "0" * 64, 2, 1), Asked(ASKED.model, "0" * 64, 3, 1)])
-def test_a_folder_with_answers_of_another_run_is_refused(album: Path, tmp_path: Path, other: Asked) -> None:
+@pytest.mark.parametrize("other", [RunOptions("2", "0" * 64, 2, 1), RunOptions(ASKED.model, "0" * 64, 3, 1)])
+def test_a_folder_with_answers_of_another_run_is_refused(album: Path, tmp_path: Path, other: RunOptions) -> None:
     make_part(tmp_path / "out", [f"{album}/cat.png"])
     with pytest.raises(FilesError, match=r"answers of model 1\.0\.0.*--top-k 2.*choose another folder"):
         Output(str(tmp_path / "out"), other).done([])

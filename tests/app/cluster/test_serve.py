@@ -231,7 +231,9 @@ def test_metrics_of_replicas_are_one_text() -> None:
     assert 'things_total{kind="a",replica="two"} 2.0' in text
 
 
-async def test_a_replica_is_healthy_as_long_as_the_service_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_replica_is_healthy_as_long_as_the_service_is_ready_and_logs_it_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     class Context:
         def get_assigned_resources(self) -> dict[str, float]:
             return {"CPU": 1.0}
@@ -241,7 +243,11 @@ async def test_a_replica_is_healthy_as_long_as_the_service_is_ready(monkeypatch:
     replica = cluster.Replica(Settings(model_dir=BUNDLE, trusted_proxies="10.0.0.1"))
     app = replica.__serve_build_asgi_app__()
     async with app.router.lifespan_context(app):
-        await replica.check_health()
+        with caplog.at_level("INFO", "app"):
+            await replica.check_health()
+            await replica.check_health()
+        (ready,) = (record for record in caplog.records if record.getMessage() == "ready")
+        assert ready.fields["authentication"] == "open"
         app.state.service.draining = True
         with pytest.raises(Unavailable, match="shutting down"):
             await replica.check_health()

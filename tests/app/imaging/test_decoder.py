@@ -59,7 +59,7 @@ class Blocked:
     """Stands for a decoding process whose images take until they are let go."""
 
     def __init__(self, **_: object) -> None:
-        self.walls = frozenset()
+        self.restrictions = frozenset()
         self.pid = 0
         self.ended = threading.Event()
 
@@ -340,3 +340,12 @@ def test_pixels_that_become_free_go_to_an_image_that_waits() -> None:
     assert came.wait(60)
     thread.join()
     assert budget.used == 0
+
+
+async def test_no_process_is_started_after_the_end_and_nothing_is_logged(
+    blocked: type[Blocked], decoder: Decoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    decoder.close()
+    assert not decoder.start_one()
+    assert decoder.pids() == []
+    assert caplog.text == ""

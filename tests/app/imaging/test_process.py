@@ -118,7 +118,7 @@ CONFINED = """
 import json, os, socket, sys
 inherited = open("/proc/self/status")
 from app.imaging.confinement import confine
-walls = sorted(confine(64 << 20))
+restrictions = sorted(confine(64 << 20))
 
 def outcome(attempt):
     try:
@@ -128,7 +128,7 @@ def outcome(attempt):
     return "done"
 
 print(json.dumps({
-    "walls": walls,
+    "restrictions": restrictions,
     "read": outcome(lambda: open("/etc/passwd")),
     "write": outcome(lambda: open("/tmp/confined", "w")),
     "list": outcome(lambda: os.listdir("/")),
@@ -146,16 +146,16 @@ print(json.dumps({
 def test_a_confined_process_reaches_no_file_no_network_and_no_process() -> None:
     done = subprocess.run([sys.executable, "-c", CONFINED], cwd=ROOT, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    walls = found.pop("walls")
+    restrictions = found.pop("restrictions")
     assert (found.pop("memory"), found.pop("some memory"), found.pop("many files")) == (
         "MemoryError",
         "done",
         "OSError",
     )
-    if "seccomp" in walls:
+    if "seccomp" in restrictions:
         for attempt in ("read", "write", "list", "socket", "fork", "execute", "kill"):
             assert found[attempt] == "PermissionError", attempt
-    elif "landlock" in walls:
+    elif "landlock" in restrictions:
         for attempt in ("read", "write", "list", "execute"):
             assert found[attempt] == "PermissionError", attempt
-    assert walls == ["landlock", "seccomp"] or sys.platform != "linux" or "CI" not in os.environ
+    assert restrictions == ["landlock", "seccomp"] or sys.platform != "linux" or "CI" not in os.environ

@@ -92,7 +92,7 @@ def pipe() -> Iterator[tuple[int, QueuedHandler]]:
     yield reader, handler
     for end in (reader, writer):
         with contextlib.suppress(OSError):
-            os.close(end)  # whoever still writes gets an error, and ends
+            os.close(end)  # a thread that still writes gets an error, and ends
     handler.close()
 
 

@@ -95,7 +95,7 @@ def test_one_address_may_use_all_memory_but_no_more(server: httpx.Client, cat: b
 
 
 class Slow:
-    """Stands for a client of which a byte comes every `pause` seconds."""
+    """Stands for a client that sends a byte every `pause` seconds."""
 
     def __init__(self, pause: float) -> None:
         self.pause = pause

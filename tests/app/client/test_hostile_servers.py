@@ -1,4 +1,4 @@
-"""app.client against servers that do what they can to harm it: every call ends in a ClientError, in bounded memory."""
+"""app.client against hostile servers: every call ends in a ClientError, in bounded memory."""
 
 import gzip
 import itertools
@@ -268,7 +268,7 @@ def test_a_reused_connection_has_a_deadline() -> None:
 async def test_a_deadline_is_as_long_as_the_timeout_at_least() -> None:
     for seconds, timeout, expected in ((None, 1, 60), (None, 90, 90), (5, 90, 5)):
         async with AsyncClient("http://127.0.0.1", timeout=timeout, deadline=seconds) as client:
-            assert client._deadline == expected
+            assert client._deadline_seconds == expected
 
 
 async def test_an_answer_that_is_too_large_is_not_read_on() -> None:
