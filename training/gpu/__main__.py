@@ -56,6 +56,7 @@ def pack(options: argparse.Namespace) -> None:
     twins = duplicates(seen.images, torch.cat([cifar.training.images, cifar.test.images]))
     twins |= duplicates(seen.images, photographs.take(photographs.held_out).images)
     kept = seen.take(~twins)
+    _say(f"{len(kept.names)} photographs; {int(twins.sum())} near-duplicates left out")
     write_mosaics(out, "photographs", kept.images, lossless=False, quality=options.quality)
     _save_labels(out / "photographs_labels.npy", kept.labels)
     weights = efficientnet_lite.read_imagenet(options.imagenet)
@@ -225,7 +226,7 @@ def _floats(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _say(line: str) -> None:
-    pass
+    print(line, flush=True)
 
 
 def _options() -> argparse.Namespace:
