@@ -25,6 +25,19 @@ SMALL_BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10_small"
 DATA = ROOT / "tests" / "data"
 
 
+# Folders whose tests share what is slow to start: a browser and a server; a Ray cluster.
+SHARING = ("tests/page", "tests/app/cluster")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`, the tests of a module run on one worker, and so do those of a folder that shares."""
+    for item in items:
+        module = item.path.relative_to(ROOT).as_posix()
+        group = next((folder for folder in SHARING if module.startswith(f"{folder}/")), module)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
