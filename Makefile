@@ -26,7 +26,7 @@ serve: .venv/.installed  ## run the service with the shipped bundle on http://12
 
 test: export OMP_NUM_THREADS = 1
 test: lint  ## run all checks: lint, types, tests, coverage (WORKERS=... processes)
-	$(DEV)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	$(DEV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	$(DEV)/coverage report --precision=1 --include='app/*' --fail-under=95
 	$(DEV)/coverage report --precision=1 --include='training/*' --fail-under=85
 
