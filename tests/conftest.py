@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -23,6 +24,23 @@ ROOT = Path(__file__).parent.parent
 BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"
 SMALL_BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10_small"
 DATA = ROOT / "tests" / "data"
+# Folders whose tests share what is slow to start: a browser and a server; a Ray cluster.
+SHARING = ("tests/page/", "tests/app/cluster/")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, which leaves a module to one worker, leaves it a whole folder if its tests share something.
+
+    The marker xdist_group is made for this, but pytest-xdist 3.8 ignores it with pytest 9.2.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadFolderScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((folder for folder in SHARING if nodeid.startswith(folder)), super()._split_scope(nodeid))
+
+    return LoadFolderScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

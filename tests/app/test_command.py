@@ -22,21 +22,14 @@ from tests.app.server import run, serve
 from tests.conftest import BUNDLE, DATA, ROOT
 
 
-@pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_serve_answers_with_either_engine_and_stops_cleanly(engine: str, cat: bytes, cat_label: str) -> None:
-    with serve(ENGINE=engine) as (process, client):
-        assert client.get("/readyz").status_code == 200
-        answer = client.post("/predict", files={"file": cat}).json()
-        assert answer["predictions"][0]["label"] == cat_label
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-
-
-def test_both_engines_give_the_same_probabilities(cat: bytes) -> None:
+def test_both_engines_give_the_same_probabilities_and_stop_cleanly(cat: bytes) -> None:
     answers = []
     for engine in ("onnx", "torch"):
-        with serve(ENGINE=engine, VIEWS=3) as (_, client):
-            answers.append(client.post("/predict?top_k=10", content=cat).json()["predictions"])
+        with serve(ENGINE=engine, VIEWS=3) as (process, client):
+            assert client.get("/readyz").status_code == 200
+            answers.append(client.post("/predict?top_k=10", files={"file": cat}).json()["predictions"])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
     onnx, torch = ({item["label"]: item["probability"] for item in answer} for answer in answers)
     assert onnx == pytest.approx(torch, abs=1e-4)
 

@@ -208,7 +208,7 @@ def test_incompatible_options_are_refused(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (2, "error: --ray and --output go together, and without --json\n")
 
 
-@pytest.mark.timeout(300)  # Ray starts twice, a matter of seconds on a machine of one's own
+@pytest.mark.timeout(600)  # Ray starts twice, while other tests use the cores, too
 def test_a_killed_run_resumes(tmp_path: Path) -> None:
     album, out = tmp_path / "album", tmp_path / "out"
     album.mkdir()

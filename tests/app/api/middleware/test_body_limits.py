@@ -112,7 +112,7 @@ async def read_all(scope: dict, receive: Callable[[], Awaitable[dict]], send: ob
         pass
 
 
-@pytest.mark.parametrize(("pause", "least", "most"), [(0.001, 50, 10_000), (3600, 0, 0)])
+@pytest.mark.parametrize(("pause", "least", "most"), [(0.001, 2, 10_000), (3600, 0, 0)])
 async def test_a_body_that_is_too_slow_ends_before_the_deadline(pause: float, least: int, most: int) -> None:
     limits = BodyLimits(read_all, max_bytes=10**6, deadline_seconds=1, min_rate=10**9, share=FairShare(10**6))
     client, begun = Slow(pause), time.monotonic()
