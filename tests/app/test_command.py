@@ -22,12 +22,13 @@ from tests.app.server import run, serve
 from tests.conftest import BUNDLE, DATA, ROOT
 
 
-def test_both_engines_give_the_same_probabilities_and_stop_cleanly(cat: bytes) -> None:
+def test_both_engines_give_the_same_probabilities_and_stop_cleanly(cat: bytes, cat_label: str) -> None:
     answers = []
     for engine in ("onnx", "torch"):
         with serve(ENGINE=engine, VIEWS=3) as (process, client):
             assert client.get("/readyz").status_code == 200
             answers.append(client.post("/predict?top_k=10", files={"file": cat}).json()["predictions"])
+            assert answers[-1][0]["label"] == cat_label
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
     onnx, torch = ({item["label"]: item["probability"] for item in answer} for answer in answers)
