@@ -11,9 +11,9 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.testclient import TestClient
 
@@ -72,6 +72,12 @@ class Statement(NamedTuple):
         return content
 
 
+def _time(origin: Mapping[str, Any]) -> str:
+    """How long the last run took."""
+    gpu = origin.get("gpu")
+    return f"{gpu['measured_seconds']:.0f} s of a GPU" if gpu else f"{origin['cpu_hours']:.1f} core hours"
+
+
 def statements(bundle: Bundle, small: Bundle | None) -> Iterator[Statement]:
     manifest, report = bundle.manifest, bundle.report
     yield from _rows("default", manifest, report)
@@ -95,7 +101,7 @@ def _rows(name: str, manifest: Manifest, report: Report) -> Iterator[Statement]:
     yield Statement(
         RESULTS,
         f"| **{name}** | <{report.macro_avg.f1:.4f}> | <{manifest.input.width}> px | "
-        f"<{manifest.parameters / 1e6:.2f}> M | <{origin['config']['epochs']}> | <{origin['cpu_hours']:.1f}> |",
+        f"<{manifest.parameters / 1e6:.2f}> M | <{origin['config']['epochs']}> | <{_time(origin)}> |",
     )
     yield Statement(RESULTS, f"| **{name}** | {' | '.join(f'<{row.f1:.2f}>' for row in report.per_class)} |")
 
