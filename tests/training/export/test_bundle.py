@@ -15,7 +15,7 @@ from safetensors.torch import load, load_file
 from app.bundle.manifest import Architecture, Manifest, sha256
 from app.bundle.names import MANIFEST, OOD_SCORE, PICTURES
 from app.bundle.reader import Bundle, BundleError
-from app.network.mobilenet import mobilenet_v2
+from app.network.mobilenet import count_macs, mobilenet_v2
 from app.network.served import ServedNetwork
 from tests.training.tiny import TINY, lively_weights
 from training import atomic_files
@@ -104,9 +104,17 @@ def test_networks_of_different_costs_have_different_names() -> None:
         Architecture.model_validate({"stem_stride": stem, "stage2_stride": stage2, "enlarge": enlarge})
         for stem, stage2, enlarge in fields
     ]
-    assert len({bundle_name(architecture) for architecture in all_of_them}) == 12
+    costs: dict[str, set[int]] = {}
+    for architecture in all_of_them:
+        costs.setdefault(bundle_name(architecture), set()).add(count_macs(mobilenet_v2(architecture)))
+    assert len(costs) == 11
+    assert all(len(cost) == 1 for cost in costs.values())
     assert bundle_name(Config().architecture) == "mobilenet_v2_cifar10"
-    assert bundle_name(Architecture(stem_stride=1, stage2_stride=2)) == "mobilenet_v2_cifar10_small"
+    for small in (
+        Architecture(stem_stride=1, stage2_stride=2),
+        Architecture(stem_stride=2, stage2_stride=2, enlarge=2),
+    ):
+        assert bundle_name(small) == "mobilenet_v2_cifar10_small"
     assert bundle_name(Architecture(stem_stride=2, enlarge=2)) == "mobilenet_v2_cifar10_enlarged_2_strides_2_1"
 
 
