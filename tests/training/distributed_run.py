@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.training.tiny import TINY, TINY_OPTIONS, make_images, shallow
-from training.__main__ import main
 from training.config import Config
 from training.data import cifar10
 from training.data.cifar10 import LabelledImages, Split
@@ -61,6 +60,8 @@ def train(folder: Path, config: Config = TINY) -> None:
 
 def command(folder: Path) -> None:
     """The same by `python -m training fit`."""
+    from training.__main__ import main  # which takes seconds, and the other programs do without
+
     images = LabelledImages(*(torch.cat(pair) for pair in zip(TRAIN, SELECT, strict=True)))
     cifar10.load = lambda *_, **__: images
     cifar10.split = lambda *_: Split(*torch.arange(50).split([30, 20, 0]))
