@@ -6,6 +6,7 @@ torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, o
 python -m training evaluate --run-dir runs/seven
 python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifar10 --force
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
+python -m training labels RUN --labels FOLDER    # its accuracy by the labels of other people
 python -m training leave-two-out                 # which score detects unknown classes
 python -m training card BUNDLE                   # render a bundle's model card again
 
@@ -31,7 +32,8 @@ from training.data.cifar10 import Dataset
 from training.errors import TrainingError
 from training.evaluate import leave_two_out
 from training.evaluate.compare import compare, correct
-from training.evaluate.evaluate import check_sources, evaluate
+from training.evaluate.evaluate import check_sources, evaluate, evaluated
+from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.test_reads import check_log
 from training.export.bundle import check_target, export, render_card_again
 from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
@@ -62,6 +64,7 @@ Force = Annotated[bool, typer.Option(help="Replace an existing bundle.")]
 PROGRAM = "python -m training"
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
 TEST_READS = Path("models/test_reads.csv")
+LABELS = Path("data/labels")
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 
 
@@ -240,6 +243,22 @@ def compare_command(
     print(f"{new}: {found.new_accuracy:.2%} of {found.n:,}, {found.only_new} that the other has wrong")
     print(f"McNemar's exact test: p = {found.p_value:.3g}: {found.verdict}")
     raise typer.Exit(0 if found.better else 1)
+
+
+@cli.command("labels")
+def labels_command(
+    *,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs that were evaluated.")],
+    labels: Annotated[Path, typer.Option(help="The folder of CIFAR-10H's, ciFAIR's and cleanlab's files.")] = LABELS,
+    download: Annotated[bool, typer.Option(help="Fetch those that are missing.")] = True,
+) -> None:
+    """Compare saved predictions for the test images with the labels of other people, and leave out near-duplicates."""
+    tests = [evaluated(FinishedRun.read(run))[0].test for run in runs]
+    people = [read_human_labels(labels, test.labels.numpy(), download=download) for test in tests]
+    for run, test, human in zip(runs, tests, people, strict=True):
+        print(f"{run}: accuracy, its 95 % interval, the accuracy of CIFAR-10's own labels")
+        for name, n, accuracy, (low, high), given in figures(test.predicted(), test.labels.numpy(), human):
+            print(f"{name:26} {n:6,} images  {accuracy:7.2%}  {low:7.2%} to {high:7.2%}  {given:7.2%}")
 
 
 @cli.command("leave-two-out")
