@@ -91,7 +91,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         commit=origin["git_commit"] or "not under git",
         machine="; ".join([describe(origin["hardware"]), *map(_took_over, origin.get("continued", []))]),
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
-        augmentation=_augmentation(config) + _mixing(origin),
+        augmentation=_augmentation(config, by_gpu=bool(origin.get("gpu"))) + _mixing(origin),
     )
 
 
@@ -112,11 +112,12 @@ def _class_rows(report: Report) -> str:
     )
 
 
-def _augmentation(config: Mapping[str, Any]) -> str:
+def _augmentation(config: Mapping[str, Any], *, by_gpu: bool = False) -> str:
+    mirrored = "at random" if by_gpu else f"in every second {'view' if config.get('views') else 'epoch'}"
     done = [
         text
         for wanted, text in (
-            (config["flip"], f"mirrored in every second {'view' if config.get('views') else 'epoch'}"),
+            (config["flip"], f"mirrored {mirrored}"),
             (config["shift"], f"shifted by up to {config['shift']} pixels"),
             (config["zoom"] > 1, f"half of them zoomed by a factor of up to {config['zoom']:g}"),
             (config["colour"], f"brightness, contrast and saturation changed by up to {config['colour'] * 100:.0f} %"),
