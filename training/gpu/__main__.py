@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_safetensors
 
@@ -73,6 +74,7 @@ def train_command(options: argparse.Namespace) -> None:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     _say(torch.cuda.get_device_name(device) if device.type == "cuda" else "without a GPU")
     folder: Path = options.packed
+    packed = json.loads((folder / "packed.json").read_bytes())
     images = _cifar10(folder)
     parts = split(images.labels, 0)
     photographs = _photographs(folder)
@@ -125,7 +127,6 @@ def train_command(options: argparse.Namespace) -> None:
         for name, start in starts.items()
     ]
     outcome = train(learners, data, recipe, teachers, say=_say)
-    packed = json.loads((folder / "packed.json").read_bytes())
     for learner in learners:
         start = starts[learner.name]
         initial = sha256(start.read_bytes()) if options.again else packed["start"]
@@ -264,6 +265,8 @@ def main() -> None:
         options.call(options)
     except TrainingError as error:
         sys.exit(f"error: {error}")
+    except (OSError, EOFError, ValueError, SafetensorError) as error:
+        sys.exit(f"error: a file is missing or damaged ({error}): `pack` writes what `train` needs")
 
 
 if __name__ == "__main__":

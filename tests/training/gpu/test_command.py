@@ -110,3 +110,20 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     save_file({name: one * float("nan") for name, one in weights.items()}, packed / "lite2.safetensors")
     with pytest.raises(SystemExit, match="not finite"):
         run("train", packed, "--out", tmp_path / "runs", *SHORT)
+
+
+@pytest.mark.parametrize("name", ["cifar10_labels.npy", "photographs_labels.npy", "lite2.safetensors", "packed.json"])
+@pytest.mark.parametrize("content", [None, b"", b"damaged"])
+def test_a_missing_or_damaged_file_is_one_line(
+    run: Run, packed: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    (packed / name).unlink()
+    if content is not None:
+        (packed / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=r"error: .*missing or damaged"):
+        run("train", packed, "--out", tmp_path / "runs", *SHORT)
+
+
+def test_students_that_are_not_there_cannot_go_on(run: Run, packed: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="missing or damaged"):
+        run("train", packed, "--out", tmp_path / "runs", *SHORT, "--again")
