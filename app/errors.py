@@ -159,3 +159,17 @@ class DeadlineExceeded(Problem):
 
 
 BY_CODE: dict[str, type[Problem]] = {kind.code: kind for kind in Problem.__subclasses__()}
+
+
+def forget_tracebacks(error: BaseException) -> None:
+    """Remove the tracebacks of an error and of the errors that caused it.
+
+    A traceback holds the variables of all calls that it names, here an upload. Often one of these variables holds the
+    error, and then only the garbage collector, which the service rarely runs, would free the upload.
+    """
+    chain: list[BaseException | None] = [error]
+    while chain:
+        one = chain.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            chain += [one.__cause__, one.__context__]

@@ -23,6 +23,7 @@ from ..errors import (
     MethodNotAllowed,
     NotFound,
     Problem,
+    forget_tracebacks,
 )
 from ..validation import one_line
 from .paths import prefix_of
@@ -85,6 +86,7 @@ def answer(error: Exception, scope: Scope) -> Response:
     if isinstance(problem, Internal):
         logger.error("unhandled error", exc_info=error, extra={"fields": {"request_id": context.request_id}})
     context.outcome = problem.code
+    forget_tracebacks(error)
     return problem_response(problem, context.request_id, prefix_of(scope))
 
 

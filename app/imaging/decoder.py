@@ -31,7 +31,7 @@ from typing import Any, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DeadlineExceeded, Unavailable, UnsupportedMediaType
+from ..errors import DeadlineExceeded, Problem, Unavailable, UnsupportedMediaType, forget_tracebacks
 from .decode import EncodedImage
 from .formats import is_tiny, recognise
 from .process import DecoderEnded, DecodingProcess
@@ -95,6 +95,12 @@ class _Job(Generic[T]):
         if self.abandoned:
             self.handed_on.cancel()
         self.result.set_result(Decoded(thumbnails, self.handed_on, time.monotonic() - self.started))
+
+    def fail(self, error: Exception) -> None:
+        """Give the caller the error."""
+        if isinstance(error, Problem):
+            forget_tracebacks(error)
+        self.result.set_exception(error)
 
     def abandon(self) -> None:
         """The caller has given up: withdraw work that has not begun, and drop the result of work that has."""
@@ -163,6 +169,8 @@ class Decoder:
         except asyncio.CancelledError:
             job.abandon()
             raise
+        finally:
+            del job  # see forget_tracebacks
 
     def pids(self) -> list[int]:
         """The process ids of the living decoding processes."""
@@ -208,14 +216,15 @@ class Decoder:
                 self._end(process)
                 process = None
                 if self._queue.closed:
-                    job.result.set_exception(Unavailable("the service is shutting down"))
+                    job.fail(Unavailable("the service is shutting down"))
                 else:
                     self._on_kill(ended.reason)
-                    job.result.set_exception(ended.problem())
+                    job.fail(ended.problem())
             except Exception as error:
-                job.result.set_exception(error)
+                job.fail(error)
             finally:
                 self._queue.done(lane, job)
+                del job  # an idle lane keeps no image
         self._end(process)
 
     def _decode_in(self, process: DecodingProcess, lane: Lane, job: _Job[Any]) -> None:
@@ -253,7 +262,7 @@ class Decoder:
                 thumbnails = image.thumbnails(job.views, self._height, self._width)
             job.finish(thumbnails)
         except Exception as error:
-            job.result.set_exception(error)
+            job.fail(error)
 
     def _start_if_possible(self) -> DecodingProcess | None:
         if self._without_processes:

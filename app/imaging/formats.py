@@ -27,10 +27,12 @@ from ..errors import PayloadTooLarge, UndecodableImage, UnsupportedMediaType
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_PADDING = 1 << 16  # bytes between segments
 MAX_PNG_CHUNKS = 20_000
+FILL_BYTES = re.compile(rb"\xff{1,%d}" % MAX_JPEG_PADDING)
 
-# Up to these limits a PNG or JPEG takes a thread about 1 ms and at worst 30 ms. A process would cost more.
+# Up to these limits a PNG or JPEG takes a thread about 1 ms. A process would cost more.
 TINY_BYTES = 1 << 14
 TINY_PIXELS = 1 << 16
+TINY_PARTS = 64  # segments or chunks: Pillow holds the interpreter's lock while it reads them
 
 
 class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
@@ -121,43 +123,39 @@ def recognise(content: bytes) -> str:
 
 
 def is_tiny(content: bytes) -> bool:
-    """Whether the file is a PNG or JPEG within TINY_BYTES and TINY_PIXELS. C code decodes these in linear time.
+    """Whether the file is a PNG or JPEG within TINY_BYTES, TINY_PIXELS and TINY_PARTS.
 
-    The pixels of a progressive JPEG count 16 times. A JPEG that `recognise` refuses for its segments counts as tiny.
+    C code decodes these in linear time. The pixels of a progressive JPEG count 16 times.
     """
     if len(content) > TINY_BYTES:
         return False
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        size = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
-    elif content.startswith(b"\xff\xd8\xff"):
-        try:
-            size = _jpeg_size(content)
-        except UndecodableImage:
-            return True  # refusing it is as cheap
-    else:
+    try:
+        if content.startswith(b"\x89PNG\r\n\x1a\n"):
+            _check_png_chunks(content, TINY_PARTS)
+            width, height = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
+        elif content.startswith(b"\xff\xd8\xff"):
+            width, height = _jpeg_size(content, TINY_PARTS)
+        else:
+            return False
+    except UndecodableImage:
         return False
-    width, height = size
     return bool(width * height <= TINY_PIXELS)
 
 
-def _jpeg_size(content: bytes) -> tuple[int, int]:
+def _jpeg_size(content: bytes, most: int = MAX_JPEG_SEGMENTS) -> tuple[int, int]:
     """Width and height from the segments before the first scan (ITU-T T.81, annex B); 0, 0 if they cannot be followed.
 
     The height of a progressive JPEG is multiplied by 16: it has about that many scans. Raises UndecodableImage for more
-    segments, or more padding between them, than any encoder writes.
+    than `most` segments, or more padding between them than any encoder writes.
     """
     position, padding, size = 2, 0, (0, 0)
-    for _ in range(MAX_JPEG_SEGMENTS):
-        start = content.find(b"\xff", position)
-        if start < 0:
+    for _ in range(most):
+        fill = FILL_BYTES.search(content, position)
+        if fill is None:
             return size
-        marked = (
-            start
-            + len(content[start : start + MAX_JPEG_PADDING])
-            - len(content[start : start + MAX_JPEG_PADDING].lstrip(b"\xff"))
-        )
+        marked = fill.end()
         padding += marked - 1 - position
-        if padding > MAX_JPEG_PADDING or marked - start == MAX_JPEG_PADDING:
+        if padding > MAX_JPEG_PADDING or marked - fill.start() == MAX_JPEG_PADDING:
             raise UndecodableImage("the JPEG has more padding between its segments than any encoder writes")
         if marked >= len(content):
             return size
@@ -172,18 +170,18 @@ def _jpeg_size(content: bytes) -> tuple[int, int]:
             height, width = struct.unpack_from(">HH", content, position + 3)
             size = (width, height if marker in (0xC0, 0xC1) else 16 * height)
         position += int.from_bytes(content[position : position + 2])
-    raise UndecodableImage(f"the JPEG has more than {MAX_JPEG_SEGMENTS:,} segments")
+    raise UndecodableImage(f"the JPEG has more than {most:,} segments")
 
 
-def _check_png_chunks(content: bytes) -> None:
-    """Raise UndecodableImage for more than MAX_PNG_CHUNKS chunks."""
+def _check_png_chunks(content: bytes, most: int = MAX_PNG_CHUNKS) -> None:
+    """Raise UndecodableImage for more than `most` chunks."""
     position = 8
-    for _ in range(MAX_PNG_CHUNKS):
+    for _ in range(most):
         length, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
         position += 12 + length
         if position >= len(content) or kind == b"IEND":
             return
-    raise UndecodableImage(f"the PNG has more than {MAX_PNG_CHUNKS:,} chunks")
+    raise UndecodableImage(f"the PNG has more than {most:,} chunks")
 
 
 def _is_run_length_encoded(content: bytes) -> bool:

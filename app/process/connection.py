@@ -16,10 +16,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..api.problems import problem_response
-from ..api.request_context import client_address, context_of
+from ..api.request_context import client_address, context_of, network_of
 from ..errors import MalformedRequest
 from .connection_limit import ConnectionLimit
 from .framing import Body, Chunks, FramingError, Sized
+from .turns import Turns
 
 MAX_HEADER_BYTES = 64 * 1024  # for the address and all headers: twice nginx's limit
 TOO_LARGE = f"the address and the headers are larger than the {MAX_HEADER_BYTES:,} bytes that are accepted"
@@ -83,7 +84,8 @@ class Connection(HttpToolsProtocol):
     `on_refused(instance, client's address)` is called. Later bytes are discarded. A malformed body ends its request
     with `RequestContext.fault`.
 
-    `buffer` of BODY_READ_BYTES is shared by the connections of one event loop, `limit` by those of one server.
+    `buffer` of BODY_READ_BYTES is shared by the connections of one event loop, `limit` and `turns` by those of one
+    server.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Connection(HttpToolsProtocol):
         patience_seconds: float,
         buffer: memoryview,
         limit: ConnectionLimit,
+        turns: Turns,
         on_refused: Callable[[str, str], None],
         prefix: str = "",
         **kwargs: Any,
@@ -100,12 +103,14 @@ class Connection(HttpToolsProtocol):
         self._patience_seconds = patience_seconds
         self._buffer = buffer
         self._limit = limit
+        self._turns = turns
         self._on_refused = on_refused
         self._prefix = prefix
         self._seen: RequestResponseCycle | None = None
         self._check: asyncio.TimerHandle | None = None
         self._flow: Flow
         self._rest = b""  # bytes that are not parsed yet
+        self._waits = False  # for its turn to parse a head
         self._refused = False
         # The head that is being read
         self._tail = b""  # its last bytes: the end may come in two pieces
@@ -173,15 +178,27 @@ class Connection(HttpToolsProtocol):
         if self._may_begin():
             self._read_on()
 
+    def _take_turn(self) -> None:
+        self._waits = False
+        if self._rest and self._may_begin():
+            self._read_on(turn=True)
+
+    def _is_our_turn(self) -> bool:
+        """Whether a head may be parsed now. If not, `_take_turn` is called when it is."""
+        if not self._waits:
+            self._waits = not self._turns.take(network_of(self.client[0]) if self.client else "", self._take_turn)
+        return not self._waits
+
     def _may_begin(self) -> bool:
         return self.idle and not (self._refused or self.flow.write_paused or self.transport.is_closing())
 
-    def _read_on(self) -> None:
+    def _read_on(self, *, turn: bool = False) -> None:
         data, self._rest = self._rest, b""
         while data and not self._refused:
             if self._body is not None:
                 data = self._read_body(self._body, data)
-            elif self._may_begin():
+            elif self._may_begin() and (turn or self._is_our_turn()):
+                turn = False
                 data = self._read_head(data)
             else:
                 self._rest = b"" if self.transport.is_closing() else data

@@ -24,6 +24,7 @@ from .connection_limit import ConnectionLimit, most_connections
 from .listener import BindError
 from .logging import log_stray_error
 from .runtime import spare_the_collector
+from .turns import Turns
 
 logger = logging.getLogger("app")
 
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
             patience_seconds=PATIENCE * settings.deadline_seconds,
             buffer=memoryview(bytearray(BODY_READ_BYTES)),
             limit=self._limit,
+            turns=Turns(),
             on_refused=self._record_refused,
             prefix=settings.root_path,
         )

@@ -1,15 +1,16 @@
 """Attack the service from one address, while probes and a bystander at another address send ordinary requests.
 
-    python -m tests.benchmarks.faults.hostile                      # all attacks, about 20 minutes, on an idle machine
+    python -m tests.benchmarks.faults.hostile                      # all attacks, about 45 minutes, on an idle machine
     python -m tests.benchmarks.faults.hostile --only AVIF --seconds 5
+    python -m tests.benchmarks.faults.hostile --url http://127.0.0.1:8000 --pid 4711    # a service that runs already
 
-Each attack repeats its request on 30 connections from 127.0.0.1. The bystander sends ten small PNGs a second from
-127.0.0.2. The bystander and the probes run in separate processes.
+Most attacks repeat a request on 30 connections from 127.0.0.1; those of http_attacks say how many they open. The
+bystander sends ten small PNGs a second from 127.0.0.2, and probes come from 127.0.0.3. Both run in separate processes.
 
-Goals for each attack: the serving process takes at most 400 MB, all processes together at most 550 MB; 99 % of probes
-are answered within 100 ms; all requests of the bystander are answered, 99 % of them within 500 ms; no answer is a 500.
-Goals at the end: ten seconds after the last attack, the memory of the serving process is within 10 % of that after 100
-ordinary requests; another minute later no decoding process is left.
+Goals for each attack: the serving process takes at most 400 MB, all processes together at most 550 MB (shared pages
+count once); 99 % of probes are answered within 100 ms; all requests of the bystander are answered, 99 % of them within
+500 ms; no answer is a 500. Goals at the end: ten seconds after the last attack, the memory of the serving process is
+within 10 % of that after 100 ordinary requests; another minute later no decoding process is left.
 """
 
 import argparse
@@ -17,10 +18,11 @@ import asyncio
 import multiprocessing
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
+from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -28,15 +30,16 @@ from pathlib import Path
 import httpx
 
 from tests.app.server import serve
-from tests.benchmarks.faults.image_attacks import CAT, requests
+from tests.benchmarks.faults import http_attacks, image_attacks, v2_attacks
+from tests.benchmarks.faults.http_attacks import Attack, lasting
+from tests.benchmarks.faults.image_attacks import CAT
 from tests.benchmarks.serving.http_load import Connections, closed_loop, percentile
-from tests.benchmarks.serving.processes import resident_mb
+from tests.benchmarks.serving.processes import proportional_mb, resident_mb
 
 CONNECTIONS = 30
-BYSTANDER = "127.0.0.2"
+BYSTANDER, PROBES = "127.0.0.2", "127.0.0.3"
 SERVING_MB, TOGETHER_MB = 400, 550
 PROBE_SECONDS, BYSTANDER_SECONDS = 0.1, 0.5
-Attack = Callable[[Connections], Awaitable[list[int]]]
 
 
 def repeated(request: bytes, seconds: float) -> Attack:
@@ -50,7 +53,10 @@ def repeated(request: bytes, seconds: float) -> Attack:
 
 
 def attacks(seconds: float) -> Iterator[tuple[str, Attack]]:
-    for name, request in requests():
+    """Names and attacks."""
+    for name, attack in http_attacks.attacks():
+        yield name, lasting(attack, seconds)
+    for name, request in chain(image_attacks.requests(), v2_attacks.requests()):
         yield name, repeated(request, seconds)
 
 
@@ -94,7 +100,7 @@ def asking(url: str, source: str, path: str, body: bytes | None, every: float) -
 @contextmanager
 def probing(url: str, seconds: list[float]) -> Iterator[None]:
     """Request /readyz every 20 ms from another process. At the end, `seconds` has the times of the answers, too."""
-    with asking(url, "127.0.0.1", "/readyz", None, 0.02) as found:
+    with asking(url, PROBES, "/readyz", None, 0.02) as found:
         yield
     seconds.extend(found)
 
@@ -116,15 +122,13 @@ class Memory:
 
     async def watch(self) -> None:
         while True:
-            serving = resident_mb(self.pid)
-            together = serving
-            for child in children(self.pid):
-                try:
-                    together += resident_mb(child)
-                except (OSError, ProcessLookupError):
-                    continue  # the process has ended
-            self.serving, self.together = max(self.serving, serving), max(self.together, together)
-            await asyncio.sleep(0.05)
+            self.serving = max(self.serving, resident_mb(self.pid))
+            together = 0.0
+            for process in (self.pid, *children(self.pid)):
+                with suppress(OSError, ProcessLookupError):  # the process has ended
+                    together += proportional_mb(process)
+            self.together = max(self.together, together)
+            await asyncio.sleep(0.1)
 
 
 async def run(url: str, pid: int, only: str, seconds: float) -> bool:
@@ -165,17 +169,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="WORDS", help="only attacks whose name has these words")
     parser.add_argument("--seconds", type=float, default=20, help="of each attack")
+    parser.add_argument("--url", help="of a running service, without API keys; the default is to start one")
+    parser.add_argument("--pid", type=int, help="of its serving process")
     options = parser.parse_args()
-    with serve(LOG_LEVEL="error", INFERENCE_THREADS=2) as (process, client):
+    if (options.url is None) != (options.pid is None):
+        parser.error("--url and --pid belong together")
+    started = serve(LOG_LEVEL="error", INFERENCE_THREADS=2) if options.url is None else nullcontext()
+    with started as service:
+        url, pid = (str(service[1].base_url), service[0].pid) if service else (options.url, options.pid)
         for _ in range(100):
-            client.post("/predict", content=CAT).raise_for_status()
-        before = resident_mb(process.pid)
-        kept = asyncio.run(run(str(client.base_url), process.pid, options.only, options.seconds))
+            httpx.post(f"{url.rstrip('/')}/predict", content=CAT).raise_for_status()
+        before = resident_mb(pid)
+        kept = asyncio.run(run(url, pid, options.only, options.seconds))
         time.sleep(10)
-        after = resident_mb(process.pid)
+        after = resident_mb(pid)
         print(f"serving process: {before:.0f} MB after 100 requests, {after:.0f} MB ten seconds after the last attack")
         time.sleep(65)
-        left = children(process.pid)
+        left = children(pid)
         print(f"decoding processes left after another minute: {len(left)}")
     raise SystemExit(0 if kept and after <= 1.1 * before and not left else 1)
 

@@ -1,32 +1,19 @@
-"""Attack /v2, and members of requests that answers repeat, while probes check the service.
+"""Requests to /v2, and members of requests that answers repeat, for tests.benchmarks.faults.hostile.
 
-    python -m tests.benchmarks.faults.v2_attacks
-    python -m tests.benchmarks.faults.v2_attacks --only digits
-
-Each attack is a bounded number of requests from constants and SEED. Goals: probes are answered within 100 ms, no answer
-is larger than 64 kB, no answer is a 500, and memory stays below 600 MB.
+All data is constant or made from SEED.
 """
 
-import argparse
-import asyncio
 import gzip
 import json
 import random
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from tests.app.server import serve
-from tests.benchmarks.faults.hostile import probing
-from tests.benchmarks.serving.http_load import Connections, post
-from tests.benchmarks.serving.processes import forget_peak, peak_mb
-from tests.conftest import DATA
+from tests.benchmarks.serving.http_load import post
 
 SEED = 0
 PIXELS, FILES = "/v2/models/cifar10/infer", "/v2/models/cifar10_image/infer"
 ELEMENTS = 32 * 32 * 32 * 3  # in the largest request
 MEGABYTE = 1_000_000
-SECONDS = 30  # the limit for one attack
 
 
 def tensor(data: bytes, count: int = 32, members: bytes = b"") -> bytes:
@@ -91,70 +78,15 @@ def names() -> bytes:
     return post("/predict/batch", head * 32 + b"--b--\r\n", "multipart/form-data; boundary=b")
 
 
-def attacks() -> Iterator[tuple[str, bytes, int]]:
-    """Names, requests, and the number of concurrent copies of each request."""
+def requests() -> Iterator[tuple[str, bytes]]:
+    """Names and requests."""
     for path, bodies in ((PIXELS, pixel_bodies()), (FILES, file_bodies())):
         for name, body in bodies:
-            yield name, post(path, body, "application/json"), 4
-            yield f"{name}, gzip", packed(path, body), 4
-    yield "32 file names of 900 kB", names(), 4
+            yield f"/v2: {name}", post(path, body, "application/json")
+            yield f"/v2: {name}, gzip", packed(path, body)
+    yield "32 file names of 900 kB", names()
     for parameter in ("top_k", "coverage", "class_id", "partial"):
         path = "/explain" if parameter == "class_id" else "/predict/batch"
-        yield f"{parameter} of 10,000 digits", post(f"{path}?{parameter}={'9' * 10_000}", b"x"), 4
+        yield f"{parameter} of 10,000 digits", post(f"{path}?{parameter}={'9' * 10_000}", b"x")
     ids = tensor(b",".join([b"7"] * 3072), 1, b'"id":%s,' % json.dumps("\0" * 256).encode())
-    yield "100 ids of 256 escapes", post(PIXELS, ids, "application/json"), 100
-
-
-async def sent(connections: Connections, request: bytes, count: int) -> list[tuple[int, int]]:
-    """The status and the size in bytes of each answer; (0, 0) if there is none."""
-
-    async def one() -> tuple[int, int]:
-        reader, writer = await connections.open()
-        try:
-            async with asyncio.timeout(SECONDS):
-                writer.write(request)
-                head = (await reader.readuntil(b"\r\n\r\n")).lower()
-                length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-                await reader.readexactly(length)
-                return int(head[9:12]), len(head) + length
-        except (OSError, EOFError, ValueError, TimeoutError):
-            return 0, 0
-        finally:
-            writer.transport.abort()
-
-    return list(await asyncio.gather(*(one() for _ in range(count))))
-
-
-async def run(url: str, pid: int, chosen: Callable[[str], bool]) -> None:
-    print("| attack | sent | answers | largest | seconds | probes, slowest | MB at most |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for name, request, count in attacks():
-        if not chosen(name):
-            continue
-        forget_peak(pid)
-        connections, probes = Connections(url), list[float]()
-        with probing(url, probes):
-            await asyncio.sleep(0.2)
-            started = time.perf_counter()
-            answers = await sent(connections, request, count)
-            took = time.perf_counter() - started
-            await asyncio.sleep(0.2)
-        statuses = Counter(status for status, _ in answers)
-        answered = ", ".join(f"{number} x {status or 'cut'}" for status, number in sorted(statuses.items()))
-        largest = max(size for _, size in answers)
-        slowest = f"{max(probes) * 1000:.0f} ms"
-        size = f"{len(request) / MEGABYTE:.2f} MB"
-        print(f"| {name} | {size} | {answered} | {largest} | {took:.1f} | {slowest} | {peak_mb(pid):.0f} |", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORDS", help="only attacks whose name has these words")
-    options = parser.parse_args()
-    with serve(LOG_LEVEL="error", INFERENCE_THREADS=2) as (process, client):
-        client.post("/predict", content=(DATA / "cat.png").read_bytes())
-        asyncio.run(run(str(client.base_url), process.pid, lambda name: options.only in name))
-
-
-if __name__ == "__main__":
-    main()
+    yield "/v2: ids of 256 escapes", post(PIXELS, ids, "application/json")

@@ -9,6 +9,14 @@ def resident_mb(pid: int) -> float:
     return _status(pid, "VmRSS")
 
 
+def proportional_mb(pid: int) -> float:
+    """The resident memory now, in MB of 2^20 bytes; a page that n processes share counts as an n-th of a page."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    raise ProcessLookupError(f"process {pid} has ended")
+
+
 def peak_mb(pid: int) -> float:
     """The peak of resident memory since the start or since `forget_peak`, in MB of 2^20 bytes."""
     return _status(pid, "VmHWM")

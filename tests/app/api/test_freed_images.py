@@ -1,0 +1,61 @@
+"""Images of refused requests are freed at once. The garbage collector, which would free them late, is off here."""
+
+import gc
+from collections.abc import Callable, Iterator
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from app.api.uploads import Upload
+from app.imaging.decode import EncodedImage
+from app.imaging.decoder import _Job
+
+BAD = b"\xff\xd8\xff" + bytes(100_000)  # for a decoding process
+TINY = b"\xff\xd8\xff" + bytes(1_000)  # for a thread of the service
+
+
+def v2(client: TestClient, content: bytes) -> httpx.Response:
+    header = b'{"inputs":[{"name":"image","datatype":"BYTES","shape":[1],"parameters":{"binary_data_size":%d}}]}'
+    framed = len(content).to_bytes(4, "little") + content
+    header %= len(framed)
+    lengths = {"Inference-Header-Content-Length": str(len(header))}
+    return client.post("/v2/models/cifar10_image/infer", content=header + framed, headers=lengths)
+
+
+REQUESTS: dict[str, Callable[[TestClient, bytes], httpx.Response]] = {
+    "raw body": lambda client, content: client.post("/predict", content=content),
+    "form": lambda client, content: client.post("/predict", files={"file": content}),
+    "wrong part": lambda client, content: client.post("/predict", files={"picture": content}),
+    "batch": lambda client, content: client.post("/predict/batch", files=[("files", content)] * 2),
+    "partial batch": lambda client, content: client.post("/predict/batch?partial=true", files=[("files", content)] * 2),
+    "explain": lambda client, content: client.post("/explain", content=content),
+    "v2": v2,
+}
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def images() -> list[str]:
+    """The kinds of the images that are in memory."""
+    return [type(one).__name__ for one in gc.get_objects() if isinstance(one, _Job | EncodedImage | Upload)]
+
+
+@pytest.mark.parametrize("content", [BAD, TINY], ids=["process", "thread"])
+@pytest.mark.parametrize("request_with", REQUESTS.values(), ids=REQUESTS)
+def test_a_refused_image_is_freed_at_once(
+    client: TestClient,
+    content: bytes,
+    request_with: Callable[[TestClient, bytes], httpx.Response],
+    without_collector: None,
+) -> None:
+    before = images()  # of other tests
+    request_with(client, content)
+    client.get("/livez")  # the lane that decoded has let go of its image, too
+    assert images() == before
