@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 
 from ..bundle.manifest import Manifest
-from ..errors import NotFound, Problem
+from ..errors import NotFound, Problem, forget_tracebacks
 from ..imaging import activation_map
 from ..imaging.decoder import Decoder, Images, Limits
 from ..imaging.formats import check_size
@@ -99,6 +99,9 @@ class Classifier:
         outcomes = await asyncio.gather(
             *(self.classify(content, deadline, client) for content in contents), return_exceptions=True
         )
+        for problem in outcomes:
+            if isinstance(problem, Problem):
+                forget_tracebacks(problem)
         results: list[Classification | Problem] = []
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not (isinstance(outcome, Problem) and outcome.status < 500):

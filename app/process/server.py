@@ -23,7 +23,7 @@ from .connection import BODY_READ_BYTES, Connection
 from .connection_limit import ConnectionLimit, most_connections
 from .listener import BindError
 from .logging import log_stray_error
-from .runtime import spare_the_collector
+from .runtime import keep_giving_memory_back, spare_the_collector
 from .turns import Turns
 
 logger = logging.getLogger("app")
@@ -38,6 +38,7 @@ class Server(uvicorn.Server):
         self._lifespan = AsyncExitStack()
         self._grace_seconds = settings.grace_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._trimming: asyncio.Task[None] | None = None
         self._limit = ConnectionLimit(most_connections())
         connection = partial(
             Connection,
@@ -76,10 +77,13 @@ class Server(uvicorn.Server):
             raise BindError(self._settings.host, self._settings.port, error) from None
         self._limit.most = most_connections()  # now that all other descriptors are open
         spare_the_collector()
+        self._trimming = self._loop.create_task(keep_giving_memory_back())
         self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
         log_ready(self._app, self._settings, [_address(bound) for bound in sockets or []])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._trimming:
+            self._trimming.cancel()
         await super().shutdown(sockets)
         if not self.force_exit:
             await self._lifespan.aclose()

@@ -5,7 +5,7 @@ import asyncio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-PAUSE_SECONDS = 0.001  # after each piece, for each request whose body is discarded
+PAUSE_SECONDS = 0.0005  # after each piece, for each request whose body is discarded
 
 
 class LingeringClose:
@@ -14,7 +14,7 @@ class LingeringClose:
     A client that still sends when the connection closes may see a reset instead of its answer, and many clients read
     only after they have sent everything. So the answer goes out at once, the rest of the body is read and discarded
     until the request is `seconds` old, and then the answer ends. All connections together are read at a limited rate,
-    so that discarding takes at most about a third of the event loop's time.
+    so that discarding takes at most about half of the event loop's time.
     """
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:

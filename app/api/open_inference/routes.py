@@ -36,7 +36,8 @@ EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "pa
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 # Larger JSON takes more than a millisecond to parse. It is parsed on this thread, one message at a time: the event loop
-# never waits for more than one call into the parser, and one message's objects at most are in memory.
+# never waits for more than one call into the parser, and one message's objects at most are in memory. After a message
+# the thread pauses for as long as it parsed, since the parser holds the interpreter's lock.
 LARGE_JSON_BYTES = 16 * 1024
 parser_thread = ThreadPoolExecutor(1, "message-parser")
 
@@ -228,12 +229,20 @@ async def _parse(
     """messages.parse, off the event loop if the JSON is large. Raises MalformedRequest or DeadlineExceeded."""
     if (len(body) if header_length is None else header_length) <= LARGE_JSON_BYTES:
         return messages.parse(body, header_length, model)
-    parsing = asyncio.get_running_loop().run_in_executor(parser_thread, messages.parse, body, header_length, model)
+    parsing = asyncio.get_running_loop().run_in_executor(parser_thread, _parse_and_pause, body, header_length, model)
     try:
         async with asyncio.timeout(deadline - time.monotonic()):
             return await parsing
     except TimeoutError:
         raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
+
+
+def _parse_and_pause(body: bytearray, header_length: int | None, model: ServedModel) -> messages.InferenceRequest:
+    started = time.monotonic()
+    try:
+        return messages.parse(body, header_length, model)
+    finally:
+        parser_thread.submit(time.sleep, time.monotonic() - started)
 
 
 async def _classify(service: Service, images: Images | list[bytes], context: RequestContext) -> list[Classification]:
