@@ -56,6 +56,9 @@ ComputeOn = Annotated[Device, typer.Option(help="auto uses GPUs if there are any
 TestReads = Annotated[Path, typer.Option(help="The log of the readings of the test set, which is appended to.")]
 Near = Annotated[Path, typer.Option(help="The result of leave-two-out, which becomes part of the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
+Photos = Annotated[
+    Path | None, typer.Option(help="Folder of photographs to calibrate and measure on: a folder a class, and other/.")
+]
 BundleDir = Annotated[
     Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
 ]
@@ -158,16 +161,24 @@ def evaluate_command(
     test_reads: TestReads = TEST_READS,
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
+    photographs: Photos = None,
 ) -> None:
     """Compute a finished run's logits and its report on the test set."""
     torch.set_num_threads(threads)
-    _evaluate(Dataset(data_dir, download=download), run_dir, test_reads, near, fashion_mnist)
+    _evaluate(Dataset(data_dir, download=download), run_dir, test_reads, near, fashion_mnist, photographs)
 
 
-def _evaluate(dataset: Dataset, run_dir: Path, test_reads: Path, near: Path, fashion_mnist: Path | None) -> None:
+def _evaluate(
+    dataset: Dataset,
+    run_dir: Path,
+    test_reads: Path,
+    near: Path,
+    fashion_mnist: Path | None,
+    photographs: Path | None,
+) -> None:
     run = FinishedRun.read(run_dir)
     with Console(stderr=True).status("computing logits"):
-        report = evaluate(run, dataset, test_reads, near=near, fashion_mnist=fashion_mnist)
+        report = evaluate(run, dataset, test_reads, near=near, fashion_mnist=fashion_mnist, photographs=photographs)
     low, high = report.accuracy.ci95
     print(f"{run_dir}: test accuracy {report.accuracy.value:.2%} (95 % interval {low:.2%} to {high:.2%})")
 
@@ -211,16 +222,17 @@ def all_command(
     force: Force = False,
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
+    photographs: Photos = None,
 ) -> None:
     """Fit, evaluate, export. Whatever can be refused is refused before the training."""
     torch.set_num_threads(threads)
     bundle = bundle or run_dir / BUNDLE
     check_target(bundle, force=force)
     check_log(test_reads)
-    check_sources(near, fashion_mnist)
+    check_sources(near, fashion_mnist, photographs)
     dataset = Dataset(data_dir, download=download)
     _fit(config, dataset, run_dir, init, teacher or [], device)
-    _evaluate(dataset, run_dir, test_reads, near, fashion_mnist)
+    _evaluate(dataset, run_dir, test_reads, near, fashion_mnist, photographs)
     _export(dataset, run_dir, bundle, force)
 
 

@@ -50,7 +50,7 @@ def _correct(operation: dict[str, Any]) -> None:
 
 def _values(service: Service) -> dict[str, dict[str, Any]]:
     """Constraints to add to the parameters' schemas, by the parameters' names."""
-    classes, levels = len(service.bundle.manifest.classes), list(service.classifier.rules.levels)
+    classes, levels = len(service.bundle.manifest.classes), service.classifier.levels
     return {
         "top_k": {"maximum": classes},
         "class_id": {"maximum": classes - 1},

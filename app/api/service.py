@@ -11,7 +11,7 @@ from ..bundle.reader import Bundle
 from ..errors import Unavailable
 from ..inference.answers import Classification
 from ..inference.classifier import Classifier
-from ..inference.drift import Drift
+from ..inference.drift import Drift, references_of
 from ..inference.engine import Engine
 from ..settings import Settings
 from .metrics import Metrics
@@ -30,8 +30,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.models = served_models(self.settings, self.bundle.manifest)
-        if reference := self.bundle.manifest.reference:
-            self.drift = Drift(reference, self.settings.drift_window_images)
+        if references := references_of(self.bundle.manifest):
+            self.drift = Drift(references, self.settings.drift_window_images)
             for of, index in (("labels", self.drift.labels), ("confidences", self.drift.confidences)):
                 self.metrics.drift.labels(of).set_function(index)
 
@@ -72,7 +72,7 @@ class Service:
             if result.abstain:
                 metrics.abstentions.inc()
             if self.drift:
-                self.drift.add(result.class_id, result.confidence)
+                self.drift.add(result.rules.measured_on, result.class_id, result.confidence)
 
 
 # FastAPI would run a plain function on a thread of its pool, which costs more than the function does.

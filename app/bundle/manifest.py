@@ -82,11 +82,13 @@ class Calibration(Frozen):
 class Abstention(Frozen):
     """The service abstains if the out-of-distribution score of an image is above `threshold`.
 
-    The model gives the score as `ood_score`: it is larger for images less like the training images. The share `kept`
-    of the calibration images is not above the threshold.
+    The score is larger for images less like the training images. With a `temperature` it is the entropy of
+    softmax(logits / temperature), otherwise the model gives it as `ood_score`. The share `kept` of the calibration
+    images is not above the threshold.
     """
 
     method: str
+    temperature: PositiveFloat | None = None
     threshold: float
     kept: Fraction
 
@@ -112,6 +114,19 @@ class Reference(Frozen):
         return self
 
 
+class Photographs(Frozen):
+    """What the bundle says of photographs: their size in the network's input, in pixels, and what was fitted on them.
+
+    Fields outside are of thumbnails. See app.imaging.kinds for what is a photograph.
+    """
+
+    height: PositiveInt
+    width: PositiveInt
+    calibration: Calibration
+    abstention: Abstention
+    reference: Reference
+
+
 class ModelDescription(Frozen):
     """What the manifest says of the model; GET /model answers with it."""
 
@@ -126,6 +141,7 @@ class ModelDescription(Frozen):
     calibration: Calibration | None
     abstention: Abstention | None
     reference: Reference | None = None
+    photographs: Photographs | None = None
     files: dict[str, Sha256] = Field(description="sha256 by name.")
     provenance: dict[str, Any]
     digest: Sha256
@@ -135,16 +151,25 @@ class Manifest(ModelDescription):
     """The content of bundle.json."""
 
     self_check: SelfCheck
+    photograph_self_check: SelfCheck | None = None
 
     @model_validator(mode="after")
     def _classes_fit(self) -> Self:
         count = len(self.classes)
         if len(set(self.classes)) != count or "" in self.classes:
             raise ValueError("classes must be different labels, none of them empty")
-        if len(self.self_check.logits) != count:
-            raise ValueError(f"there are {count} classes, but {len(self.self_check.logits)} logits in self_check")
-        if self.reference is not None and len(self.reference.predicted) != count:
-            raise ValueError(f"there are {count} classes, but {len(self.reference.predicted)} counts in reference")
+        for name, check in (("self_check", self.self_check), ("photograph_self_check", self.photograph_self_check)):
+            if check is not None and len(check.logits) != count:
+                raise ValueError(f"there are {count} classes, but {len(check.logits)} logits in {name}")
+        for reference in (self.reference, self.photographs.reference if self.photographs else None):
+            if reference is not None and len(reference.predicted) != count:
+                raise ValueError(f"there are {count} classes, but {len(reference.predicted)} counts in reference")
+        return self
+
+    @model_validator(mode="after")
+    def _photographs_are_checked(self) -> Self:
+        if (self.photographs is None) != (self.photograph_self_check is None):
+            raise ValueError("photographs and photograph_self_check belong together")
         return self
 
 

@@ -150,6 +150,39 @@ class RobustnessReport(Frozen):
     corruptions: list[Corruption]
 
 
+class PhotographClass(Frozen):
+    """The photographs of one class."""
+
+    class_id: int = Field(ge=0)
+    label: str
+    support: PositiveInt = Field(description="The number of photographs.")
+    recall: Interval = Field(description="Share that the model classifies as this class.")
+
+
+class PhotographAbstention(Frozen):
+    """How well the out-of-distribution score tells photographs of the classes from photographs of other things."""
+
+    method: str
+    threshold: float
+    kept: Interval = Field(description="Share of the photographs of the classes that the service answers.")
+    refused: Interval = Field(description="Share of the photographs of other things that it abstains from.")
+    auroc: Fraction = Field(description="Area under the ROC curve: 0.5 is chance, 1 is best.")
+
+
+class PhotographReport(Frozen):
+    """Results on photographs of kinds that training never saw, half of which calibrated the model."""
+
+    side: PositiveInt = Field(description="Pixels of each side in the network's input.")
+    n: PositiveInt = Field(description="Photographs of the classes, in the report's half.")
+    others: PositiveInt = Field(description="Photographs of other things, in the report's half.")
+    accuracy: Interval
+    macro_recall: Fraction = Field(description="Mean of the classes' recalls.")
+    per_class: list[PhotographClass] = Field(description="Classes without photographs are missing.")
+    calibration: CalibrationReport
+    conformal: ConformalReport
+    abstention: PhotographAbstention
+
+
 class Epoch(Frozen):
     """One row of history.csv. Losses are in nats. Validation is on the selection split, with averaged weights."""
 
@@ -178,4 +211,5 @@ class Report(Frozen):
     selective: SelectiveReport | None = None
     abstention: AbstentionReport | None = None
     robustness: RobustnessReport | None = None
+    photographs: PhotographReport | None = None
     history: list[Epoch]

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ..api.schemas import BatchResponse, Model, PredictResponse
 from ..bundle.report import Report
+from ..imaging.kinds import Kind
 from .answers import Answer, parsed, problem_document
 from .errors import InvalidAnswerError, NoAnswerError, ProblemError, printable
 from .images import ImageSource, encoded, file_name
@@ -63,23 +64,23 @@ REPORT = Call(parsed(Report), "GET", "/metrics/report")
 MODEL = Call(parsed(Model), "GET", "/model")
 
 
-def predict(image: ImageSource, top_k: int, coverage: float | None) -> Call[PredictResponse]:
-    arguments = _one_image(image, top_k=top_k, coverage=coverage)
+def predict(image: ImageSource, top_k: int, coverage: float | None, kind: Kind | None = None) -> Call[PredictResponse]:
+    arguments = _one_image(image, top_k=top_k, coverage=coverage, kind=kind)
     return Call(parsed(PredictResponse), "POST", "/predict", arguments)
 
 
 def predict_batch(
-    images: Iterable[ImageSource], top_k: int, partial: bool, coverage: float | None
+    images: Iterable[ImageSource], top_k: int, partial: bool, coverage: float | None, kind: Kind | None = None
 ) -> Call[BatchResponse]:
     arguments = {
-        "params": _given(top_k=top_k, partial=partial, coverage=coverage),
+        "params": _given(top_k=top_k, partial=partial, coverage=coverage, kind=kind),
         "files": [("files", (file_name(image, index), encoded(image))) for index, image in enumerate(images)],
     }
     return Call(parsed(BatchResponse), "POST", "/predict/batch", arguments)
 
 
-def explain(image: ImageSource, class_id: int | None) -> Call[Explanation]:
-    return Call(_read_explanation, "POST", "/explain", _one_image(image, class_id=class_id))
+def explain(image: ImageSource, class_id: int | None, kind: Kind | None = None) -> Call[Explanation]:
+    return Call(_read_explanation, "POST", "/explain", _one_image(image, class_id=class_id, kind=kind))
 
 
 class _ExplanationHeaders(BaseModel):

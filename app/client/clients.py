@@ -10,6 +10,7 @@ import httpx
 
 from ..api.schemas import BatchResponse, Model, PredictResponse
 from ..bundle.report import Report
+from ..imaging.kinds import Kind
 from .answers import MAX_ANSWER_BYTES, Answer, AnswerReader
 from .calls import MODEL, REPORT, Call, Explanation, explain, predict, predict_batch
 from .deadline import Deadline, deadline_seconds
@@ -49,19 +50,30 @@ class Client:
         self._retries = retries
         self._sleep = sleep
 
-    def predict(self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None) -> PredictResponse:
-        """The most probable classes, and a prediction set with this coverage; by default the model's coverage."""
-        return self._run(predict(image, top_k, coverage))
+    def predict(
+        self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None, kind: Kind | None = None
+    ) -> PredictResponse:
+        """The most probable classes, and a prediction set with this coverage; by default the model's coverage.
+
+        `kind`, here and below, overrules how the service tells thumbnails from photographs.
+        """
+        return self._run(predict(image, top_k, coverage, kind))
 
     def predict_batch(
-        self, images: Iterable[ImageSource], top_k: int = 5, *, partial: bool = False, coverage: float | None = None
+        self,
+        images: Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        partial: bool = False,
+        coverage: float | None = None,
+        kind: Kind | None = None,
     ) -> BatchResponse:
         """One result for each image, in order. With `partial`, an unusable image becomes an ImageFailure."""
-        return self._run(predict_batch(images, top_k, partial, coverage))
+        return self._run(predict_batch(images, top_k, partial, coverage, kind))
 
-    def explain(self, image: ImageSource, class_id: int | None = None) -> Explanation:
+    def explain(self, image: ImageSource, class_id: int | None = None, *, kind: Kind | None = None) -> Explanation:
         """The regions of the image that speak for a class; by default for the most probable class."""
-        return self._run(explain(image, class_id))
+        return self._run(explain(image, class_id, kind))
 
     def report(self) -> Report:
         """The model's measured quality."""
@@ -133,19 +145,32 @@ class AsyncClient:
         self._retries = retries
         self._sleep = sleep
 
-    async def predict(self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None) -> PredictResponse:
-        """The most probable classes, and a prediction set with this coverage; by default the model's coverage."""
-        return await self._run(await asyncio.to_thread(predict, image, top_k, coverage))
+    async def predict(
+        self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None, kind: Kind | None = None
+    ) -> PredictResponse:
+        """The most probable classes, and a prediction set with this coverage; by default the model's coverage.
+
+        `kind`, here and below, overrules how the service tells thumbnails from photographs.
+        """
+        return await self._run(await asyncio.to_thread(predict, image, top_k, coverage, kind))
 
     async def predict_batch(
-        self, images: Iterable[ImageSource], top_k: int = 5, *, partial: bool = False, coverage: float | None = None
+        self,
+        images: Iterable[ImageSource],
+        top_k: int = 5,
+        *,
+        partial: bool = False,
+        coverage: float | None = None,
+        kind: Kind | None = None,
     ) -> BatchResponse:
         """One result for each image, in order. With `partial`, an unusable image becomes an ImageFailure."""
-        return await self._run(await asyncio.to_thread(predict_batch, images, top_k, partial, coverage))
+        return await self._run(await asyncio.to_thread(predict_batch, images, top_k, partial, coverage, kind))
 
-    async def explain(self, image: ImageSource, class_id: int | None = None) -> Explanation:
+    async def explain(
+        self, image: ImageSource, class_id: int | None = None, *, kind: Kind | None = None
+    ) -> Explanation:
         """The regions of the image that speak for a class; by default for the most probable class."""
-        return await self._run(await asyncio.to_thread(explain, image, class_id))
+        return await self._run(await asyncio.to_thread(explain, image, class_id, kind))
 
     async def report(self) -> Report:
         """The model's measured quality."""

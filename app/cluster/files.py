@@ -58,6 +58,7 @@ SCHEMA = pa.schema(
         "ood_score": pa.float64(),
         "ood_threshold": pa.float64(),
         "views": pa.int32(),
+        "measured_on": pa.string(),
         "error": pa.struct({"code": pa.string(), "detail": pa.string()}.items()),
         "model": pa.string(),
     }.items()

@@ -31,9 +31,9 @@ from PIL import ExifTags, Image, ImageChops, ImageFile
 from ..errors import ImageTooLarge, Problem, UndecodableImage
 from .avif import largest_av1_frame
 from .formats import DECODERS, recognise
+from .kinds import Kind, kind_of
 
 MAX_SIDE = 10_000
-THUMBNAIL_SIDE = 64  # an image up to this size gets one view, whatever `views` says
 REDUCED_SIDE = 256  # larger images are first reduced by an integer factor; the shorter side keeps at least this
 BAND_PIXELS = 1 << 20
 MAX_JPEG_SCANS = 64  # encoders write about a dozen
@@ -88,9 +88,13 @@ class EncodedImage:
         # Capped, so that every accepted image fits a budget of max_pixels, at least alone.
         return cls(content, kind, width, height, min(peak, max_pixels))
 
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.width, self.height)
+
     def view_count(self, views: int) -> int:
-        """How many thumbnails `thumbnails(views)` returns: `views` for a photo, 1 for an image of thumbnail size."""
-        return 1 if max(self.width, self.height) <= THUMBNAIL_SIDE else views
+        """How many thumbnails `thumbnails(views)` returns: `views` for a photograph, else 1."""
+        return views if self.kind == "photographs" else 1
 
     def thumbnails(self, views: int, height: int = 32, width: int = 32) -> npt.NDArray[np.uint8]:
         """Decode to uint8 RGB [k, height, width, 3]; `views` is 1 or 3 and k is view_count(views).

@@ -1,6 +1,7 @@
 """Decodes images to thumbnails. The cost of each image is bounded, even for hostile bytes.
 
-    decoder = Decoder(processes=2, limits=Limits(), height=32, width=32)
+    sizes = {"thumbnails": (32, 32), "photographs": (64, 64)}
+    decoder = Decoder(processes=2, limits=Limits(), sizes=sizes)
     decoded = await decoder.decode(content, views=1, deadline=deadline, hand_on=engine.submit, client="192.0.2.1")
     decoder.close()
 
@@ -34,6 +35,7 @@ from numpy.typing import NDArray
 from ..errors import DeadlineExceeded, Problem, Unavailable, UnsupportedMediaType, forget_tracebacks
 from .decode import EncodedImage
 from .formats import is_tiny, recognise
+from .kinds import Kind, Sizes
 from .process import DecoderEnded, DecodingProcess
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class Decoded(Generic[T]):
     """thumbnails: uint8 [k, height, width, 3]; handed_on: the result of `hand_on`; seconds: since the call."""
 
     thumbnails: Images
+    kind: Kind
     handed_on: "Future[T]"
     seconds: float
 
@@ -80,13 +83,14 @@ class _Job(Generic[T]):
     deadline: float
     hand_on: Callable[[Images], "Future[T]"]
     client: str
+    kind: Kind | None
     small: bool
     started: float = field(default_factory=time.monotonic)
     result: "Future[Decoded[T]]" = field(default_factory=Future)
     handed_on: "Future[T] | None" = None
     abandoned: bool = False
 
-    def finish(self, thumbnails: Images) -> None:
+    def finish(self, thumbnails: Images, kind: Kind) -> None:
         """Hand the thumbnails on, unless the caller has given up."""
         if self.abandoned:
             self.result.set_exception(DeadlineExceeded(NO_TIME))
@@ -94,7 +98,7 @@ class _Job(Generic[T]):
         self.handed_on = self.hand_on(thumbnails)
         if self.abandoned:
             self.handed_on.cancel()
-        self.result.set_result(Decoded(thumbnails, self.handed_on, time.monotonic() - self.started))
+        self.result.set_result(Decoded(thumbnails, kind, self.handed_on, time.monotonic() - self.started))
 
     def fail(self, error: Exception) -> None:
         """Give the caller the error."""
@@ -111,7 +115,7 @@ class _Job(Generic[T]):
 
 
 class Decoder:
-    """For any event loop; `close` it when done. height, width: size of the thumbnails, in pixels.
+    """For any event loop; `close` it when done. sizes: of the thumbnails, for each kind of picture.
 
     on_kill: is called for each process that ended, with the reason: "cpu", "memory", "time" or "crash".
     """
@@ -121,13 +125,12 @@ class Decoder:
         *,
         processes: int,
         limits: Limits,
-        height: int,
-        width: int,
+        sizes: Sizes,
         on_kill: Callable[[str], None] = lambda _: None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.limits = limits
-        self._height, self._width = height, width
+        self._sizes = sizes
         self._on_kill = on_kill
         self._budget = PixelBudget(limits.max_inflight_pixels)
         self._tiny = ThreadPoolExecutor(processes, thread_name_prefix="decode-tiny")
@@ -144,9 +147,17 @@ class Decoder:
             thread.start()
 
     async def decode(
-        self, content: bytes, views: int, deadline: float, hand_on: Callable[[Images], "Future[T]"], client: str = ""
+        self,
+        content: bytes,
+        views: int,
+        deadline: float,
+        hand_on: Callable[[Images], "Future[T]"],
+        client: str = "",
+        kind: Kind | None = None,
     ) -> Decoded[T]:
         """Decode an image to at most `views` thumbnails; see EncodedImage.thumbnails for their number.
+
+        They have the size for `kind`, by default for the picture's own kind.
 
         The thread that decoded calls `hand_on` with the thumbnails: another thread would cost time.
         `deadline` is in seconds of time.monotonic(): at the deadline, or when the caller is cancelled, decoding
@@ -155,7 +166,7 @@ class Decoder:
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, TooExpensive, DeadlineExceeded, Unavailable, or an
         error of `hand_on`.
         """
-        job = _Job(content, views, deadline, hand_on, client, small=len(content) <= SMALL_BYTES)
+        job = _Job(content, views, deadline, hand_on, client, kind, small=len(content) <= SMALL_BYTES)
         if is_tiny(content):
             self._tiny.submit(self._decode_here, job)
         else:
@@ -229,9 +240,8 @@ class Decoder:
 
     def _decode_in(self, process: DecodingProcess, lane: Lane, job: _Job[Any]) -> None:
         """Raises DecoderEnded, or the error that the caller gets."""
-        pixels = process.identify(
-            job.content, self.limits.max_pixels, views=job.views, height=self._height, width=self._width
-        )
+        pixels, kind = process.identify(job.content, self.limits.max_pixels)
+        kind = job.kind or kind
         if lane == "small" and pixels > SMALL_PIXELS:
             process.decline()
             job.small = False
@@ -241,8 +251,8 @@ class Decoder:
             if not held or job.abandoned:
                 process.decline()
                 raise DeadlineExceeded(NO_TIME)
-            thumbnails = process.thumbnails()
-        job.finish(thumbnails)
+            thumbnails = process.thumbnails(job.views, *self._sizes[kind])
+        job.finish(thumbnails, kind)
 
     def _decode_without_process(self, job: _Job[Any]) -> None:
         if recognise(job.content) == "AVIF":
@@ -259,8 +269,9 @@ class Decoder:
             with self._budget.hold(image.pixels if image.pixels > SMALL_PIXELS else 0, job.deadline) as held:
                 if not held:
                     raise DeadlineExceeded(NO_TIME)
-                thumbnails = image.thumbnails(job.views, self._height, self._width)
-            job.finish(thumbnails)
+                kind = job.kind or image.kind
+                thumbnails = image.thumbnails(job.views, *self._sizes[kind])
+            job.finish(thumbnails, kind)
         except Exception as error:
             job.fail(error)
 

@@ -1,14 +1,16 @@
 """The protocol between the service and a decoding process, over a socket.
 
-A request is REQUEST and the file. The process answers IDENTIFIED with the pixels that decoding will take, waits for one
-byte (1: decode, 0: do not), and answers THUMBNAILS. Instead of either it may answer PROBLEM. When it starts it sends
-READY. An answer is ANSWER, followed by as many bytes as its number says; IDENTIFIED has no bytes.
+A request is REQUEST and the file. The process answers IDENTIFIED with an IDENTITY, waits for DECODE, and answers
+THUMBNAILS. If DECODE wants no views, the image is skipped. Instead of either the process may answer PROBLEM. When it
+starts it sends READY. An answer is ANSWER, followed by as many bytes as its number says.
 """
 
 import socket
 import struct
 
-REQUEST = struct.Struct(">QQIII")  # bytes of the file, max_pixels, views, height and width of thumbnails
+REQUEST = struct.Struct(">QQ")  # bytes of the file, max_pixels
+IDENTITY = struct.Struct(">QII")  # pixels that decoding will take, width, height
+DECODE = struct.Struct(">III")  # views, height and width of thumbnails
 ANSWER = struct.Struct(">BQ")  # kind, number
 READY, IDENTIFIED, THUMBNAILS, PROBLEM = range(4)
 

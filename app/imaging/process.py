@@ -1,8 +1,8 @@
 """A process that only decodes images. The service kills it if an image takes too much time or memory.
 
     process = DecodingProcess(memory_bytes=400 << 20, cpu_seconds=2.0)     # OSError if it cannot start
-    pixels = process.identify(content, max_pixels, views=1, height=32, width=32)
-    thumbnails = process.thumbnails()     # or process.decline()
+    pixels, kind = process.identify(content, max_pixels)
+    thumbnails = process.thumbnails(views=1, height=32, width=32)     # or process.decline()
     process.end()
 
 It is a fresh interpreter that imports only `app.imaging`. It inherits one socket and no secrets. One thread at a time
@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageTooLarge, Problem, TooExpensive, UndecodableImage, UnsupportedMediaType
-from .messages import ANSWER, IDENTIFIED, PROBLEM, READY, REQUEST, THUMBNAILS, receive
+from .kinds import Kind, kind_of
+from .messages import ANSWER, DECODE, IDENTIFIED, IDENTITY, PROBLEM, READY, REQUEST, THUMBNAILS, receive
 
 START_SECONDS = 30.0  # for importing Pillow and NumPy on a busy machine
 SILENCE_PER_CPU_SECOND = 10.0  # wall-clock time that a second of CPU time may take on a busy machine
@@ -79,31 +80,37 @@ class DecodingProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def identify(self, content: bytes, max_pixels: int, *, views: int, height: int, width: int) -> int:
-        """Read the image's header. Returns the memory that decoding will take, in pixels of four bytes.
+    def identify(self, content: bytes, max_pixels: int) -> tuple[int, Kind]:
+        """Read the image's header. Returns the memory that decoding will take, in pixels of four bytes, and the kind.
 
         Then `thumbnails` or `decline` must follow. Raises a Problem, or DecoderEnded.
         """
-        self._shape = (views, height, width, 3)
         try:
-            self._channel.sendall(REQUEST.pack(len(content), max_pixels, views, height, width))
+            self._channel.sendall(REQUEST.pack(len(content), max_pixels))
             self._channel.sendall(content)
         except OSError as error:
             raise self._ended(error) from None
-        return int.from_bytes(self._take(IDENTIFIED))
+        try:
+            pixels, width, height = IDENTITY.unpack(self._take(IDENTIFIED, most=IDENTITY.size))
+        except struct.error as error:
+            raise self._ended(error) from None
+        return pixels, kind_of(width, height)
 
-    def thumbnails(self) -> NDArray[np.uint8]:
-        """Decode the identified image to uint8 RGB [k, height, width, 3]. Raises a Problem, or DecoderEnded."""
-        self._say(b"\1")
-        one = self._shape[1] * self._shape[2] * self._shape[3]
-        content = self._take(THUMBNAILS, most=self._shape[0] * one)
+    def thumbnails(self, views: int, height: int, width: int) -> NDArray[np.uint8]:
+        """Decode the identified image to uint8 RGB [k, height, width, 3]; see EncodedImage.thumbnails.
+
+        Raises a Problem, or DecoderEnded.
+        """
+        self._say(DECODE.pack(views, height, width))
+        one = height * width * 3
+        content = self._take(THUMBNAILS, most=views * one)
         if not content or len(content) % one:
             raise self._ended(ValueError())
-        return np.frombuffer(content, np.uint8).reshape(-1, *self._shape[1:])
+        return np.frombuffer(content, np.uint8).reshape(-1, height, width, 3)
 
     def decline(self) -> None:
         """Skip the identified image. Raises DecoderEnded."""
-        self._say(b"\0")
+        self._say(DECODE.pack(0, 0, 0))
 
     def end(self) -> None:
         """Kill the process. Any thread may call this; a thread that waits for an answer gets DecoderEnded."""
@@ -118,11 +125,9 @@ class DecodingProcess:
             raise self._ended(error) from None
 
     def _take(self, expected: int, most: int = 0) -> bytes:
-        """The bytes of the answer; for IDENTIFIED, its number as bytes. Raises a Problem, or DecoderEnded."""
+        """The bytes of the answer. Raises a Problem, or DecoderEnded."""
         try:
             kind, number = ANSWER.unpack(receive(self._channel, ANSWER.size))
-            if kind == IDENTIFIED == expected:
-                return int(number).to_bytes(8)
             if kind not in (PROBLEM, expected) or number > max(most, LONGEST_TEXT if kind == PROBLEM else 0):
                 raise ValueError("a decoding process answers with something else")
             content = receive(self._channel, number)

@@ -17,7 +17,7 @@ from ..errors import Problem, TooExpensive
 from .confinement import confine
 from .decode import EncodedImage
 from .formats import DECODERS
-from .messages import ANSWER, IDENTIFIED, PROBLEM, READY, REQUEST, THUMBNAILS, receive
+from .messages import ANSWER, DECODE, IDENTIFIED, IDENTITY, PROBLEM, READY, REQUEST, THUMBNAILS, receive
 
 
 def main(memory_bytes: int, cpu_seconds: float) -> None:
@@ -28,9 +28,10 @@ def main(memory_bytes: int, cpu_seconds: float) -> None:
         restrictions = ",".join(sorted(confine(memory_bytes))).encode()
         channel.sendall(ANSWER.pack(READY, len(restrictions)) + restrictions)
         while header := receive(channel, REQUEST.size):
-            content = receive(channel, (fields := REQUEST.unpack(header))[0])
+            size, max_pixels = REQUEST.unpack(header)
+            content = receive(channel, size)
             try:
-                _answer(channel, content, cpu_seconds, *fields[1:])
+                _answer(channel, content, cpu_seconds, max_pixels)
             except MemoryError:
                 _refuse(channel, TooExpensive("decoding the image takes more memory than is allowed"))
                 return  # the heap may be too fragmented for the next image
@@ -38,14 +39,14 @@ def main(memory_bytes: int, cpu_seconds: float) -> None:
                 signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _answer(
-    channel: socket.socket, content: bytes, cpu_seconds: float, max_pixels: int, views: int, height: int, width: int
-) -> None:
+def _answer(channel: socket.socket, content: bytes, cpu_seconds: float, max_pixels: int) -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)  # SIGPROF has no handler, so it ends the process
     try:
         image = EncodedImage.identify(content, max_pixels)
-        channel.sendall(ANSWER.pack(IDENTIFIED, image.pixels))
-        if receive(channel, 1) != b"\1":
+        channel.sendall(ANSWER.pack(IDENTIFIED, IDENTITY.size) + IDENTITY.pack(image.pixels, image.width, image.height))
+        wanted = receive(channel, DECODE.size)
+        views, height, width = DECODE.unpack(wanted) if wanted else (0, 0, 0)
+        if not views:
             return
         thumbnails = image.thumbnails(views, height, width).tobytes()
     except Problem as problem:

@@ -1,7 +1,7 @@
 """What the service says of one image, and the rules that turn the network's outputs into it.
 
-    rules = Rules.of(bundle.manifest)
-    classification = rules.classify(outputs, queue_seconds=0.0, inference_seconds=0.01)
+    rules = rules_of(bundle.manifest)
+    classification = rules["thumbnails"].classify(outputs, queue_seconds=0.0, inference_seconds=0.01)
     classification.answer(top_k=3, coverage=0.99)
 
 An answer says in two ways how far to trust it, each if the bundle provides for it. A prediction set holds the true
@@ -11,13 +11,13 @@ class with a stated probability, for images like the training images. `abstain` 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from ..bundle.manifest import Manifest
-from ..errors import InvalidParameter
-from .decisions import prediction_set, probabilities, top_k
+from ..bundle.manifest import Abstention, Calibration, Manifest
+from ..imaging.kinds import Kind
+from .decisions import entropy, prediction_set, probabilities, top_k
 
 if TYPE_CHECKING:
     from .sessions import Outputs
@@ -32,7 +32,7 @@ class Prediction(BaseModel):
 
 
 class PredictionSet(BaseModel):
-    """Classes that include the true one with the probability `coverage`, for images like the training images."""
+    """Classes that include the true one with the probability `coverage`, for images like those of `measured_on`."""
 
     coverage: float = Field(ge=0, le=1, examples=[0.99])
     labels: list[str] = Field(min_length=1, description="Most probable first.", examples=[["cat", "dog"]])
@@ -59,6 +59,12 @@ class ImageResult(BaseModel):
     )
     ood_threshold: float | None = Field(None, description="The model's.", examples=[2.96])
     views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
+    measured_on: Kind | None = Field(
+        None,
+        description="The kind of pictures that the answer's promises were measured on: the kind of this image, "
+        "or the kind that the request named. Null if the model was not measured on this kind.",
+        examples=["photographs"],
+    )
 
 
 class Fault(BaseModel):
@@ -70,43 +76,28 @@ class Fault(BaseModel):
 
 @dataclass(frozen=True)
 class Rules:
-    """A model's labels in index order, its temperature, its thresholds of prediction sets and of abstention.
+    """A model's labels in index order, and for one kind of pictures its temperature and its thresholds.
 
+    measured_on: that kind; None if the model was not measured on it.
     levels: a threshold of the probability for each coverage that the bundle provides; empty without prediction sets.
     """
 
+    measured_on: Kind | None
     labels: Sequence[str]
     temperature: float
     levels: Mapping[float, float]
     default_coverage: float | None
     ood_threshold: float | None
-
-    @classmethod
-    def of(cls, manifest: Manifest) -> Self:
-        calibration, abstention = manifest.calibration, manifest.abstention
-        conformal = calibration.conformal if calibration else None
-        return cls(
-            labels=manifest.classes,
-            temperature=calibration.temperature if calibration else 1.0,
-            levels={level.coverage: level.threshold for level in conformal.levels} if conformal else {},
-            default_coverage=conformal.default_coverage if conformal else None,
-            ood_threshold=round(abstention.threshold, DIGITS) if abstention else None,
-        )
-
-    def check(self, top_k: int, coverage: float | None) -> None:
-        """Raises InvalidParameter for a value that this model does not have."""
-        if not 1 <= top_k <= len(self.labels):
-            raise InvalidParameter(f"top_k: it must be from 1 to {len(self.labels)} (given: {top_k})")
-        if coverage is not None and coverage not in self.levels:
-            levels = ", ".join(map(str, self.levels))
-            allowed = f"it must be one of {levels}" if levels else "this model has no prediction sets"
-            raise InvalidParameter(f"coverage: {allowed} (given: {coverage})")
+    ood_temperature: float | None  # of the entropy; None if the model gives the score
 
     def classify(
         self, outputs: "Outputs", *, queue_seconds: float, inference_seconds: float, decode_seconds: float = 0.0
     ) -> "Classification":
         """What the outputs for one image's views say of it: logits and scores are averaged over the views."""
         scores = outputs.ood_scores
+        score = None if scores is None else sum(scores.tolist()) / len(scores)
+        if self.ood_temperature is not None:
+            score = entropy(outputs.logits, self.ood_temperature)
         return Classification(
             rules=self,
             probabilities=probabilities(outputs.logits, self.temperature),
@@ -114,8 +105,34 @@ class Rules:
             decode_seconds=decode_seconds,
             queue_seconds=queue_seconds,
             inference_seconds=inference_seconds,
-            ood_score=None if scores is None else round(sum(scores.tolist()) / len(scores), DIGITS),
+            ood_score=None if score is None else round(score, DIGITS),
         )
+
+
+def rules_of(manifest: Manifest) -> Mapping[Kind, Rules]:
+    """The rules for each kind of pictures. Those for a kind that the bundle was not measured on promise nothing."""
+    labels, calibration, photographs = manifest.classes, manifest.calibration, manifest.photographs
+    return {
+        "thumbnails": _rules(labels, calibration, manifest.abstention, "thumbnails" if calibration else None),
+        "photographs": _rules(labels, photographs.calibration, photographs.abstention, "photographs")
+        if photographs
+        else _rules(labels, calibration and calibration.model_copy(update={"conformal": None}), None, None),
+    }
+
+
+def _rules(
+    labels: Sequence[str], calibration: Calibration | None, abstention: Abstention | None, measured_on: Kind | None
+) -> Rules:
+    conformal = calibration.conformal if calibration else None
+    return Rules(
+        measured_on=measured_on,
+        labels=labels,
+        temperature=calibration.temperature if calibration else 1.0,
+        levels={level.coverage: level.threshold for level in conformal.levels} if conformal else {},
+        default_coverage=conformal.default_coverage if conformal else None,
+        ood_threshold=round(abstention.threshold, DIGITS) if abstention else None,
+        ood_temperature=abstention.temperature if abstention else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -160,7 +177,10 @@ class Classification:
         return None if self.ood_score is None or threshold is None else self.ood_score > threshold
 
     def answer(self, top_k: int, coverage: float | None = None) -> ImageResult:
-        """The answer as it is sent. `coverage` of the prediction set is one of `rules.levels`, or the default."""
+        """The answer as it is sent. `coverage` of the prediction set is one of `rules.levels`, or the default.
+
+        Without such a level there is no prediction set.
+        """
         return ImageResult(
             predictions=[
                 Prediction(
@@ -175,10 +195,11 @@ class Classification:
             ood_score=self.ood_score,
             ood_threshold=self.rules.ood_threshold,
             views=self.views,
+            measured_on=self.rules.measured_on,
         )
 
     def _prediction_set(self, coverage: float | None) -> PredictionSet | None:
-        if coverage is None:
+        if coverage is None or coverage not in self.rules.levels:
             return None
         indices = prediction_set(self.probabilities, self.rules.levels[coverage])
         return PredictionSet(coverage=coverage, labels=[self.rules.labels[index] for index in indices])

@@ -14,13 +14,14 @@ from typing import Self
 
 import numpy as np
 
-from ..bundle.manifest import Manifest
-from ..errors import NotFound, Problem, forget_tracebacks
+from ..bundle.manifest import Input, Manifest, Photographs
+from ..errors import InvalidParameter, NotFound, Problem, forget_tracebacks
 from ..imaging import activation_map
 from ..imaging.decoder import Decoder, Images, Limits
 from ..imaging.formats import check_size
+from ..imaging.kinds import Kind
 from ..settings import Settings
-from .answers import Classification, Rules
+from .answers import Classification, rules_of
 from .engine import Answer, Engine, answer_to
 from .sessions import Session
 
@@ -35,12 +36,13 @@ class Explanation:
 
 
 class Classifier:
-    """For one event loop; `close` it when done."""
+    """For one event loop; `close` it when done. `rules`: for each kind of pictures; `labels`: in index order."""
 
     def __init__(
         self, manifest: Manifest, engine: Engine, settings: Settings, on_kill: Callable[[str], None] = lambda _: None
     ) -> None:
-        self.rules = Rules.of(manifest)
+        self.rules = rules_of(manifest)
+        self.labels = manifest.classes
         self.engine = engine
         self._views = settings.views
         self._threads = settings.inference_threads
@@ -49,8 +51,7 @@ class Classifier:
         self.decoder = Decoder(
             processes=settings.inference_threads,
             limits=Limits(settings.max_pixels, settings.max_inflight_pixels, settings.max_decode_seconds),
-            height=manifest.input.height,
-            width=manifest.input.width,
+            sizes={"thumbnails": _size(manifest.input), "photographs": _size(manifest.photographs or manifest.input)},
             on_kill=on_kill,
         )
 
@@ -76,20 +77,39 @@ class Classifier:
         )
         return cls(manifest, engine, settings, on_kill)
 
-    async def classify(self, content: bytes, deadline: float, client: str = "") -> Classification:
+    def check(self, top_k: int, coverage: float | None) -> None:
+        """Raises InvalidParameter for a value that this model does not have."""
+        if not 1 <= top_k <= len(self.labels):
+            raise InvalidParameter(f"top_k: it must be from 1 to {len(self.labels)} (given: {top_k})")
+        if coverage is not None and coverage not in self.levels:
+            levels = ", ".join(map(str, self.levels))
+            allowed = f"it must be one of {levels}" if levels else "this model has no prediction sets"
+            raise InvalidParameter(f"coverage: {allowed} (given: {coverage})")
+
+    @property
+    def levels(self) -> list[float]:
+        """The coverages of prediction sets that the model has for thumbnails or photographs."""
+        return list(dict.fromkeys(level for rules in self.rules.values() for level in rules.levels))
+
+    async def classify(
+        self, content: bytes, deadline: float, client: str = "", kind: Kind | None = None
+    ) -> Classification:
         """What an encoded image shows. `deadline` is in seconds of time.monotonic(); clients share decoders fairly.
+
+        `kind` overrules what app.imaging.kinds says of the image.
 
         Raises UndecodableImage, UnsupportedMediaType, PayloadTooLarge, ImageTooLarge, TooExpensive, DeadlineExceeded
         or Unavailable.
         """
         check_size(content, self._max_file_bytes)
         decoded = await self.decoder.decode(
-            content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline), client
+            content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline), client, kind
         )
-        return self._classification(await answer_to(decoded.handed_on, deadline), decoded.seconds)
+        answer = await answer_to(decoded.handed_on, deadline)
+        return self._classification(answer, decoded.kind, decoded.seconds)
 
     async def classify_batch(
-        self, contents: Iterable[bytes], deadline: float, client: str = ""
+        self, contents: Iterable[bytes], deadline: float, client: str = "", kind: Kind | None = None
     ) -> list[Classification | Problem]:
         """What each encoded image shows, in order; a Problem for an image that cannot be used.
 
@@ -97,7 +117,7 @@ class Classifier:
         """
         # All are waited for: nothing goes on after this returns, and which error is raised does not depend on timing.
         outcomes = await asyncio.gather(
-            *(self.classify(content, deadline, client) for content in contents), return_exceptions=True
+            *(self.classify(content, deadline, client, kind) for content in contents), return_exceptions=True
         )
         for problem in outcomes:
             if isinstance(problem, Problem):
@@ -109,7 +129,9 @@ class Classifier:
             results.append(outcome)
         return results
 
-    async def explain(self, content: bytes, class_id: int | None, deadline: float, client: str = "") -> Explanation:
+    async def explain(
+        self, content: bytes, class_id: int | None, deadline: float, client: str = "", kind: Kind | None = None
+    ) -> Explanation:
         """What in an encoded image speaks for a class, by default for the most probable one.
 
         Only one view, the whole image, is explained, since maps of different views do not add up.
@@ -117,20 +139,20 @@ class Classifier:
         """
         check_size(content, self._max_file_bytes)
         decoded = await self.decoder.decode(
-            content, 1, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline, maps=True), client
+            content, 1, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline, maps=True), client, kind
         )
         answer = await answer_to(decoded.handed_on, deadline)
         maps = answer.outputs.class_maps
         if maps is None:
             raise NotFound("this model has no class maps: its bundle was made without")
-        result = self._classification(answer, decoded.seconds)
+        result = self._classification(answer, decoded.kind, decoded.seconds)
         if class_id is None:
             class_id = result.class_id
         picture = await asyncio.to_thread(activation_map.draw, decoded.thumbnails[0], maps[0], class_id)
         return Explanation(result, class_id, picture)
 
     async def classify_pixels(self, images: Images, deadline: float) -> list[Classification]:
-        """What each image of uint8 RGB [N, height, width, 3] shows; each is one view.
+        """What each thumbnail of uint8 RGB [N, height, width, 3] shows; each is one view.
 
         The engine gets them in as few pieces as keep all its workers busy. Raises DeadlineExceeded or Unavailable.
         """
@@ -138,17 +160,21 @@ class Classifier:
         answers = await asyncio.gather(
             *(self.engine.infer(piece, deadline) for piece in np.array_split(images, pieces))
         )
-        return [self._classification(one) for answer in answers for one in answer.by_image()]
+        return [self._classification(one, "thumbnails") for answer in answers for one in answer.by_image()]
 
     def close(self) -> None:
         """Finish the work that was accepted, and stop all threads."""
         self.engine.close()
         self.decoder.close()
 
-    def _classification(self, answer: Answer, decode_seconds: float = 0.0) -> Classification:
-        return self.rules.classify(
+    def _classification(self, answer: Answer, kind: Kind, decode_seconds: float = 0.0) -> Classification:
+        return self.rules[kind].classify(
             answer.outputs,
             decode_seconds=decode_seconds,
             queue_seconds=answer.queue_seconds,
             inference_seconds=answer.inference_seconds,
         )
+
+
+def _size(of: Input | Photographs) -> tuple[int, int]:
+    return of.height, of.width

@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+ENTROPY = "entropy"  # the out-of-distribution score that needs the logits alone, see `entropy`
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -27,6 +29,16 @@ def probabilities(logits: "NDArray[np.float32]", temperature: float) -> list[flo
     powers = [math.exp(value - largest) for value in scaled]
     total = sum(powers)
     return [power / total for power in powers]
+
+
+def entropy(logits: "NDArray[np.float32]", temperature: float) -> float:
+    """An out-of-distribution score from 0 to log(classes): the entropy, in nats, of the probabilities at `temperature`.
+
+    A network that learned to answer pictures of other things with equal probabilities has a high entropy there
+    (Hendrycks et al. 2019, arXiv:1812.04606). A temperature above 1 lets the smaller logits count (Liang et al. 2018,
+    arXiv:1706.02690).
+    """
+    return -sum(value * math.log(value) for value in probabilities(logits, temperature) if value > 0)
 
 
 def prediction_set(values: Sequence[float], threshold: float) -> Sequence[int]:

@@ -1,38 +1,58 @@
 """Drift of the predictions: the population stability index of recent answers against the calibration images.
 
-    drift = Drift(bundle.manifest.reference, window=1000)
-    drift.add(class_id=3, confidence=0.98)
+    drift = Drift(references_of(bundle.manifest), window=1000)
+    drift.add("photographs", class_id=3, confidence=0.98)
     drift.labels(), drift.confidences()
 
 The index of two histograms with shares p and q is the sum of (p - q) ln(p / q), the symmetric Kullback-Leibler
 divergence (Lewis 1994, "An Introduction to Credit Scoring"). By convention, below 0.1 is stable and above 0.25 is a
-shift. Chance alone gives about (bins - 1) (1 / window + 1 / calibration images), 0.013 for a window of 1,000.
+shift. Chance alone gives about (bins - 1) (1 / window + 1 / calibration images), 0.013 for a window of 1,000 images of
+one kind.
+
+Thumbnails are compared with calibration thumbnails and photographs with calibration photographs, in the proportion in
+which they come: photographs alone are no drift.
 """
 
 import math
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from ..bundle.manifest import Reference
+from ..bundle.manifest import Manifest, Reference
+from ..imaging.kinds import Kind
 
 PSEUDOCOUNT = 0.5  # added to every bin, so that an empty bin does not make the index infinite
 
 
+def references_of(manifest: Manifest) -> dict[Kind, Reference]:
+    """The reference for each kind of pictures that the bundle has one for."""
+    references: dict[Kind, Reference] = {}
+    if manifest.reference:
+        references["thumbnails"] = manifest.reference
+    if manifest.photographs:
+        references["photographs"] = manifest.photographs.reference
+    return references
+
+
 class Drift:
-    """Compares the last `window` answers with the reference. The indices are NaN until there are `window` answers."""
+    """Compares the last `window` answers with the references. The indices are NaN until there are `window` answers."""
 
-    def __init__(self, reference: Reference, window: int) -> None:
-        self._reference = reference
-        self._answers: deque[tuple[int, int]] = deque()  # class, bin of confidence
+    def __init__(self, references: Mapping[Kind, Reference], window: int) -> None:
+        self._references = references
         self._window = window
-        self._labels: Counter[int] = Counter()
-        self._bins: Counter[int] = Counter()
+        self._answers: deque[tuple[Kind, int, int]] = deque()  # kind, class, bin of confidence
+        self._labels = {kind: Counter[int]() for kind in references}
+        self._bins = {kind: Counter[int]() for kind in references}
 
-    def add(self, class_id: int, confidence: float) -> None:
-        """Count an answer: the index of its most probable class and the probability of that class, 0 to 1."""
-        edges = self._reference.confidence_edges
-        answer = class_id, min(max(bisect_right(edges, confidence) - 1, 0), len(edges) - 2)
+    def add(self, kind: Kind | None, class_id: int, confidence: float) -> None:
+        """Count an answer: the index of its most probable class and the probability of that class, 0 to 1.
+
+        An answer of a kind without a reference is not counted.
+        """
+        if kind is None or kind not in self._references:
+            return
+        edges = self._references[kind].confidence_edges
+        answer = kind, class_id, min(max(bisect_right(edges, confidence) - 1, 0), len(edges) - 2)
         if len(self._answers) == self._window:
             self._count(self._answers.popleft(), -1)
         self._answers.append(answer)
@@ -40,24 +60,43 @@ class Drift:
 
     def labels(self) -> float:
         """The stability index of the predicted classes, 0 or more; NaN until the window is full."""
-        return self._index(self._labels, self._reference.predicted)
+        histograms = {kind: one.predicted for kind, one in self._references.items()}
+        expected = [
+            sum(column) for column in zip(*(self._expected(histograms, kind) for kind in histograms), strict=True)
+        ]
+        counts = [sum(labels[place] for labels in self._labels.values()) for place in range(len(expected))]
+        return self._index(counts, expected)
 
     def confidences(self) -> float:
         """The stability index of the confidences, 0 or more; NaN until the window is full."""
-        return self._index(self._bins, self._reference.confidence)
+        histograms = {kind: one.confidence for kind, one in self._references.items()}
+        counts, expected = list[float](), list[float]()
+        for kind, histogram in histograms.items():
+            if self._share(kind):  # bins of a kind that does not come would add nothing but noise
+                counts += [self._bins[kind][place] for place in range(len(histogram))]
+                expected += self._expected(histograms, kind)
+        return self._index(counts, expected)
 
-    def _count(self, answer: tuple[int, int], by: int) -> None:
-        class_id, confidence = answer
-        self._labels[class_id] += by
-        self._bins[confidence] += by
+    def _share(self, kind: Kind) -> float:
+        """The share of this kind among the answers."""
+        return self._labels[kind].total() / max(1, len(self._answers))
 
-    def _index(self, counts: Counter[int], expected: Sequence[int]) -> float:
-        if len(self._answers) < self._window:
-            return math.nan
-        return stability_index([counts[place] for place in range(len(expected))], expected)
+    def _expected(self, histograms: Mapping[Kind, Sequence[int]], kind: Kind) -> list[float]:
+        """The calibration counts of a kind, scaled so that its share is that among the answers."""
+        total = sum(self._share(one) * sum(histogram) for one, histogram in histograms.items())
+        scale = self._share(kind) * total / max(1, sum(histograms[kind]))
+        return [scale * count for count in histograms[kind]]
+
+    def _count(self, answer: tuple[Kind, int, int], by: int) -> None:
+        kind, class_id, confidence = answer
+        self._labels[kind][class_id] += by
+        self._bins[kind][confidence] += by
+
+    def _index(self, counts: Sequence[float], expected: Sequence[float]) -> float:
+        return stability_index(counts, expected) if len(self._answers) == self._window else math.nan
 
 
-def stability_index(counts: Sequence[int], expected: Sequence[int]) -> float:
+def stability_index(counts: Sequence[float], expected: Sequence[float]) -> float:
     """The population stability index of two histograms over the same bins: 0 if their shares are equal, else positive.
 
     Raises ValueError if the numbers of bins differ.
@@ -66,6 +105,6 @@ def stability_index(counts: Sequence[int], expected: Sequence[int]) -> float:
     return sum((p - q) * math.log(p / q) for p, q in zip(shares, expected_shares, strict=True))
 
 
-def _shares(counts: Sequence[int]) -> list[float]:
+def _shares(counts: Sequence[float]) -> list[float]:
     total = sum(counts) + PSEUDOCOUNT * len(counts)
     return [(count + PSEUDOCOUNT) / total for count in counts]

@@ -7,6 +7,7 @@
 An idle worker takes work at once, and several idle workers share the queue. Work waits only while all workers are busy.
 The next free worker then takes the waiting work as one batch, up to the limit. So a single request is not delayed, many
 requests share the cost of a batch, and there is no timer to tune.
+A batch holds images of one size; images of another size keep their places in the queue.
 Work is dropped before inference if its caller has cancelled it or its deadline has passed.
 """
 
@@ -140,7 +141,7 @@ class Engine:
             keep(0)
 
     def submit(self, images: Images, deadline: float, *, maps: bool = False) -> "Future[Answer]":
-        """Queue the images of one call, uint8 RGB [N, 32, 32, 3]. They stay together in one batch.
+        """Queue the images of one call, uint8 RGB [N, height, width, 3]. They stay together in one batch.
 
         `deadline` is in seconds of time.monotonic(). `maps` adds the class maps to the outputs. Thread-safe.
         Cancelling the future withdraws work that still waits. This call raises Unavailable; the future raises
@@ -201,14 +202,17 @@ class Engine:
 
     def _next_batch(self) -> list[_Work]:
         batch: list[_Work] = []
+        others: list[_Work] = []  # of another size
         images = 0
         share = -(-len(self._queue) // self._idle)  # this worker's share of the queue, rounded up
-        while (
-            self._queue
-            and len(batch) < share
-            and not (batch and images + len(self._queue[0].images) > self._max_batch_images)
-        ):
+        while self._queue and len(batch) < share:
             work = self._queue.popleft()
+            if batch and work.images.shape[1:] != batch[0].images.shape[1:]:
+                others.append(work)
+                continue
+            if batch and images + len(work.images) > self._max_batch_images:
+                others.append(work)
+                break
             if not work.future.set_running_or_notify_cancel():
                 continue  # cancelled by its caller
             if work.deadline <= time.monotonic():
@@ -216,6 +220,7 @@ class Engine:
                 continue
             batch.append(work)
             images += len(work.images)
+        self._queue.extendleft(reversed(others))
         return batch
 
     def _die(self, batch: list[_Work]) -> None:

@@ -2,6 +2,7 @@
 
     bundle, session = load_session(settings)
     session.run(images).logits                  # uint8 [N, 32, 32, 3] -> float32 [N, 10]
+    session.run(photographs).logits             # uint8 [N, 64, 64, 3] likewise, if the bundle has photographs
     session.run(images, maps=True).class_maps   # float32 [N, 10, h, w]
 
 A session is safe to call from several threads at once and computes each call on the caller's thread.
@@ -17,10 +18,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import Manifest, SelfCheck
 from ..bundle.names import CHECKPOINT, CLASS_MAPS, GRAPH, INPUT, LOGITS, MANIFEST, NOVELTY, OOD_SCORE
 from ..bundle.reader import Bundle
 from ..settings import Settings
+from .decisions import ENTROPY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +66,10 @@ class Outputs(NamedTuple):
 
 class Session(Protocol):
     def run(self, images: Images, maps: bool = False) -> Outputs:
-        """The outputs for uint8 [N, H, W, 3], with class maps if `maps` and the model can give them."""
+        """The outputs for uint8 [N, H, W, 3], with class maps if `maps` and the model can give them.
+
+        All images are thumbnails or all are photographs, of the size that the manifest says.
+        """
         ...
 
 
@@ -95,7 +100,10 @@ class OnnxSession:
         self._maps = CLASS_MAPS in given  # not in the graphs of older bundles
         if self._scores and OOD_SCORE not in given:
             raise SessionError(f"the bundle says when to abstain, but its graph gives no {OOD_SCORE}")
-        _check_declared(inputs[0], "tensor(uint8)", ("N", height, width, 3))
+        photographs = manifest.photographs or manifest.input
+        one_size = (photographs.height, photographs.width) == (height, width)
+        size: Shape = (height, width) if one_size else ("N", "N")  # of several sizes, the graph declares none
+        _check_declared(inputs[0], "tensor(uint8)", ("N", *size, 3))
         _check_declared(given[LOGITS], "tensor(float)", ("N", classes))
         if self._scores:
             _check_declared(given[OOD_SCORE], "tensor(float)", ("N",))
@@ -140,7 +148,7 @@ class TorchSession:
                 f"ENGINE=torch needs the extra 'torch' ({error}); ENGINE=onnx needs nothing more"
             ) from None
         manifest, abstention = bundle.manifest, bundle.manifest.abstention
-        if abstention and abstention.method != SCORE:
+        if abstention and abstention.method not in (SCORE, ENTROPY):
             raise SessionError(f"abstention: ENGINE=torch can compute {SCORE}, not {abstention.method[:40]!r}")
         if abstention and NOVELTY not in bundle:
             raise SessionError(f"the bundle says when to abstain, but holds no {NOVELTY} for ENGINE=torch")
@@ -229,10 +237,19 @@ def load_session(settings: Settings) -> tuple[Bundle, Session]:
 def self_check(session: Session, bundle: Bundle) -> None:
     """Raises SessionError unless the session gives the logits, and the score, that the bundle says it must.
 
-    The image is computed alone and as a batch of two, with class maps, and every output must have its shape.
+    A thumbnail and a photograph are computed alone and as batches of two, with class maps, and every output must have
+    its shape.
     """
-    manifest, check = bundle.manifest, bundle.manifest.self_check
-    image = _self_check_image(manifest)
+    manifest = bundle.manifest
+    _self_check(session, manifest, manifest.self_check, (manifest.input.height, manifest.input.width))
+    if manifest.photographs and manifest.photograph_self_check:
+        size = manifest.photographs.height, manifest.photographs.width
+        _self_check(session, manifest, manifest.photograph_self_check, size)
+
+
+def _self_check(session: Session, manifest: Manifest, check: SelfCheck, size: tuple[int, int]) -> None:
+    """The check with one image, which must have this height and width."""
+    image = _self_check_image(check, size)
     for count in (1, 2):
         try:
             outputs = session.run(np.stack([image] * count), maps=True)
@@ -250,19 +267,20 @@ def self_check(session: Session, bundle: Bundle) -> None:
                 )
 
 
-def _self_check_image(manifest: Manifest) -> Images:
-    expected = manifest.input.width, manifest.input.height
+def _self_check_image(check: SelfCheck, size: tuple[int, int]) -> Images:
+    height, width = size
+    expected = width, height
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # Pillow warns of large pictures
-            with Image.open(io.BytesIO(manifest.self_check.image), formats=["PNG"]) as picture:
+            with Image.open(io.BytesIO(check.image), formats=["PNG"]) as picture:
                 if picture.size == expected:
                     return np.asarray(picture.convert("RGB"))
-                width, height = picture.size
+                has = picture.size
     except Exception as error:  # Pillow raises of many classes
         raise SessionError(f"self_check: its image is no PNG of a model's input ({type(error).__name__})") from None
     raise SessionError(
-        f"self_check: its image has {width} x {height} pixels, the model's input {expected[0]} x {expected[1]}"
+        f"self_check: its image has {has[0]} x {has[1]} pixels, the model's input {expected[0]} x {expected[1]}"
     )
 
 

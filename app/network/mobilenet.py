@@ -11,6 +11,9 @@ trained on:
 
     mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2, enlarge=4))  # 98 M multiply-adds, last map 4x4
 
+A photograph enters the same network with 64 x 64 real pixels: the first layer enlarges any image to the same size, so
+all other layers cost the same.
+
 Strides and enlargement add no weights: a checkpoint loads into every architecture, but is correct only for its own.
 This module needs torch: only training and the PyTorch session import it.
 """
@@ -24,11 +27,14 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 
 from ..bundle.manifest import Architecture
 
+SIDE = 32  # pixels of a thumbnail
+
 
 def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
     """An untrained network. Its state_dict has torchvision's names.
 
-    The input is normalised float32 [N, 3, H, W], the output float32 logits [N, classes].
+    The input is normalised float32 [N, 3, H, W], the output float32 logits [N, classes]. A network that enlarges takes
+    any H and W: its layers see 32 x 32 pixels times `enlarge`.
     """
     # The rows of table 2 in the paper: expansion, channels, repeats, stride.
     stages = [
@@ -47,7 +53,8 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
     stem.stride = (architecture.stem_stride, architecture.stem_stride)
     if architecture.enlarge > 1:
         # A named layer, so that the layers after it keep torchvision's names.
-        enlarge = nn.Upsample(scale_factor=float(architecture.enlarge), mode="bilinear")
+        side = SIDE * architecture.enlarge
+        enlarge = nn.Upsample(size=(side, side), mode="bilinear")
         layers = network.features[0].named_children()
         network.features[0] = nn.Sequential(OrderedDict([("enlarge", enlarge), *layers]))
     return network.to(memory_format=torch.channels_last)

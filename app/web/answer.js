@@ -99,8 +99,8 @@ export function answerCard(file, { limited, announce, removed }) {
           "p",
           { class: "verdict" },
           "The model abstains: this picture is unlike the training images. " +
-            `Its out-of-distribution score is ${decimal(answer.ood_score)}. ` +
-            `Above ${decimal(answer.ood_threshold)} the model does not answer.`,
+            `Its out-of-distribution score is ${decimal(answer.ood_score, 3)}. ` +
+            `Above ${decimal(answer.ood_threshold, 3)} the model does not answer.`,
         ),
         html("p", { class: "hint" }, "Do not rely on its best guesses:"),
         bars(predictions, []),
@@ -111,7 +111,7 @@ export function answerCard(file, { limited, announce, removed }) {
       show(
         "answered",
         headline(best.label, " ", html("span", { class: "sure" }, probability(best.probability))),
-        set ? html("p", { class: "verdict" }, ...setInWords(set)) : null,
+        html("p", { class: "verdict" }, ...(set ? setInWords(set) : []), ...measuredInWords(answer.measured_on)),
         bars(predictions, set?.labels ?? []),
         tools,
       );
@@ -160,6 +160,11 @@ function setInWords({ coverage, labels }) {
   const often = `A set like this contains the true class ${level(coverage)} of the time.`;
   if (labels.length === 1) return ["Only ", html("strong", {}, labels[0]), ` is plausible. ${often}`];
   return ["It may be ", html("strong", {}, alternatives(labels)), `. ${often} A smaller set would do so less often.`];
+}
+
+function measuredInWords(kind) {
+  if (kind) return [` This was measured on ${kind}.`];
+  return ["The model was not measured on pictures of this kind, so nothing is promised."];
 }
 
 function bars(predictions, inSet) {

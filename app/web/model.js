@@ -54,6 +54,7 @@ function sections(report, announce) {
       { class: "cards" },
       accuracy(report),
       report.conformal || report.calibration ? promises(report) : null,
+      report.photographs ? photographs(report.photographs) : null,
       perClass(report, announce),
       confusion(report),
       training(report.history),
@@ -112,6 +113,41 @@ function promises({ conformal, calibration, abstention }) {
       "dl",
       { class: "facts" },
       facts.map(([value, text]) => html("div", {}, html("dt", {}, value), html("dd", {}, text))),
+    ),
+  );
+}
+
+function photographs({ n, others, accuracy: { value }, macro_recall: mean, conformal, abstention, per_class: rows }) {
+  const promised = conformal.levels.find(({ coverage }) => coverage === 0.99);
+  const facts = [
+    [
+      percent(value, 1),
+      `of ${count(n)} photographs are classified correctly; ${percent(mean, 1)} is the mean of the classes`,
+    ],
+    promised && [
+      percent(promised.served_coverage, 1),
+      `of the prediction sets at level ${level(0.99)} contain the true class`,
+    ],
+    [
+      percent(1 - abstention.kept.value, 1),
+      "of these photographs get no answer, although they belong to the ten classes",
+    ],
+    [
+      percent(abstention.refused.value, 1),
+      `of ${count(others)} photographs of other things get no answer, as it should be`,
+    ],
+  ];
+  return card(
+    "Photographs",
+    {
+      lead:
+        "Images with a side of 64 pixels or more. Training saw no photographs of their kinds. " +
+        `There were photographs of ${rows.length} of the ten classes.`,
+    },
+    html(
+      "dl",
+      { class: "facts" },
+      facts.filter(Boolean).map(([share, text]) => html("div", {}, html("dt", {}, share), html("dd", {}, text))),
     ),
   );
 }

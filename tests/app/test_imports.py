@@ -25,7 +25,7 @@ ALLOWED = {
     "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.settings"},
     "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
     # What travels over the wire: these modules know no FastAPI.
-    "app.client": {"app.errors", "app.api.schemas", "app.inference.answers", "app.bundle"},
+    "app.client": {"app.errors", "app.api.schemas", "app.inference.answers", "app.imaging.kinds", "app.bundle"},
     "app.api": {
         *("app", "app.inference", "app.imaging", "app.bundle"),
         *("app.errors", "app.settings", "app.validation"),

@@ -258,6 +258,7 @@ def test_a_row_and_a_line_of_json() -> None:
         "path": "a.png",
         "predictions": [{"label": "cat", "class_id": 3, "probability": 0.5}],
         "views": 1,
+        "measured_on": None,
         **trust,
         "prediction_set": {"coverage": 0.9, "labels": ["cat", "dog"]},
     }

@@ -116,8 +116,8 @@ def test_one_that_is_none_of_the_ten(visit: Visit, service: httpx.Client) -> Non
     sample(page, "a chessboard")
     card = the_answer(page, "abstained")
     expect(card.get_by_role("heading")).to_have_text("None of the ten classes")
-    threshold = service.get("/model").json()["abstention"]["threshold"]
-    expect(card).to_contain_text(f"Above {threshold:.2f} the model does not answer")
+    threshold = service.get("/model").json()["photographs"]["abstention"]["threshold"]
+    expect(card).to_contain_text(f"Above {threshold:.3f} the model does not answer")
     expect(card).not_to_contain_text("plausible")
     expect(page.get_by_role("status").first).to_contain_text("The model abstains")
     shoot(page, "abstains")

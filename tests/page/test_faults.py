@@ -92,7 +92,7 @@ def test_too_many_pixels_and_made_smaller(visit: Visit, tmp_path: Path) -> None:
         expect(card.get_by_role("heading")).to_have_text(re.compile("^cat "))
 
 
-def test_so_large_that_the_service_hangs_up(visit: Visit, small: httpx.Client, tmp_path: Path) -> None:
+def test_an_image_so_large_that_the_service_hangs_up(visit: Visit, small: httpx.Client, tmp_path: Path) -> None:
     """Browsers may not get to see the answer to a body that they were not let finish: size is named either way."""
     page = visit(at=small, refused=(413,))
     file = tmp_path / "huge.png"

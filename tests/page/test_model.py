@@ -184,7 +184,7 @@ def test_reports_without_bins_come_with_a_picture(visit: Visit, report: dict[str
 
 def test_a_report_of_accuracy_alone(visit: Visit, report: dict[str, Any]) -> None:
     """What older bundles have no measure of is left out."""
-    for key in ("calibration", "conformal", "selective", "abstention", "robustness"):
+    for key in ("calibration", "conformal", "selective", "abstention", "robustness", "photographs"):
         report[key] = None
     page = visit("/#model")
     page.route("**/metrics/report", lambda route: route.fulfill(json=report))

@@ -29,7 +29,7 @@ def test_a_value_out_of_range_is_named_with_what_is_allowed(field: str, value: f
         replace(Config(), **{field: value})
 
 
-def test_it_is_frozen_and_survives_json() -> None:
+def test_a_config_is_frozen_and_survives_json() -> None:
     config = Config(stage2_stride=1, lr=3e-4, flip=False)
     assert Config.recorded(json.loads(json.dumps(config.as_dict()))) == config
     with pytest.raises(FrozenInstanceError):

@@ -2,10 +2,12 @@
 
     photographs = read_photographs(folder)         # every picture through the served decoder, at 64 x 64
     photographs.take(~photographs.held_out)        # what training may see
+    calibrate, report = halves(photographs)        # of what it may not see
 
 Held out are whole kinds, so that a measurement tells of pictures that are unlike those of the training: the kind is
 the part of a file's name before "_", an ImageNet wnid. Of each class with two kinds or more the one with the smallest
-sha256 is held out, of the other classes a fifth of the pictures, and of `other` 40 kinds.
+sha256 is held out, of the other classes a fifth of the pictures, and of `other` 40 kinds. One half of the pictures that
+are held out calibrates a model, the other half measures it.
 """
 
 import hashlib
@@ -50,15 +52,18 @@ class Photographs(NamedTuple):
         return Photographs(self.images[chosen], self.labels[chosen], self.held_out[chosen], names)
 
 
-def read_photographs(folder: Path) -> Photographs:
-    """Decode every picture below `folder`. Raises TrainingError when a folder or picture is not as it must be."""
+def read_photographs(folder: Path, side: int = SIDE) -> Photographs:
+    """Decode every picture below `folder` to `side` pixels.
+
+    Raises TrainingError when a folder or picture is not as it must be.
+    """
     images, labels, held_out, names = [], [], [], []
     for label, kinds in _kinds(folder):
         hidden = _held_out_kinds(label, list(kinds))
         for kind, paths in kinds.items():
             for path in paths:
                 name = path.relative_to(folder).as_posix()
-                images.append(_decode(path))
+                images.append(_decode(path, side))
                 labels.append(label)
                 held_out.append(kind in hidden if len(kinds) > 1 else _digest(path.name) < 0.2)
                 names.append(name)
@@ -67,8 +72,26 @@ def read_photographs(folder: Path) -> Photographs:
     return Photographs(torch.from_numpy(np.stack(images)), torch.tensor(labels), torch.tensor(held_out), names)
 
 
+def halves(photographs: Photographs) -> tuple[Photographs, Photographs]:
+    """The pictures that are held out, in two halves: one to calibrate on, one to report on.
+
+    Every label's pictures alternate in the order of their names' digests. Near-duplicates of a training picture are
+    left out of both halves, and near-duplicates of a calibration picture out of the second.
+    """
+    held_out = photographs.take(photographs.held_out)
+    held_out = held_out.take(~duplicates(held_out.images, photographs.images[~photographs.held_out]))
+    second = torch.zeros(len(held_out.names), dtype=torch.bool)
+    for label in sorted(set(held_out.labels.tolist())):
+        places = torch.nonzero(held_out.labels == label).flatten().tolist()
+        second[sorted(places, key=lambda place: _digest(held_out.names[place]))[1::2]] = True
+    calibrate, report = held_out.take(~second), held_out.take(second)
+    return calibrate, report.take(~duplicates(report.images, calibrate.images))
+
+
 def duplicates(images: Tensor, of: Tensor) -> Tensor:
     """bool [N]: which of `images` have a near-duplicate among `of`, both uint8 [N, H, W, 3] of any sizes."""
+    if not len(of):
+        return torch.zeros(len(images), dtype=torch.bool)
     ours, theirs = _thumbnails(images), _thumbnails(of)
     return torch.cat([(part @ theirs.T).amax(1) > DUPLICATE for part in torch.split(ours, 500)])
 
@@ -99,9 +122,9 @@ def _digest(name: str) -> float:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def _decode(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _decode(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     try:
-        (pixels,) = EncodedImage.identify(path.read_bytes(), MAX_PIXELS).thumbnails(1, SIDE, SIDE)
+        (pixels,) = EncodedImage.identify(path.read_bytes(), MAX_PIXELS).thumbnails(1, side, side)
     except Problem as error:
         raise TrainingError(f"{path}: {error}") from None
     return np.asarray(pixels)

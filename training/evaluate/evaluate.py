@@ -7,7 +7,7 @@ The run's folder gets logits.safetensors, an Evaluation, and the report. The tes
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from app.network.novelty import Novelty
 from app.network.served import ServedNetwork
 from training.atomic_files import write_atomically
 from training.data.cifar10 import Dataset, LabelledImages, Split
+from training.data.photographs import read_photographs
 from training.data.unrelated import unrelated_images
 from training.errors import TrainingError
 from training.evaluate.abstention import (
@@ -30,6 +31,7 @@ from training.evaluate.abstention import (
     SERVED,
     abstention_report,
     aurocs,
+    entropies,
     fit_all,
     fit_novelty,
     threshold,
@@ -39,6 +41,12 @@ from training.evaluate.conformal import conformal_report
 from training.evaluate.leave_two_out import read_near
 from training.evaluate.metrics import build_report, report_text
 from training.evaluate.network_outputs import Outputs, Predictions, predict_features
+from training.evaluate.photographs import (
+    PhotographPredictions,
+    photograph_report,
+    photograph_side,
+    predict_photographs,
+)
 from training.evaluate.robustness import robustness_report
 from training.evaluate.selective import selective_report
 from training.evaluate.test_reads import check_log, log_read
@@ -59,7 +67,7 @@ class Evaluation:
 
     novelty: the fitted out-of-distribution score. far: areas under the ROC curve by method and kind of unrelated image.
     near: the same by method and pair of left out classes, from leave_two_out, or empty. robustness: takes longest, and
-    is None until it is computed.
+    is None until it is computed. photographs: None if none were given.
     """
 
     select: Predictions
@@ -69,26 +77,36 @@ class Evaluation:
     far: dict[str, dict[str, float]]
     near: dict[str, list[float]]
     robustness: RobustnessReport | None
+    photographs: PhotographPredictions | None = None
 
 
 def evaluate(
-    run: FinishedRun, dataset: Dataset, test_reads: Path, *, near: Path, fashion_mnist: Path | None = None
+    run: FinishedRun,
+    dataset: Dataset,
+    test_reads: Path,
+    *,
+    near: Path,
+    fashion_mnist: Path | None = None,
+    photographs: Path | None = None,
 ) -> Report:
     """Evaluate a finished run and write its report; nothing that is saved is computed again.
 
-    `near` is the file of leave_two_out; `fashion_mnist` a folder, see training.data.unrelated. Both may be added
-    later, without reading the test set again. Raises TrainingError when the data are missing or not the run's, or when
-    a file cannot be written.
+    `near` is the file of leave_two_out; `fashion_mnist` and `photographs` are folders, see training.data.unrelated and
+    training.data.photographs. All may be added later, without reading the test set again. Raises TrainingError when
+    the data are missing or not the run's, or when a file cannot be written.
     """
     areas = read_near(near)
     evaluation = saved_evaluation(run)
     if evaluation is None:
         evaluation = _evaluate(run, dataset, test_reads, fashion_mnist)
         _save(run, evaluation)
-    elif fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]:
+    elif SERVED not in evaluation.far or (fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]):
         model = run.model()
         known = _in_distribution(model, *run.data(dataset))
         evaluation = replace(evaluation, far=_far(model, known, fashion_mnist))
+    if photographs is not None and evaluation.photographs is None:
+        found = predict_photographs(run.model(), evaluation.novelty, photographs, photograph_side(run.config.enlarge))
+        evaluation = replace(evaluation, photographs=found)
     if evaluation.robustness is None:
         robustness = read_corrupted_test_set(run.model(), dataset.test, test_reads, run.weights_sha256)
         evaluation = replace(evaluation, robustness=robustness)
@@ -100,11 +118,13 @@ def evaluate(
     return report
 
 
-def check_sources(near: Path, fashion_mnist: Path | None) -> None:
+def check_sources(near: Path, fashion_mnist: Path | None, photographs: Path | None = None) -> None:
     """Raises TrainingError unless `evaluate` can read these, so that it is known before hours of training."""
     read_near(near)
     if fashion_mnist is not None:
         unrelated_images(1, SEED, fashion_mnist)
+    if photographs is not None:
+        read_photographs(photographs)
 
 
 def evaluated(run: FinishedRun) -> tuple[Evaluation, Report]:
@@ -144,9 +164,21 @@ def saved_evaluation(run: FinishedRun) -> Evaluation | None:
                 far=json.loads(about["far"]),
                 near=json.loads(about["near"]),
                 robustness=ROBUSTNESS.validate_json(about["robustness"]),
+                photographs=_saved_photographs(saved),
             )
     except (OSError, SafetensorError, KeyError, ValidationError):  # also: saved by an older version
         return None
+
+
+def _saved_photographs(saved: Any) -> PhotographPredictions | None:
+    if "photographs.report.logits" not in set(saved.keys()):
+        return None
+    return PhotographPredictions(
+        *(
+            Predictions(*(saved.get_tensor(f"photographs.{half}.{part}") for part in Predictions._fields))
+            for half in PhotographPredictions._fields
+        )
+    )
 
 
 def _save(run: FinishedRun, evaluation: Evaluation) -> None:
@@ -154,6 +186,9 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
     for name in SPLITS:
         predictions: Predictions = getattr(evaluation, name)
         tensors |= {f"{name}.{part}": value for part, value in predictions._asdict().items()}
+    if evaluation.photographs:
+        for half, found in evaluation.photographs._asdict().items():
+            tensors |= {f"photographs.{half}.{part}": value for part, value in found._asdict().items()}
     about = {
         "weights_sha256": run.weights_sha256,
         "far": json.dumps(evaluation.far),
@@ -165,7 +200,6 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
 
 def _report(run: FinishedRun, evaluation: Evaluation) -> Report:
     calibrate, test = evaluation.calibrate, evaluation.test
-    assert calibrate.ood_scores is not None and test.ood_scores is not None
     calibration = calibration_report(calibrate, test)
     temperature = calibration.temperature
     return build_report(test, run.history, calibration).model_copy(
@@ -173,9 +207,14 @@ def _report(run: FinishedRun, evaluation: Evaluation) -> Report:
             "conformal": conformal_report(calibrate, test, temperature),
             "selective": selective_report(test, temperature),
             "abstention": abstention_report(
-                evaluation.near, evaluation.far, test.ood_scores.numpy(), threshold(calibrate.ood_scores.numpy())
+                evaluation.near,
+                evaluation.far,
+                entropies(test.logits.numpy()),
+                threshold(entropies(calibrate.logits.numpy())),
             ),
             "robustness": evaluation.robustness,
+            "photographs": evaluation.photographs
+            and photograph_report(evaluation.photographs, photograph_side(run.config.enlarge)),
         }
     )
 

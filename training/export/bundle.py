@@ -32,24 +32,25 @@ from app.bundle.names import (
 )
 from app.bundle.reader import Bundle, BundleError
 from app.bundle.report import Report
-from app.network.mobilenet import Preprocessed, count_macs, count_parameters
+from app.network.mobilenet import SIDE, Preprocessed, count_macs, count_parameters
 from app.network.served import ServedNetwork
 from training.atomic_files import write_folder_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.data.cifar10 import CLASSES, Dataset, Split
 from training.errors import TrainingError
-from training.evaluate.abstention import KEPT, SERVED
+from training.evaluate.abstention import KEPT, SERVED, TEMPERATURE
 from training.evaluate.conformal import fit_conformal
 from training.evaluate.drift_reference import drift_reference
 from training.evaluate.evaluate import Evaluation, evaluated
 from training.evaluate.metrics import report_text
 from training.evaluate.network_outputs import Predictions, predict_features
+from training.evaluate.photographs import fit_photographs, photograph_side
 from training.export import plots
 from training.export.card import render_card
 from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import FinishedRun, history_csv
 
-NAME, VERSION = "mobilenet_v2_cifar10", "1.4.0"
+NAME, VERSION = "mobilenet_v2_cifar10", "1.5.0"
 SHIPPED = {  # suffixes of the names of the networks in models/
     Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",
     Architecture(stem_stride=2, stage2_stride=2, enlarge=2): "_small",
@@ -75,11 +76,18 @@ def export(run: FinishedRun, dataset: Dataset, bundle: Path, *, force: bool) -> 
     select = images.images[parts.select]
     model = run.model()
     served = ServedNetwork(model, evaluation.novelty)
-    graph = build_graph(served).SerializeToString()
+    side = photograph_side(run.config.enlarge) if evaluation.photographs else SIDE
+    graph = build_graph(served, any_size=side != SIDE).SerializeToString()
     check_parity(served, graph, select[:PARITY_IMAGES])
+    enlarged = _enlarged(select[0].numpy(), side)
+    if evaluation.photographs:
+        check_parity(served, graph, torch.from_numpy(enlarged[None]))
     files = _files(run, evaluation, report, parts, graph)
     files["mistakes.png"] = _mistakes(evaluation.test, report, dataset.test.images.numpy())
     fields = _fields(run, model, parts, evaluation, report, _self_check(graph, select[0].numpy()))
+    if evaluation.photographs:
+        fields["photographs"] = fit_photographs(evaluation.photographs, side).model_dump()
+        fields["photograph_self_check"] = _self_check(graph, enlarged)
     return write_bundle(bundle, fields, files, report)
 
 
@@ -173,6 +181,11 @@ def _self_check(graph: bytes, image: npt.NDArray[np.uint8]) -> dict[str, Any]:
     }
 
 
+def _enlarged(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """A stand-in for a photograph: no photograph is copied into the bundle."""
+    return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
+
+
 def _files(run: FinishedRun, evaluation: Evaluation, report: Report, parts: Split, graph: bytes) -> dict[str, bytes]:
     assert report.calibration and report.selective and report.robustness
     indices = {name: index.tolist() for name, index in vars(parts).items()}
@@ -220,11 +233,16 @@ def _fields(
         "version": f"{VERSION}+{run.weights_sha256[:8]}",
         "classes": list(CLASSES),
         "architecture": config.architecture.model_dump(),
-        "input": {"height": 32, "width": 32, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
+        "input": {"height": SIDE, "width": SIDE, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
         "macs": count_macs(model.network),
         "parameters": count_parameters(model.network),
         "calibration": {"temperature": temperature, "conformal": conformal.model_dump()},
-        "abstention": {"method": SERVED, "threshold": report.abstention.threshold, "kept": KEPT},
+        "abstention": {
+            "method": SERVED,
+            "temperature": TEMPERATURE,
+            "threshold": report.abstention.threshold,
+            "kept": KEPT,
+        },
         "reference": drift_reference(evaluation.calibrate, temperature).model_dump(),
         "self_check": self_check,
         "provenance": {

@@ -87,7 +87,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         select=f"{sizes['select']:,}",
         calibrate=f"{sizes['calibrate']:,}",
         initial=lineage.describe(str(origin["initial_weights"])),
-        teacher=_teacher(origin.get("teacher"), lineage) + _photographs(origin),
+        teacher=_teacher(origin.get("teacher"), lineage) + _photographs(origin, shown=manifest.photographs is not None),
         commit=origin["git_commit"] or "not under git",
         machine="; ".join([describe(origin["hardware"]), *map(_took_over, origin.get("continued", []))]),
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
@@ -199,15 +199,16 @@ def _mixing(origin: Mapping[str, Any]) -> str:
     return f"\nIn {gpu['mixed'] * 100:.0f} % of the batches they are mixed (mixup, cutmix)."
 
 
-def _photographs(origin: Mapping[str, Any]) -> str:
+def _photographs(origin: Mapping[str, Any], *, shown: bool) -> str:
     count = origin.get("photographs")
     if not count:
         return ""
     return (
         f"- Every batch held photographs of 64x64 pixels, too: {count:,} of Tiny-ImageNet, Caltech-101 and PACS,\n"
-        "  of nine of the classes (not deer) and of other things. ImageNet's pictures are for research. The service\n"
-        "  does not show the model 64 pixels yet: it scales a photograph to 32x32.\n"
-    )
+        "  of nine of the classes (not deer) and of other things. Tiny-ImageNet has its own address\n"
+        "  (cs231n.stanford.edu/tiny-imagenet-200.zip); no command of this project fetches the three. ImageNet's\n"
+        "  pictures are for research.\n"
+    ) + ("" if shown else "  The service does not show the model 64 pixels: it scales a photograph to 32x32.\n")
 
 
 def _percent(fraction: float) -> str:

@@ -4,7 +4,7 @@ Written node by node: MobileNetV2 needs ten operators, the graph has no more nod
 operations, and the same weights give the same bytes with every version of PyTorch. What it computes is
 compared with app.network.served before it is shipped (training.export.bundle).
 
-    input   images      uint8 [N, 32, 32, 3], RGB
+    input   images      uint8 [N, 32, 32, 3], RGB; or [N, H, W, 3] if the network takes photographs too
     output  logits      float32 [N, 10]
     output  class_maps  float32 [N, 10, h, w]: what each place of the last map (4x4, in the small network 2x2) adds
                         to each logit; their means are the logits (Zhou et al. 2016, arXiv:1512.04150)
@@ -27,14 +27,16 @@ from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
 from app.bundle.names import CLASS_MAPS, INPUT, LOGITS, OOD_SCORE
+from app.network.mobilenet import SIDE
 from app.network.novelty import NEIGHBOUR, SHORTEST, Novelty
 from app.network.served import ServedNetwork
 
 OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that the service accepts
 
 
-def build_graph(served: ServedNetwork, height: int = 32, width: int = 32) -> onnx.ModelProto:
-    """The graph of `served` in evaluation mode, checked by ONNX."""
+def build_graph(served: ServedNetwork, *, any_size: bool = False) -> onnx.ModelProto:
+    """The graph of `served` in evaluation mode, checked by ONNX; `any_size`: for images that are not 32 x 32, too."""
+    size = ["H", "W"] if any_size else [SIDE, SIDE]
     model, network, novelty = served.model, served.network, served.novelty
     graph = _Graph()
     # Transposing bytes is cheaper than transposing floats.
@@ -65,7 +67,7 @@ def build_graph(served: ServedNetwork, height: int = 32, width: int = 32) -> onn
     if novelty is not None:
         _score(graph, features, novelty)
         outputs.append(helper.make_tensor_value_info(OOD_SCORE, TensorProto.FLOAT, ["N"]))
-    return graph.finish(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", height, width, 3]), outputs)
+    return graph.finish(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *size, 3]), outputs)
 
 
 def _score(graph: "_Graph", features: str, novelty: Novelty) -> None:
@@ -152,10 +154,11 @@ def _chain(graph: _Graph, hidden: str, layers: nn.Module, path: str) -> str:
 
 
 def _enlarged(graph: _Graph, hidden: str, layer: nn.Upsample) -> str:
-    assert layer.mode == "bilinear" and not layer.align_corners and isinstance(layer.scale_factor, float)
-    factors = graph.constant("enlarge", torch.tensor([1.0, 1.0, layer.scale_factor, layer.scale_factor]))
-    # "" is the region of interest, which bilinear interpolation does not use.
-    return graph.add("Resize", hidden, "", factors, mode="linear", coordinate_transformation_mode="half_pixel")
+    assert layer.mode == "bilinear" and not layer.align_corners and isinstance(layer.size, tuple)
+    size = graph.constant("enlarge", torch.tensor(layer.size))
+    # The inputs named "" are the region of interest, which bilinear interpolation does not use, and the factors.
+    how = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return graph.add("Resize", hidden, "", "", size, axes=[2, 3], **how)
 
 
 def _convolution(graph: _Graph, hidden: str, layer: nn.Conv2d, norm: nn.BatchNorm2d, path: str) -> str:

@@ -14,7 +14,7 @@ from ..request_context import context_of
 from ..schemas import ProblemDocument
 from ..service import RunningService
 from ..uploads import read_image
-from .predict import BODY
+from .predict import BODY, AnyKind
 
 router = APIRouter(tags=["predict"])
 
@@ -48,7 +48,10 @@ async def _checked_class_id(
     openapi_extra=BODY,
 )
 async def explain(
-    request: Request, service: RunningService, class_id: Annotated[int | None, Depends(_checked_class_id)]
+    request: Request,
+    service: RunningService,
+    class_id: Annotated[int | None, Depends(_checked_class_id)],
+    kind: AnyKind = None,
 ) -> Response:
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
     # Not counted as a prediction: a client explains an image that it has classified before.
@@ -56,9 +59,9 @@ async def explain(
     content = await read_image(request, service.settings.max_file_bytes)
     async with hold_places(request, 1):
         explanation = await unless_gone(
-            request, service.classifier.explain(content, class_id, context.deadline, context.client)
+            request, service.classifier.explain(content, class_id, context.deadline, context.client, kind)
         )
-    label = service.classifier.rules.labels[explanation.class_id]
+    label = service.classifier.labels[explanation.class_id]
     context.log = {"label": label, "abstain": explanation.result.abstain}
     values = (
         str(explanation.class_id),

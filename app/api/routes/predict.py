@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 
 from ...errors import InvalidBatch, Problem
+from ...imaging.kinds import Kind
 from ...inference.answers import Classification
 from ..disconnect import unless_gone
 from ..fair_share import hold_places
@@ -77,19 +78,27 @@ Coverage = Annotated[
     Query(description="Coverage of the prediction sets; `GET /model` lists the model's levels and its default."),
 ]
 
+AnyKind = Annotated[
+    Kind | None,
+    Query(description="Treat the image as one of this kind. By default its size decides: a side of 64 pixels or more."),
+]
+
 
 # Unlike other routes it has no FastAPI dependencies: each would take a tenth of the event loop's time for a request.
 @router.post("/predict", responses={**PROBLEM_RESPONSES, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
-async def predict(request: Request, top_k: TopK = 5, coverage: Coverage = None) -> PredictResponse:
+async def predict(
+    request: Request, top_k: TopK = 5, coverage: Coverage = None, kind: AnyKind = None
+) -> PredictResponse:
     """Which classes the image shows, most probable first, and how far to trust that."""
     started = time.monotonic()
     service: Service = request.app.state.service
-    service.classifier.rules.check(top_k, coverage)
+    service.classifier.check(top_k, coverage)
     context = context_of(request.scope)
     content = await read_image(request, service.settings.max_file_bytes)
     read_seconds = time.monotonic() - started
     async with hold_places(request, service.settings.views):
-        result = await unless_gone(request, service.classifier.classify(content, context.deadline, context.client))
+        classifying = service.classifier.classify(content, context.deadline, context.client, kind)
+        result = await unless_gone(request, classifying)
     total_seconds = time.monotonic() - started
     service.observe([result], read_seconds=read_seconds, total_seconds=total_seconds)
     context.log = {
@@ -114,6 +123,7 @@ async def predict_batch(
     partial: Annotated[bool, Query(description="Classify the usable images even if others cannot be used.")] = False,
     top_k: TopK = 5,
     coverage: Coverage = None,
+    kind: AnyKind = None,
 ) -> BatchResponse:
     """Which classes each of 1 to 32 images shows, in the order of the images, and how far to trust that.
 
@@ -122,7 +132,7 @@ async def predict_batch(
     """
     started = time.monotonic()
     service: Service = request.app.state.service
-    service.classifier.rules.check(top_k, coverage)
+    service.classifier.check(top_k, coverage)
     context = context_of(request.scope)
     views = service.settings.views
     most = most_images(service.settings.queue_images, views)
@@ -130,7 +140,7 @@ async def predict_batch(
     read_seconds = time.monotonic() - started
     async with hold_places(request, len(uploads) * views):
         contents = [upload.content for upload in uploads]
-        classifying = service.classifier.classify_batch(contents, context.deadline, context.client)
+        classifying = service.classifier.classify_batch(contents, context.deadline, context.client, kind)
         results = await unless_gone(request, classifying)
     good = [result for result in results if not isinstance(result, Problem)]
     if len(good) < len(results) and not partial:

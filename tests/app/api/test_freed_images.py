@@ -12,6 +12,7 @@ from app.imaging.decode import EncodedImage
 from app.imaging.decoder import _Job
 
 BAD = b"\xff\xd8\xff" + bytes(100_000)  # for a decoding process
+KINDS = (_Job, EncodedImage, Upload)
 TINY = b"\xff\xd8\xff" + bytes(1_000)  # for a thread of the service
 
 
@@ -44,7 +45,7 @@ def without_collector() -> Iterator[None]:
 
 def images() -> list[str]:
     """The kinds of the images that are in memory."""
-    return [type(one).__name__ for one in gc.get_objects() if isinstance(one, _Job | EncodedImage | Upload)]
+    return [type(one).__name__ for one in gc.get_objects() if type(one) in KINDS]
 
 
 @pytest.mark.parametrize("content", [BAD, TINY], ids=["process", "thread"])

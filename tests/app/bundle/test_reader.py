@@ -142,6 +142,7 @@ def test_json_that_python_cannot_hold_is_refused_with_one_short_line(copy: Path,
 
 SHIPPED = json.loads((BUNDLE / "bundle.json").read_bytes())
 SELF_CHECK, REFERENCE = SHIPPED["self_check"], SHIPPED["reference"]
+NINE = SELF_CHECK | {"logits": [0.0] * 9}
 CLASSES = [f"class {number}" for number in range(10)]
 
 
@@ -151,7 +152,10 @@ CLASSES = [f"class {number}" for number in range(10)]
         ({"classes": CLASSES[:9]}, "9 classes, but 10 logits in self_check"),
         ({"classes": [*CLASSES, "another"]}, "11 classes, but 10 logits in self_check"),
         ({"self_check": SELF_CHECK | {"logits": []}}, "10 classes, but 0 logits in self_check"),
-        ({"classes": CLASSES[:9], "self_check": SELF_CHECK | {"logits": [0.0] * 9}}, "10 counts in reference"),
+        ({"classes": CLASSES[:9], "self_check": NINE, "photograph_self_check": NINE}, "10 counts in reference"),
+        ({"photograph_self_check": NINE}, "10 classes, but 9 logits in photograph_self_check"),
+        ({"photographs": None}, "photographs and photograph_self_check belong together"),
+        ({"photograph_self_check": None}, "photographs and photograph_self_check belong together"),
         ({"classes": CLASSES}, r"report\.json: per_class"),
         ({"classes": [*CLASSES[:9], "class 0"]}, "different labels"),
         ({"classes": [*CLASSES[:9], ""]}, "different labels"),

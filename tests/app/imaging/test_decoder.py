@@ -15,6 +15,7 @@ from app.imaging import decoder as decoders
 from app.imaging.decode import EncodedImage
 from app.imaging.decoder import Decoded, Decoder, Limits, PixelBudget
 from app.imaging.formats import is_tiny
+from app.imaging.kinds import Kind, Sizes
 from app.imaging.process import DecodingProcess
 
 
@@ -29,6 +30,7 @@ def encoded(width: int, height: int, kind: str = "PNG", **options: object) -> by
     return out.getvalue()
 
 
+SIZES: Sizes = {"thumbnails": (32, 32), "photographs": (64, 64)}
 PHOTO = encoded(300, 200)  # is not tiny, and small
 LARGE = encoded(1400, 1000, "PNG")  # above SMALL_PIXELS
 
@@ -43,6 +45,10 @@ async def decode(decoder: Decoder, content: bytes, client: str = "", seconds: fl
     return await decoder.decode(content, 1, soon(seconds), hand_on, client)
 
 
+def photograph(content: bytes) -> np.ndarray:
+    return EncodedImage.identify(content, 25_000_000).thumbnails(1, 64, 64)
+
+
 @pytest.fixture
 def killed() -> list[str]:
     return []
@@ -50,7 +56,7 @@ def killed() -> list[str]:
 
 @pytest.fixture
 def decoder(killed: list[str]) -> Iterator[Decoder]:
-    decoder = Decoder(processes=1, limits=Limits(cpu_seconds=0.5), height=32, width=32, on_kill=killed.append)
+    decoder = Decoder(processes=1, limits=Limits(cpu_seconds=0.5), sizes=SIZES, on_kill=killed.append)
     yield decoder
     decoder.close()
 
@@ -66,11 +72,11 @@ class Blocked:
     let_go = threading.Event()
     decoding: list[bytes] = []
 
-    def identify(self, content: bytes, *_: object, **__: object) -> int:
+    def identify(self, content: bytes, _: int) -> tuple[int, Kind]:
         self.content = content
-        return 1
+        return 1, "photographs"
 
-    def thumbnails(self) -> np.ndarray:
+    def thumbnails(self, *_: int) -> np.ndarray:
         self.decoding.append(self.content)
         assert self.let_go.wait(60)
         return np.zeros((1, 32, 32, 3), np.uint8)
@@ -103,9 +109,19 @@ async def test_a_tiny_picture_is_decoded_in_the_service_and_others_in_a_process(
     np.testing.assert_array_equal(tiny.thumbnails, EncodedImage.identify(cat, 10_000).thumbnails(1))
     photo = await decode(decoder, PHOTO)
     assert len(decoder.pids()) == 1
-    np.testing.assert_array_equal(photo.thumbnails, EncodedImage.identify(PHOTO, 1_000_000).thumbnails(1))
+    np.testing.assert_array_equal(photo.thumbnails, photograph(PHOTO))
+    assert (tiny.kind, photo.kind) == ("thumbnails", "photographs")
     assert photo.handed_on.result() == "answer"
     assert photo.seconds > 0
+
+
+@pytest.mark.parametrize("kind", ["thumbnails", "photographs"])
+async def test_a_caller_may_overrule_the_kind(decoder: Decoder, cat: bytes, kind: Kind) -> None:
+    for content in (cat, PHOTO):
+        answer = await decoder.decode(content, 1, soon(), hand_on, kind=kind)
+        assert answer.kind == kind
+        expected = EncodedImage.identify(content, 1_000_000).thumbnails(1, *SIZES[kind])
+        np.testing.assert_array_equal(answer.thumbnails, expected)
 
 
 async def test_a_large_picture_is_the_same_from_every_lane(decoder: Decoder) -> None:
@@ -114,7 +130,7 @@ async def test_a_large_picture_is_the_same_from_every_lane(decoder: Decoder) -> 
     plain.save(out, "PNG")
     for content in (LARGE, out.getvalue()):
         answers = await asyncio.gather(*(decode(decoder, content, client) for client in "aabbc"))
-        expected = EncodedImage.identify(content, 25_000_000).thumbnails(1)
+        expected = photograph(content)
         for answer in answers:
             np.testing.assert_array_equal(answer.thumbnails, expected)
 
@@ -123,7 +139,7 @@ async def test_each_format_is_decoded_in_a_confined_process(decoder: Decoder) ->
     for kind in decoders.EncodedImage.identify.__globals__["DECODERS"]:
         content = encoded(200, 150, kind)
         answer = await decode(decoder, content)
-        np.testing.assert_array_equal(answer.thumbnails, EncodedImage.identify(content, 1_000_000).thumbnails(1))
+        np.testing.assert_array_equal(answer.thumbnails, photograph(content))
 
 
 async def test_an_image_over_its_time_is_refused_and_others_go_on(
@@ -139,7 +155,7 @@ async def test_an_image_over_its_time_is_refused_and_others_go_on(
     assert killed == ["cpu"]
     assert (await decode(decoder, cat)).thumbnails.shape == (1, 32, 32, 3)
     decoder.limits = Limits()
-    assert (await decode(decoder, slow)).thumbnails.shape == (1, 32, 32, 3)
+    assert (await decode(decoder, slow)).thumbnails.shape == (1, 64, 64, 3)
     assert killed == ["cpu"]
 
 
@@ -170,7 +186,7 @@ async def test_a_decoder_that_dies_is_replaced(decoder: Decoder, killed: list[st
 
 
 async def test_idle_processes_end() -> None:
-    decoder = Decoder(processes=1, limits=Limits(), height=32, width=32, idle_seconds=0.05)
+    decoder = Decoder(processes=1, limits=Limits(), sizes=SIZES, idle_seconds=0.05)
     await decode(decoder, PHOTO)
     await until(lambda: decoder.pids() == [])
     await decode(decoder, PHOTO)
@@ -287,7 +303,7 @@ async def test_without_processes_only_linear_formats_are_decoded(
     assert "cannot be started" in caplog.text
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
         content = encoded(200, 150, kind)
-        expected = EncodedImage.identify(content, 1_000_000).thumbnails(1)
+        expected = photograph(content)
         np.testing.assert_array_equal((await decode(decoder, content)).thumbnails, expected)
     with pytest.raises(UnsupportedMediaType, match="AVIF is not accepted here"):
         await decode(decoder, encoded(200, 150, "AVIF"))

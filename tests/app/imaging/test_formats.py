@@ -13,6 +13,7 @@ from app.imaging.formats import (
     MAX_JPEG_SEGMENTS,
     MAX_PNG_CHUNKS,
     TINY_BYTES,
+    TINY_PARTS,
     is_tiny,
     recognise,
 )
@@ -113,3 +114,14 @@ def test_a_lie_in_the_first_header_of_a_jpeg_does_not_make_it_tiny() -> None:
     large = encoded("JPEG", 5000, 5000)[: TINY_BYTES - 100]
     frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 8, 8, 3) + b"\x01\x11\x00\x02\x11\x01\x03\x11\x01"
     assert not is_tiny(large[:2] + frame + large[2:])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_of_many_parts_is_not_tiny(kind: str) -> None:
+    """Pillow would hold the interpreter's lock while it reads them."""
+    picture = encoded(kind)
+    empty = struct.pack(">I", 0) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))
+    part, place = (b"\xff\xfe\x00\x02", 2) if kind == "JPEG" else (empty, 33)
+    few, many = (picture[:place] + part * count + picture[place:] for count in (TINY_PARTS // 2, TINY_PARTS))
+    assert is_tiny(few) and not is_tiny(many)
+    assert len(many) <= TINY_BYTES and recognise(many) == kind

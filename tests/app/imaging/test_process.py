@@ -16,8 +16,6 @@ from app.imaging.decode import EncodedImage
 from app.imaging.process import DecoderEnded, DecodingProcess
 from tests.conftest import ROOT
 
-SIZE = {"views": 1, "height": 32, "width": 32}
-
 
 @pytest.fixture
 def process() -> Iterator[DecodingProcess]:
@@ -27,8 +25,8 @@ def process() -> Iterator[DecodingProcess]:
 
 
 def decode(process: DecodingProcess, content: bytes, views: int = 1) -> np.ndarray:
-    process.identify(content, 25_000_000, views=views, height=32, width=32)
-    return process.thumbnails()
+    process.identify(content, 25_000_000)
+    return process.thumbnails(views, 32, 32)
 
 
 def png(width: int, height: int, mode: str = "RGB") -> bytes:
@@ -43,15 +41,21 @@ def test_a_process_gives_the_same_thumbnails_as_direct_decoding(process: Decodin
         np.testing.assert_array_equal(decode(process, content, views), expected)
 
 
+def test_a_process_tells_the_kind_of_a_picture_and_makes_any_size(process: DecodingProcess, cat: bytes) -> None:
+    assert process.identify(cat, 25_000_000)[1] == "thumbnails"
+    thumbnails = process.thumbnails(1, 64, 48)
+    np.testing.assert_array_equal(thumbnails, EncodedImage.identify(cat, 1_000_000).thumbnails(1, 64, 48))
+
+
 def test_an_image_that_is_declined_is_forgotten(process: DecodingProcess, cat: bytes) -> None:
-    assert process.identify(png(300, 200), 25_000_000, **SIZE) == 60_000
+    assert process.identify(png(300, 200), 25_000_000) == (60_000, "photographs")
     process.decline()
     assert decode(process, cat).shape == (1, 32, 32, 3)
 
 
 def test_problems_of_identifying_and_decoding_come_through(process: DecodingProcess, cat: bytes) -> None:
     with pytest.raises(UndecodableImage, match="PNG"):
-        process.identify(cat[:60], 25_000_000, **SIZE)
+        process.identify(cat[:60], 25_000_000)
     broken = png(500, 400)[:-40] + bytes(40)
     with pytest.raises(UndecodableImage):
         decode(process, broken)

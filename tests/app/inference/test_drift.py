@@ -12,13 +12,15 @@ from starlette.testclient import TestClient
 
 from app.bundle.manifest import Reference
 from app.bundle.reader import Bundle
-from app.inference.drift import Drift, stability_index
+from app.imaging.kinds import Kind
+from app.inference.drift import Drift, references_of, stability_index
 from tests.conftest import BUNDLE
 from training.data.cifar10 import load
 from training.data.corruptions import CORRUPTIONS
 
-REFERENCE = Bundle.load(BUNDLE).manifest.reference
-assert REFERENCE is not None
+REFERENCES = references_of(Bundle.load(BUNDLE).manifest)
+REFERENCE = REFERENCES["thumbnails"]
+KINDS: list[Kind] = ["thumbnails", "photographs"]
 MakeClient = Callable[..., TestClient]
 COUNTS = st.lists(st.integers(0, 3000), min_size=10, max_size=10)
 
@@ -31,27 +33,27 @@ def test_the_index_is_the_symmetric_divergence_of_the_shares(counts: list[int], 
     assert found >= -1e-12 and stability_index(counts, counts) == 0
 
 
-def usual(random: np.random.Generator) -> tuple[int, float]:
+def usual(random: np.random.Generator, kind: Kind = "thumbnails") -> tuple[Kind, int, float]:
     """An answer as they are to calibration images."""
-    assert REFERENCE is not None
-    class_id = random.choice(10, p=np.array(REFERENCE.predicted) / sum(REFERENCE.predicted))
-    place = random.choice(len(REFERENCE.confidence), p=np.array(REFERENCE.confidence) / sum(REFERENCE.confidence))
-    low, high = REFERENCE.confidence_edges[place : place + 2]
-    return int(class_id), float(random.uniform(low, high))
+    reference = REFERENCES[kind]
+    class_id = random.choice(10, p=np.array(reference.predicted) / sum(reference.predicted))
+    place = random.choice(len(reference.confidence), p=np.array(reference.confidence) / sum(reference.confidence))
+    low, high = reference.confidence_edges[place : place + 2]
+    return kind, int(class_id), float(random.uniform(low, high))
 
 
 def test_unusual_answers_raise_the_index_until_they_leave_the_window() -> None:
-    random, drift = np.random.default_rng(0), Drift(REFERENCE, 500)
+    random, drift = np.random.default_rng(0), Drift(REFERENCES, 500)
     for _ in range(499):
         drift.add(*usual(random))
     assert math.isnan(drift.labels()) and math.isnan(drift.confidences())
     drift.add(*usual(random))
     assert drift.labels() < 0.1 and drift.confidences() < 0.1
     for _ in range(250):
-        drift.add(3, usual(random)[1])
+        drift.add("thumbnails", 3, usual(random)[2])
     assert drift.labels() > 0.25 and drift.confidences() < 0.1
     for _ in range(500):
-        drift.add(usual(random)[0], 0.4)
+        drift.add("thumbnails", usual(random)[1], 0.4)
     assert drift.labels() < 0.1 and drift.confidences() > 0.25
     for _ in range(500):
         drift.add(*usual(random))
@@ -63,11 +65,37 @@ def test_unusual_answers_raise_the_index_until_they_leave_the_window() -> None:
 )
 def test_confidences_are_binned_as_in_a_histogram(confidence: float, place: int) -> None:
     reference = Reference(predicted=[1] * 10, confidence_edges=[0, 0.5, 0.9, 1], confidence=[10, 10, 10])
-    drift = Drift(reference, 1)
-    drift.add(0, confidence)
+    drift = Drift({"thumbnails": reference}, 1)
+    drift.add("thumbnails", 0, confidence)
     counts = [0, 0, 0]
     counts[place] = 1
-    assert drift.confidences() == stability_index(counts, [10, 10, 10])
+    assert drift.confidences() == pytest.approx(stability_index(counts, [10, 10, 10]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_photographs_are_compared_with_photographs(share: float) -> None:
+    random, drift = np.random.default_rng(0), Drift(REFERENCES, 1000)
+    for _ in range(1000):
+        drift.add(*usual(random, KINDS[int(random.random() < share)]))
+    assert drift.labels() < 0.1 and drift.confidences() < 0.1
+
+
+@pytest.mark.parametrize("answered", KINDS)
+def test_a_kind_that_is_answered_like_the_other_has_drifted(answered: Kind) -> None:
+    random, drift = np.random.default_rng(0), Drift(REFERENCES, 1000)
+    other = KINDS[1 - KINDS.index(answered)]
+    for _ in range(1000):
+        drift.add(other, *usual(random, answered)[1:])
+    assert drift.confidences() > 0.1
+
+
+def test_an_answer_of_a_kind_without_a_reference_is_not_counted() -> None:
+    drift = Drift({"thumbnails": REFERENCE}, 1)
+    for kind in ("photographs", None):
+        drift.add(kind, 0, 0.9)
+    assert math.isnan(drift.labels())
+    drift.add("thumbnails", 0, 0.9)
+    assert not math.isnan(drift.labels())
 
 
 def gauges(client: TestClient) -> dict[str, float]:

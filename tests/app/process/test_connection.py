@@ -412,10 +412,10 @@ def test_a_file_whose_request_has_a_body_is_sent_whatever_the_body_is() -> None:
 
 NO_REQUEST = {
     "no Host": b"GET / HTTP/1.1\r\n\r\n",
-    "two of them": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-    "two that are the same": b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
-    "two in HTTP/1.0": b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
-    "a Host that is none": b"GET / HTTP/1.1\r\nHost: a/b?\r\n\r\n",
+    "two Hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "two equal Hosts": b"GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n",
+    "two Hosts in HTTP/1.0": b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n",
+    "a Host that names no host": b"GET / HTTP/1.1\r\nHost: a/b?\r\n\r\n",
     "a Host with a user": b"GET / HTTP/1.1\r\nHost: me@a\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "a length and chunks": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",

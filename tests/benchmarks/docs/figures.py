@@ -3,15 +3,15 @@
 python -m tests.benchmarks.docs.figures             # prints each difference; exit code 1 if there is any
 python -m tests.benchmarks.docs.figures --write     # corrects them, after every export of a new bundle
 
-Figures from a running service (speed, photographs, the container) are not in the reports and are not checked. Nor is
-docs/log, which is history.
+Figures from a running service (speed, the container) and those of other commands are not in the reports and are not
+checked. Nor is docs/log, which is history.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,11 +19,10 @@ from starlette.testclient import TestClient
 
 from app.bundle.manifest import Manifest
 from app.bundle.reader import Bundle
-from app.bundle.report import AbstentionReport, Report
+from app.bundle.report import AbstentionReport, ConformalScores, PhotographReport, Report
 from app.main import create_app
 from app.settings import Settings
 from tests.benchmarks.docs.examples import DATA, rows
-from training.export.card_trust import METHODS
 
 ROOT = Path(__file__).parents[3]
 BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"
@@ -31,7 +30,10 @@ SMALL = ROOT / "models" / "mobilenet_v2_cifar10_small"
 README, RESULTS, DESIGN = "README.md", "docs/results.md", "docs/design.md"
 # A figure ends at a table border, a bracket or the end of a paragraph, so it never extends into the next figure.
 FIGURE = r"((?:(?!\n\n)[^|()])+?)"
-SCORES = ("maximum_softmax", "mahalanobis")  # in addition to the served one
+SCORES = {  # in addition to the served one
+    "maximum_softmax": "largest probability",
+    "novelty": "two distances between features, served before 1.5.0",
+}
 CORRUPTIONS = {"gaussian_noise": "Gaussian noise", "jpeg_compression": "JPEG"}
 # Numbers with four significant digits, except 1.000: they do not equal a figure of the report by coincidence.
 DISTINCTIVE = re.compile(r"(?<![\d.,])(?!1\.0+\b)(?=[0.]*[1-9](?:\.?\d){3})\d+\.\d+(?![.,]?\d)")
@@ -88,6 +90,8 @@ def statements(bundle: Bundle, small: Bundle | None) -> Iterator[Statement]:
     yield from _abstention(report)
     yield from _selective(report)
     yield from _robustness(report)
+    if small and report.photographs and small.report.photographs:
+        yield from _photographs(report.photographs, small.report.photographs)
 
 
 def _rows(name: str, manifest: Manifest, report: Report) -> Iterator[Statement]:
@@ -135,27 +139,20 @@ def _conformal(manifest: Manifest, report: Report) -> Iterator[Statement]:
         if level.coverage == manifest.calibration.conformal.default_coverage:
             yield Statement(
                 README,
-                f"prediction sets contain the true class <{_percent(level.served_coverage)}> % of the time, with "
-                f"<{level.mean_size:.2f}> labels on average. Of the 90 % most confident answers, "
-                f"<{_percent(_accuracy_of(report, 0.9))}> % are right. The model abstains on "
-                f"<{_refused(report.abstention)}> % of the test images",
+                f"| `thumbnails`: CIFAR-10's test images | <{report.accuracy.value * 100:.1f}> % | "
+                f"<{_percent(level.served_coverage)}> % | <{level.mean_size:.2f}> | "
+                f"<{_refused(report.abstention)}> % | |",
             )
 
 
 def _abstention(report: Report) -> Iterator[Statement]:
     assert report.abstention
-    served = report.abstention.method
-    near = {}
     for one in report.abstention.methods:
-        assert one.near_mean is not None
-        near[one.method] = one.near_mean
         far = " | ".join(f"<{one.far[kind]:.3f}>" for kind in ("noise", "textures", "fashion_mnist"))
-        if one.method == served:
-            yield Statement(RESULTS, f"| **served** | **<{one.near_mean:.4f}>** | {far} |")
+        if one.method == report.abstention.method:
+            yield Statement(RESULTS, f"| **served** | {far} |")
         elif one.method in SCORES:
-            yield Statement(RESULTS, f"| {METHODS[one.method]} | <{one.near_mean:.4f}> | {far} |")
-    gain = (near[served] - near["maximum_softmax"]) * 100
-    yield Statement(RESULTS, f"The served score gains <{gain:.1f}> points on near images over the largest probability")
+            yield Statement(RESULTS, f"| {SCORES[one.method]} | {far} |")
     yield Statement(
         RESULTS,
         f"The threshold <{report.abstention.threshold:.3f}> is exceeded by 5 % of the calibration images and by "
@@ -185,6 +182,58 @@ def _robustness(report: Report) -> Iterator[Statement]:
         f"On <{robustness.n:,}> test images accuracy is <{robustness.mean_accuracy * 100:.1f}> % on average, "
         f"<{robustness.clean_accuracy * 100:.1f}> % without corruption. Worst: {told[0]}, {told[1]}, {told[2]}. "
         f"Best: {told[-1]}, {told[-2]}, {told[-3]}.",
+    )
+
+
+def _photographs(default: PhotographReport, small: PhotographReport) -> Iterator[Statement]:
+    both = (default, small)
+
+    def row(name: str, figure: Callable[[PhotographReport], str], goal: str) -> Statement:
+        return Statement(RESULTS, f"| {name} | {' | '.join(f'<{figure(one)}>' for one in both)} |{goal} |")
+
+    def level(one: PhotographReport, coverage: float) -> ConformalScores:
+        return next(level for level in one.conformal.levels if level.coverage == coverage)
+
+    def worst(one: PhotographReport) -> str:
+        lowest = min(one.per_class, key=lambda row: row.recall.value)
+        return f"{lowest.label}, {lowest.recall.value * 100:.0f} %"
+
+    def right(one: PhotographReport) -> str:
+        low, high = one.accuracy.ci95
+        return f"<{one.accuracy.value * 100:.1f}> % (<{low * 100:.1f}–{high * 100:.1f}>)"
+
+    yield Statement(
+        RESULTS,
+        f"never saw](gpu.md): <{default.n:,}> of nine classes (not deer), and <{default.others:,}> of other things.",
+    )
+    yield Statement(RESULTS, f"| right | {' | '.join(map(right, both))} | 88 % |")
+    yield row("mean of the classes", lambda one: f"{one.macro_recall * 100:.1f} %", " 88 %")
+    yield row("worst class", worst, "")
+    for coverage in (0.95, 0.99):
+        low, high = (bound * 100 for bound in level(default, coverage).expected_coverage)
+        means = " | ".join(f"<{level(one, coverage).raw_coverage * 100:.1f}> %" for one in both)
+        chance = f"<{low:.1f}> to <{high:.1f}> % by chance"
+        yield Statement(
+            RESULTS, f"| {coverage * 100:g} % sets hold the true class ({chance}) | {means} | in the range |"
+        )
+    yield row(
+        "labels in a 95 %, 99 % set",
+        lambda one: ", ".join(f"{level(one, coverage).mean_size:.2f}" for coverage in (0.95, 0.99)),
+        "",
+    )
+    yield row("known against other, area under the ROC curve", lambda one: f"{one.abstention.auroc:.3f}", " 0.93")
+    yield row(
+        "abstains on photographs of the classes", lambda one: f"{(1 - one.abstention.kept.value) * 100:.1f} %", " 5 %"
+    )
+    yield row("abstains on other things", lambda one: f"{one.abstention.refused.value * 100:.1f} %", " 70 %")
+    yield row("expected calibration error", lambda one: f"{one.calibration.after.ece.value * 100:.1f} %", "")
+    promised = level(default, 0.99)
+    yield Statement(
+        README,
+        "| `photographs` of [kinds it never saw](docs/results.md#photographs) | "
+        f"<{default.accuracy.value * 100:.1f}> % | <{_percent(promised.served_coverage)}> % | "
+        f"<{promised.mean_size:.2f}> | <{(1 - default.abstention.kept.value) * 100:.1f}> % | "
+        f"<{default.abstention.refused.value * 100:.1f}> % |",
     )
 
 
@@ -219,7 +268,8 @@ def answered(readme: str, client: TestClient) -> str:
     predictions = ",\n".join(f"    {json.dumps(one)}" for one in answer["predictions"])
     members = {name: json.dumps(value) for name, value in answer.items()}
     members |= {"predictions": f"[\n{predictions}\n  ]", "timing_ms": json.dumps(json.loads(shown)["timing_ms"])}
-    order = "model", "predictions", "prediction_set", "abstain", "ood_score", "ood_threshold", "views", "timing_ms"
+    order = "model", "predictions", "prediction_set", "abstain", "ood_score", "ood_threshold", "views"
+    order += "measured_on", "timing_ms"
     renewed = ",\n".join(f'  "{name}": {members[name]}' for name in order)
     return _replaced(README, readme, block, f"{{\n{renewed}\n}}\n")
 

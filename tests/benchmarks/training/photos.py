@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from sklearn.metrics import roc_auc_score
 
 from app.imaging.decode import EncodedImage
-from app.inference.decisions import probabilities
+from app.inference.answers import rules_of
 from app.inference.sessions import load_session
 from app.settings import Settings
 from training.data.cifar10 import load
@@ -51,17 +51,20 @@ def main() -> None:
     options = parser.parse_args()
     bundle, session = load_session(Settings())
     manifest = bundle.manifest
-    assert manifest.calibration and manifest.abstention
-    temperature, limit = manifest.calibration.temperature, manifest.abstention.threshold
+    rules = rules_of(manifest)["photographs"]
+    size = manifest.photographs or manifest.input
+    limit = rules.ood_threshold
+    assert limit is not None
 
     def answers(files: list[bytes], views: int) -> Answers:
         values, scores = [], []
         for content in files:
-            outputs = session.run(EncodedImage.identify(content, 10**9).thumbnails(views))
-            assert outputs.ood_scores is not None
-            values.append(probabilities(outputs.logits, temperature))
-            scores.append(outputs.ood_scores.mean())
-        return np.stack(values), np.array(scores)
+            outputs = session.run(EncodedImage.identify(content, 10**9).thumbnails(views, size.height, size.width))
+            found = rules.classify(outputs, queue_seconds=0, inference_seconds=0)
+            assert found.ood_score is not None
+            values.append(found.probabilities)
+            scores.append(found.ood_score)
+        return np.array(values), np.array(scores)
 
     selection = json.loads(bundle.read("split.json"))["select"]
     chosen = load(options.data_dir, train=True, download=False).take(torch.tensor(selection))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from training.data import photographs
-from training.data.photographs import OTHER, duplicates, read_photographs
+from training.data.photographs import OTHER, duplicates, halves, read_photographs
 from training.errors import TrainingError
 
 
@@ -85,3 +85,24 @@ def test_a_smaller_copy_is_a_near_duplicate_and_noise_is_not() -> None:
     images = smooth.permute(0, 2, 3, 1).to(torch.uint8)
     copies = torch.nn.functional.interpolate(smooth[:2], 32, mode="bilinear").permute(0, 2, 3, 1).to(torch.uint8)
     assert duplicates(images, copies).tolist() == [True, True, False, False, False]
+
+
+def test_halves_split_what_is_held_out_by_label_and_keep_near_duplicates_on_one_side(folder: Path) -> None:
+    for number in range(40):
+        draw(folder / "ship" / f"boat{number}.png", 200 + number // 2)  # every picture twice
+    found = read_photographs(folder)
+    calibrate, report = halves(found)
+    held_out = set(found.take(found.held_out).names)
+    assert set(calibrate.names) | set(report.names) <= held_out
+    assert not set(calibrate.names) & set(report.names)
+    assert not duplicates(report.images, calibrate.images).any()
+    for part in (calibrate, report):
+        assert not duplicates(part.images, found.images[~found.held_out]).any()
+    cats = [sum(label == 3 for label in part.labels.tolist()) for part in (calibrate, report)]
+    assert cats == [2, 2]
+    again = halves(read_photographs(folder))
+    assert [part.names for part in again] == [calibrate.names, report.names]
+
+
+def test_a_photograph_may_have_another_side(folder: Path) -> None:
+    assert read_photographs(folder, side=32).images.shape == (31, 32, 32, 3)

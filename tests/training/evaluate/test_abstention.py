@@ -3,14 +3,17 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist, mahalanobis
 from scipy.special import softmax
+from scipy.stats import entropy as scipy_entropy
 from sklearn.decomposition import PCA
 
 from training.evaluate.abstention import (
     METHODS,
     RIDGE,
+    TEMPERATURE,
     abstention_report,
     auroc,
     aurocs,
+    entropies,
     fit_all,
     fit_novelty,
     threshold,
@@ -85,6 +88,14 @@ def test_auroc_is_the_chance_that_unknown_is_higher() -> None:
     assert auroc(np.zeros(3, np.float32), np.zeros(2, np.float32)) == 0.5
 
 
+def test_the_entropy_is_that_of_the_softened_probabilities() -> None:
+    logits = RANDOM.normal(size=(20, 10)).astype(np.float32) * 9
+    expected = scipy_entropy(softmax(logits / TEMPERATURE, axis=1), axis=1)
+    np.testing.assert_allclose(entropies(logits), expected, rtol=1e-5)
+    assert entropies(np.zeros((1, 10), np.float32))[0] == pytest.approx(np.log(10))
+    assert entropies(np.array([[-4e3, 4e3, *[0] * 8]], np.float32))[0] == 0
+
+
 @pytest.mark.parametrize(("count", "kept"), [(1, 0.95), (20, 0.95), (100, 0.95), (7, 0.5), (10, 1.0)])
 def test_the_threshold_keeps_its_share_and_is_the_smallest_to_do_so(count: int, kept: float) -> None:
     values = RANDOM.permutation(count).astype(np.float32)
@@ -95,8 +106,8 @@ def test_the_threshold_keeps_its_share_and_is_the_smallest_to_do_so(count: int, 
 
 def test_the_report_has_every_method_beside_the_one_that_is_served() -> None:
     near = {name: [0.5, 0.6, 0.7, 0.8, 0.9] for name in METHODS}
-    report = abstention_report(near, {"novelty": {"noise": 0.99}}, np.array([0.1, 0.2, 0.3, 0.4], np.float32), 0.3)
-    assert (report.method, report.threshold, report.kept) == ("novelty", 0.3, 0.75)
+    report = abstention_report(near, {"entropy": {"noise": 0.99}}, np.array([0.1, 0.2, 0.3, 0.4], np.float32), 0.3)
+    assert (report.method, report.threshold, report.kept) == ("entropy", 0.3, 0.75)
     assert [one.near_mean for one in report.methods] == pytest.approx([0.7] * len(METHODS))
-    assert {one.method: one.far for one in report.methods}["novelty"] == {"noise": 0.99}
+    assert {one.method: one.far for one in report.methods}["entropy"] == {"noise": 0.99}
     assert abstention_report({}, {}, np.zeros(1, np.float32), 0.0).methods[0].near_mean is None

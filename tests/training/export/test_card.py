@@ -11,6 +11,7 @@ from app.bundle.names import CARD, MANIFEST
 from app.bundle.reader import Bundle
 from app.bundle.report import Report
 from tests.training.conftest import Answer
+from training.evaluate.abstention import SERVED
 from training.export.card import render_card
 
 ROOT = Path(__file__).parents[3]
@@ -205,7 +206,7 @@ def test_a_score_that_tells_less_than_the_largest_probability_is_warned_of(manif
     def told(served: float) -> bool:
         assert report.abstention is not None
         methods = [
-            one.model_copy(update={"far": dict.fromkeys(one.far, served if one.method == "novelty" else 0.8)})
+            one.model_copy(update={"far": dict.fromkeys(one.far, served if one.method == SERVED else 0.8)})
             for one in report.abstention.methods
         ]
         known = report.model_copy(update={"abstention": report.abstention.model_copy(update={"methods": methods})})

@@ -95,7 +95,7 @@ def test_the_graph_gives_the_score() -> None:
     assert novelty.score(torch.from_numpy(features)).numpy() == pytest.approx(expected, rel=1e-3)
 
 
-def test_it_holds_what_it_needs_and_no_more() -> None:
+def test_the_graph_holds_what_it_needs_and_no_more() -> None:
     graph = build_graph(ServedNetwork(trained_looking(Architecture(stem_stride=2, stage2_stride=2))))
     onnx.checker.check_model(graph, full_check=True)
     assert Counter(node.op_type for node in graph.graph.node) == {

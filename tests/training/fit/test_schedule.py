@@ -10,7 +10,7 @@ def rates(steps: int, warmup: float, peak: float = 1.0) -> list[float]:
     return [learning_rate(step, steps=steps, peak=peak, warmup=warmup) for step in range(steps)]
 
 
-def test_it_rises_to_the_peak_and_falls_towards_zero() -> None:
+def test_the_rate_rises_to_the_peak_and_falls_towards_zero() -> None:
     every = rates(200, 0.1, peak=0.3)
     top = every.index(max(every))
     assert top == 20 and every[top] == pytest.approx(0.3)

@@ -25,7 +25,7 @@ from tests.conftest import BUNDLE, DATA
 
 MakeClient = Callable[..., TestClient]
 
-RESULT = {"predictions", "prediction_set", "abstain", "ood_score", "ood_threshold", "views"}
+RESULT = {"predictions", "prediction_set", "abstain", "ood_score", "ood_threshold", "views", "measured_on"}
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -100,20 +100,22 @@ def test_the_service_abstains_above_the_threshold(
 ) -> None:
     threshold = loaded[0].manifest.abstention.threshold
 
-    class Scored:
-        score = threshold
+    class Sharpened:
+        """The model with its logits times a factor: the smaller, the more equal are the probabilities."""
+
+        factor = 1.0
 
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             outputs = loaded[1].run(images, maps)
-            return outputs._replace(ood_scores=np.full(len(images), self.score, np.float64))
+            return outputs._replace(logits=outputs.logits * np.float32(self.factor))
 
-    session = Scored()
+    session = Sharpened()
     client = make_client(session=session)
-    for score, abstains in [(threshold, False), (threshold + 1e-3, True)]:
-        session.score = score
+    for factor, abstains in [(1.0, False), (0.1, True)]:
+        session.factor = factor
         answer = client.post("/predict", content=cat).json()
         assert answer["abstain"] is abstains
-        assert answer["ood_score"] == pytest.approx(score, abs=1e-6)
+        assert answer["abstain"] is (answer["ood_score"] > answer["ood_threshold"])
         assert answer["ood_threshold"] == pytest.approx(threshold, abs=1e-6)
         assert len(answer["predictions"]) == 5  # whoever wants to know what it looks like may still
     (result,) = client.post("/predict/batch", files=files(cat)).json()["results"]
@@ -123,17 +125,77 @@ def test_the_service_abstains_above_the_threshold(
     assert "prediction_ood_score_count 3.0" in metrics
 
 
+def enlarged(content: bytes, side: int) -> bytes:
+    with Image.open(io.BytesIO(content)) as image:
+        return encoded(image.convert("RGB").resize((side, side), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    ("side", "kind"), [(32, "thumbnails"), (63, "thumbnails"), (64, "photographs"), (256, "photographs")]
+)
+def test_the_size_of_an_image_decides_what_its_answer_was_measured_on(
+    client: TestClient, cat: bytes, loaded: tuple[Bundle, Session], side: int, kind: str
+) -> None:
+    manifest = loaded[0].manifest
+    fitted = manifest if kind == "thumbnails" else manifest.photographs
+    content = enlarged(cat, side)
+    answer = client.post("/predict?top_k=10", content=content).json()
+    (result,) = client.post("/predict/batch?top_k=10", files=files(content)).json()["results"]
+    for said in (answer, result):
+        assert said["measured_on"] == kind
+        assert said["ood_threshold"] == pytest.approx(fitted.abstention.threshold, abs=1e-6)
+        (level,) = [one for one in fitted.calibration.conformal.levels if one.coverage == 0.99]
+        labels = [item["label"] for item in said["predictions"] if item["probability"] >= level.threshold]
+        assert said["prediction_set"]["labels"] == (labels or [said["predictions"][0]["label"]])
+
+
+@pytest.mark.parametrize("side", [32, 256])
+@pytest.mark.parametrize("kind", ["thumbnails", "photographs"])
+def test_a_caller_may_say_of_which_kind_an_image_is(client: TestClient, cat: bytes, side: int, kind: str) -> None:
+    content = enlarged(cat, side)
+    answer = client.post(f"/predict?kind={kind}", content=content).json()
+    (result,) = client.post(f"/predict/batch?kind={kind}", files=files(content)).json()["results"]
+    assert answer["measured_on"] == result["measured_on"] == kind
+    assert client.post(f"/explain?kind={kind}", content=content).status_code == 200
+
+
+@pytest.mark.parametrize("route", ["/predict", "/predict/batch", "/explain"])
+def test_an_unknown_kind_is_refused(client: TestClient, cat: bytes, route: str) -> None:
+    for kind in ("photos", "", "Thumbnails"):
+        sent = {"content": cat} if route == "/explain" else {"files": files(cat)}
+        detail = assert_problem(client.post(f"{route}?kind={kind}", **sent), 422, "invalid_parameter")["detail"]
+        assert "kind" in detail and "thumbnails" in detail and "photographs" in detail
+
+
+def test_a_photograph_promises_nothing_if_the_model_was_not_measured_on_photographs(
+    make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = loaded[0].manifest.model_copy(update={"photographs": None})
+    monkeypatch.setattr(loaded[0], "manifest", manifest)
+    client = make_client()
+    answer = client.post("/predict", content=enlarged(cat, 64)).json()
+    assert [answer[name] for name in ("measured_on", "prediction_set", "abstain", "ood_threshold")] == [None] * 4
+    assert client.post("/predict", content=cat).json()["measured_on"] == "thumbnails"
+
+
 @pytest.fixture(params=["no temperature", "a temperature"])
 def older(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestClient]:
     """A service of a bundle as they were before there were measures of trust: a graph of logits only."""
     folder = Path(shutil.copytree(BUNDLE, tmp_path / "older"))
     fields = json.loads((folder / "bundle.json").read_bytes())
     del fields["reference"], fields["self_check"]["ood_score"], fields["files"]["novelty.safetensors"]
-    fields |= {"abstention": None, "calibration": {"temperature": 1.2} if request.param == "a temperature" else None}
+    fields |= {
+        "photographs": None,
+        "photograph_self_check": None,
+        "abstention": None,
+        "calibration": {"temperature": 1.2} if request.param == "a temperature" else None,
+    }
     graph = onnx.load_model(folder / "model.onnx")
     del graph.graph.output[1:]
+    for side in (1, 2):
+        graph.graph.input[0].type.tensor_type.shape.dim[side].dim_value = 32
     report = json.loads((folder / "report.json").read_bytes())
-    for field in ("conformal", "selective", "abstention", "robustness"):
+    for field in ("conformal", "selective", "abstention", "robustness", "photographs"):
         del report[field]
     for name, content in (("model.onnx", graph.SerializeToString()), ("report.json", json.dumps(report).encode())):
         (folder / name).write_bytes(content)

@@ -1,0 +1,124 @@
+"""A network's results on photographs of kinds that its training never saw.
+
+found = predict_photographs(model, novelty, folder, side=64)
+fit_photographs(found)          # for the manifest: temperature, thresholds and histograms, of one half
+photograph_report(found)        # measured on the other half
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from app.bundle.manifest import Abstention, Calibration, Photographs
+from app.bundle.report import Interval, PhotographAbstention, PhotographClass, PhotographReport
+from app.network.mobilenet import SIDE as THUMBNAIL_SIDE
+from app.network.mobilenet import Preprocessed
+from app.network.novelty import Novelty
+from training.data.cifar10 import CLASSES
+from training.data.photographs import OTHER, halves, read_photographs
+from training.data.photographs import SIDE as PHOTOGRAPH_SIDE
+from training.errors import TrainingError
+from training.evaluate.abstention import KEPT, SERVED, TEMPERATURE, auroc, entropies, threshold
+from training.evaluate.calibration import calibration_report, fit_temperature
+from training.evaluate.conformal import conformal_report, fit_conformal
+from training.evaluate.drift_reference import drift_reference
+from training.evaluate.metrics import wilson
+from training.evaluate.network_outputs import Predictions, predict_features
+
+LEAST = 100  # photographs of the classes, and of other things, in each half
+
+
+class PhotographPredictions(NamedTuple):
+    """Outputs for the two halves; labels are 0..9 or OTHER."""
+
+    calibrate: Predictions
+    report: Predictions
+
+
+def photograph_side(enlarge: int) -> int:
+    """Pixels of each side of a photograph: no more than the layers of a network with this enlargement work on."""
+    return min(PHOTOGRAPH_SIDE, THUMBNAIL_SIDE * enlarge)
+
+
+def predict_photographs(model: Preprocessed, novelty: Novelty, folder: Path, side: int) -> PhotographPredictions:
+    """Raises TrainingError when `folder` cannot be read or holds too few photographs."""
+    parts = halves(read_photographs(folder, side))
+    found = []
+    for part in parts:
+        known = int((part.labels != OTHER).sum())
+        if min(known, len(part.labels) - known) < LEAST:
+            raise TrainingError(
+                f"{folder} has too few photographs: a half of what is held out has {known} of the classes and"
+                f" {len(part.labels) - known} of other things, {LEAST} of each are needed"
+            )
+        outputs = predict_features(model, part.images)
+        scores = novelty.score(torch.from_numpy(outputs.features))
+        found.append(Predictions(torch.from_numpy(outputs.logits), part.labels, scores))
+    return PhotographPredictions(*found)
+
+
+def of_classes(predictions: Predictions, *, known: bool = True) -> Predictions:
+    """The photographs of the classes, or those of other things."""
+    chosen = (predictions.labels != OTHER) == known
+    assert predictions.ood_scores is not None
+    return Predictions(predictions.logits[chosen], predictions.labels[chosen], predictions.ood_scores[chosen])
+
+
+def fit_photographs(found: PhotographPredictions, side: int) -> Photographs:
+    """What the manifest says of photographs, fitted on the calibration half."""
+    calibrate = of_classes(found.calibrate)
+    temperature = fit_temperature(calibrate)
+    return Photographs(
+        height=side,
+        width=side,
+        calibration=Calibration(temperature=temperature, conformal=fit_conformal(calibrate, temperature)),
+        abstention=Abstention(
+            method=SERVED, temperature=TEMPERATURE, threshold=threshold(entropies(calibrate.logits.numpy())), kept=KEPT
+        ),
+        reference=drift_reference(calibrate, temperature),
+    )
+
+
+def photograph_report(found: PhotographPredictions, side: int) -> PhotographReport:
+    """Results on the other half, with what was fitted on the calibration half."""
+    calibrate, report, others = (
+        of_classes(found.calibrate),
+        of_classes(found.report),
+        of_classes(found.report, known=False),
+    )
+    fitted = fit_photographs(found, side)
+    temperature, limit = fitted.calibration.temperature, fitted.abstention.threshold
+    known_scores, other_scores = entropies(report.logits.numpy()), entropies(others.logits.numpy())
+    per_class = [
+        PhotographClass(
+            class_id=label,
+            label=CLASSES[label],
+            support=int((report.labels == label).sum()),
+            recall=_share(report.correct()[(report.labels == label).numpy()]),
+        )
+        for label in sorted(set(report.labels.tolist()))
+    ]
+    return PhotographReport(
+        side=side,
+        n=len(report.labels),
+        others=len(others.labels),
+        accuracy=_share(report.correct()),
+        macro_recall=float(np.mean([one.recall.value for one in per_class])),
+        per_class=per_class,
+        calibration=calibration_report(calibrate, report),
+        conformal=conformal_report(calibrate, report, temperature),
+        abstention=PhotographAbstention(
+            method=SERVED,
+            threshold=limit,
+            kept=_share(known_scores <= limit),
+            refused=_share(other_scores > limit),
+            auroc=auroc(known_scores, other_scores),
+        ),
+    )
+
+
+def _share(of: npt.NDArray[np.bool_]) -> Interval:
+    return Interval(value=float(of.mean()), ci95=wilson(int(of.sum()), len(of)))
