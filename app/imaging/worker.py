@@ -5,19 +5,27 @@
 app.imaging.process starts it. The kernel ends it if an image takes more than CPU_SECONDS.
 """
 
+import importlib
 import io
 import json
 import signal
 import socket
 import sys
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import Problem, TooExpensive
 from .confinement import confine
 from .decode import EncodedImage
 from .formats import DECODERS
 from .messages import ANSWER, DECODE, IDENTIFIED, IDENTITY, PROBLEM, READY, REQUEST, THUMBNAILS, receive
+
+# Pillow and the standard library import these at first use: TiffImagePlugin, for example, reads all EXIF.
+LATE_IMPORTS = (
+    *("copy", "mmap", "tempfile", "encodings.ascii", "encodings.latin_1", "encodings.utf_16", "encodings.utf_16_le"),
+    *("PIL.ImageCms", "PIL.ImageColor", "PIL.ImageFilter", "PIL.ImagePalette", "PIL.MpoImagePlugin"),
+    *("PIL.TiffImagePlugin", "PIL.TiffTags"),
+)
 
 
 def main(memory_bytes: int, cpu_seconds: float) -> None:
@@ -63,10 +71,14 @@ def _refuse(channel: socket.socket, problem: Problem) -> None:
 
 
 def _load_codecs() -> None:
-    """Decode a picture of each format: a codec may load libraries at first use, and `confine` forbids that."""
+    """Load what is loaded at first use, which `confine` forbids: modules, and libraries of codecs."""
+    for module in LATE_IMPORTS:
+        importlib.import_module(module)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
     for kind in DECODERS:
         buffer = io.BytesIO()
-        Image.new("RGB", (80, 80)).save(buffer, kind)
+        Image.new("RGB", (80, 80)).save(buffer, kind, exif=exif.tobytes())
         EncodedImage.identify(buffer.getvalue(), 100_000).thumbnails(3)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from app.errors import TooExpensive, UndecodableImage
 from app.imaging.decode import EncodedImage
@@ -45,6 +46,63 @@ def test_a_process_tells_the_kind_of_a_picture_and_makes_any_size(process: Decod
     assert process.identify(cat, 25_000_000)[1] == "thumbnails"
     thumbnails = process.thumbnails(1, 64, 48)
     np.testing.assert_array_equal(thumbnails, EncodedImage.identify(cat, 1_000_000).thumbnails(1, 64, 48))
+
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
+CLEAR = NOISE.convert("RGBA")
+CLEAR.putalpha(NOISE.convert("L"))
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def text_chunks() -> PngInfo:
+    chunks = PngInfo()
+    chunks.add_text("Comment", "caf\u00e9")
+    chunks.add_text("Software", "x" * 500, zip=True)
+    chunks.add_itxt("XML:com.adobe.xmp", '<x:xmpmeta tiff:Orientation="3"></x:xmpmeta>', "en", "xmp", zip=True)
+    return chunks
+
+
+def exif(orientation: int) -> bytes:
+    found = Image.Exif()
+    found.update({0x112: orientation, 0x010F: "Maker", 0x9286: b"UNICODE\0" + "\u00e9".encode("utf-16-le")})
+    found.get_ifd(0x8825)[1] = "N"
+    return found.tobytes()
+
+
+ODD: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
+    **{
+        f"{kind} turned {orientation}": (NOISE, kind, {"exif": exif(orientation)})
+        for kind in ("JPEG", "PNG", "WEBP", "AVIF")
+        for orientation in (1, 3, 6, 8)
+    },
+    **{f"{kind} with a profile": (NOISE, kind, {"icc_profile": PROFILE}) for kind in ("JPEG", "PNG", "WEBP", "AVIF")},
+    **{f"{kind} with alpha": (CLEAR, kind, {}) for kind in ("PNG", "WEBP", "GIF", "AVIF", "BMP")},
+    **{
+        f"{kind} of mode {mode}": (NOISE.convert(mode), kind, {})
+        for kind, modes in {"PNG": "1 L LA P", "GIF": "1 L P", "BMP": "1 L P", "JPEG": "L CMYK YCbCr"}.items()
+        for mode in modes.split()
+    },
+    **{
+        f"animated {kind}": (NOISE.quantize(60), kind, {"save_all": True, "append_images": [NOISE], "disposal": 2})
+        for kind in ("GIF", "PNG")
+    },
+    "animated WEBP": (NOISE, "WEBP", {"save_all": True, "append_images": [CLEAR]}),
+    "progressive JPEG": (NOISE, "JPEG", {"progressive": True, "comment": b"caf\xe9", "dpi": (72, 72)}),
+    "PNG with texts": (NOISE, "PNG", {"pnginfo": text_chunks(), "dpi": (72, 72)}),
+    "PNG with a transparent colour": (NOISE.quantize(20), "PNG", {"transparency": 3}),
+    "PNG of 16 bits": (NOISE.convert("I;16"), "PNG", {}),
+    "JPEG with several pictures": (NOISE, "MPO", {"save_all": True, "append_images": [NOISE]}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_confined_process_decodes_what_a_plain_one_does(process: DecodingProcess, name: str) -> None:
+    """What Pillow imports at first use must be there before the file system is closed."""
+    image, kind, options = ODD[name]
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    expected = EncodedImage.identify(out.getvalue(), 1_000_000).thumbnails(1)
+    np.testing.assert_array_equal(decode(process, out.getvalue()), expected)
 
 
 def test_an_image_that_is_declined_is_forgotten(process: DecodingProcess, cat: bytes) -> None:
