@@ -7,7 +7,7 @@
 Most attacks repeat a request on 30 connections from 127.0.0.1; those of http_attacks say how many they open. The
 bystander sends ten small PNGs a second from 127.0.0.2, and probes come from 127.0.0.3. Both run in separate processes.
 
-Goals for each attack: the serving process takes at most 400 MB, all processes together at most 700 MB (shared pages
+Goals for each attack: the serving process takes at most 400 MB, all processes together at most 550 MB (shared pages
 count once); 99 % of probes are answered within 100 ms; all requests of the bystander are answered, 99 % of them within
 500 ms; no answer is a 500. Goals at the end: ten seconds after the last attack, the memory of the serving process is
 within 10 % of that after 100 ordinary requests; another minute later no decoding process is left.
@@ -38,7 +38,7 @@ from tests.benchmarks.serving.processes import proportional_mb, resident_mb
 
 CONNECTIONS = 30
 BYSTANDER, PROBES = "127.0.0.2", "127.0.0.3"
-SERVING_MB, TOGETHER_MB = 400, 700
+SERVING_MB, TOGETHER_MB = 400, 550
 PROBE_SECONDS, BYSTANDER_SECONDS = 0.1, 0.5
 
 
