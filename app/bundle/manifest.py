@@ -88,7 +88,7 @@ class Abstention(Frozen):
     """
 
     method: str
-    temperature: PositiveFloat | None = None
+    temperature: float | None = Field(None, ge=TEMPERATURES[0], le=TEMPERATURES[1])
     threshold: float
     kept: Fraction
 
@@ -125,6 +125,12 @@ class Photographs(Frozen):
     calibration: Calibration
     abstention: Abstention
     reference: Reference
+
+    @model_validator(mode="after")
+    def _the_score_is_the_entropy(self) -> Self:
+        if self.abstention.temperature is None:
+            raise ValueError("the abstention of photographs needs the temperature of the entropy")
+        return self
 
 
 class ModelDescription(Frozen):

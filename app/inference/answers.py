@@ -98,6 +98,8 @@ class Rules:
         score = None if scores is None else sum(scores.tolist()) / len(scores)
         if self.ood_temperature is not None:
             score = entropy(outputs.logits, self.ood_temperature)
+        if self.ood_threshold is None:
+            score = None  # nothing says what it means for this kind
         return Classification(
             rules=self,
             probabilities=probabilities(outputs.logits, self.temperature),

@@ -83,6 +83,10 @@ def test_a_file_that_is_not_a_manifest_is_refused(copy: Path, content: bytes) ->
         Bundle.load(copy)
 
 
+PHOTOGRAPHS = json.loads((BUNDLE / "bundle.json").read_bytes())["photographs"]
+UNSCORED = PHOTOGRAPHS | {"abstention": PHOTOGRAPHS["abstention"] | {"temperature": None}}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -94,6 +98,11 @@ def test_a_file_that_is_not_a_manifest_is_refused(copy: Path, content: bytes) ->
         {"abstention": {"method": "novelty", "threshold": float("nan"), "kept": 0.95}},
         {"abstention": {"method": "novelty", "threshold": float("inf"), "kept": 0.95}},
         {"abstention": {"method": "novelty", "threshold": 10**400, "kept": 0.95}},
+        *(
+            {"abstention": {"method": "entropy", "temperature": t, "threshold": 2, "kept": 0.95}}
+            for t in (1e-300, 1e308)
+        ),
+        {"photographs": UNSCORED},
         {"provenance": {"cpu_hours": float("nan")}},
         {"files": {}},
         {"files": {"../../etc/passwd": "0" * 64}},

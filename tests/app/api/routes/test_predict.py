@@ -174,7 +174,8 @@ def test_a_photograph_promises_nothing_if_the_model_was_not_measured_on_photogra
     monkeypatch.setattr(loaded[0], "manifest", manifest)
     client = make_client()
     answer = client.post("/predict", content=enlarged(cat, 64)).json()
-    assert [answer[name] for name in ("measured_on", "prediction_set", "abstain", "ood_threshold")] == [None] * 4
+    nothing = ("measured_on", "prediction_set", "abstain", "ood_score", "ood_threshold")
+    assert [answer[name] for name in nothing] == [None] * 5
     assert client.post("/predict", content=cat).json()["measured_on"] == "thumbnails"
 
 
