@@ -22,11 +22,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -36,6 +34,7 @@ from ..errors import DeadlineExceeded, Problem, Unavailable, UnsupportedMediaTyp
 from .decode import EncodedImage
 from .formats import is_tiny, recognise
 from .kinds import Kind, Sizes
+from .pixel_budget import PixelBudget
 from .process import DecoderEnded, DecodingProcess
 
 T = TypeVar("T")
@@ -373,34 +372,3 @@ class _Queue:
         jobs.remove(job)
         if jobs:
             self._waiting[job.client] = jobs  # the client goes to the end: the others come first
-
-
-class PixelBudget:
-    """Limits the pixels that are decoded at once. For any thread.
-
-    An image larger than the whole budget waits until no other image is decoded.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, pixels: int, deadline: float) -> Iterator[bool]:
-        """Wait for the pixels; yields False if `deadline` (seconds of time.monotonic()) passes first."""
-        pixels = min(pixels, self.limit)
-        with self._changed:
-            patience = deadline - time.monotonic()
-            held = self._changed.wait_for(partial(self._fits, pixels), min(max(0.0, patience), threading.TIMEOUT_MAX))
-            self.used += pixels if held else 0
-        try:
-            yield held
-        finally:
-            if held:
-                with self._changed:
-                    self.used -= pixels
-                    self._changed.notify_all()
-
-    def _fits(self, pixels: int) -> bool:
-        return self.used + pixels <= self.limit

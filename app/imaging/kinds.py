@@ -1,7 +1,7 @@
-"""The two kinds of pictures. The model was trained and measured on both, and its promises differ.
+"""The two kinds of pictures. The model was trained and measured on each, and makes different promises for them.
 
-kind_of(32, 32)     # "thumbnails", such as CIFAR-10's
-kind_of(64, 48)     # "photographs", and everything else that has more pixels than a thumbnail
+kind_of(32, 32)     # "thumbnails": the size of CIFAR-10's images
+kind_of(64, 48)     # "photographs"
 """
 
 from collections.abc import Mapping

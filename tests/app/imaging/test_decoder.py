@@ -13,9 +13,10 @@ from PIL import Image
 from app.errors import DeadlineExceeded, TooExpensive, Unavailable, UndecodableImage, UnsupportedMediaType
 from app.imaging import decoder as decoders
 from app.imaging.decode import EncodedImage
-from app.imaging.decoder import Decoded, Decoder, Limits, PixelBudget
+from app.imaging.decoder import Decoded, Decoder, Limits
 from app.imaging.formats import is_tiny
 from app.imaging.kinds import Kind, Sizes
+from app.imaging.pixel_budget import PixelBudget
 from app.imaging.process import DecodingProcess
 
 
