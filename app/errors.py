@@ -168,8 +168,10 @@ def forget_tracebacks(error: BaseException) -> None:
     error, and then only the garbage collector, which the service rarely runs, would free the upload.
     """
     chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
     while chain:
         one = chain.pop()
-        if one is not None and one.__traceback__ is not None:
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
             one.__traceback__ = None
             chain += [one.__cause__, one.__context__]

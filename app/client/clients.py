@@ -148,10 +148,7 @@ class AsyncClient:
     async def predict(
         self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None, kind: Kind | None = None
     ) -> PredictResponse:
-        """The most probable classes, and a prediction set with this coverage; by default the model's coverage.
-
-        `kind`, here and below, overrules how the service tells thumbnails from photographs.
-        """
+        """See Client.predict."""
         return await self._run(await asyncio.to_thread(predict, image, top_k, coverage, kind))
 
     async def predict_batch(
@@ -163,13 +160,13 @@ class AsyncClient:
         coverage: float | None = None,
         kind: Kind | None = None,
     ) -> BatchResponse:
-        """One result for each image, in order. With `partial`, an unusable image becomes an ImageFailure."""
+        """See Client.predict_batch."""
         return await self._run(await asyncio.to_thread(predict_batch, images, top_k, partial, coverage, kind))
 
     async def explain(
         self, image: ImageSource, class_id: int | None = None, *, kind: Kind | None = None
     ) -> Explanation:
-        """The regions of the image that speak for a class; by default for the most probable class."""
+        """See Client.explain."""
         return await self._run(await asyncio.to_thread(explain, image, class_id, kind))
 
     async def report(self) -> Report:

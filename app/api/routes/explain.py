@@ -14,7 +14,7 @@ from ..request_context import context_of
 from ..schemas import ProblemDocument
 from ..service import RunningService
 from ..uploads import read_image
-from .predict import BODY, AnyKind
+from .predict import BODY, ImageKind
 
 router = APIRouter(tags=["predict"])
 
@@ -51,7 +51,7 @@ async def explain(
     request: Request,
     service: RunningService,
     class_id: Annotated[int | None, Depends(_checked_class_id)],
-    kind: AnyKind = None,
+    kind: ImageKind = None,
 ) -> Response:
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
     # Not counted as a prediction: a client explains an image that it has classified before.

@@ -78,7 +78,7 @@ Coverage = Annotated[
     Query(description="Coverage of the prediction sets; `GET /model` lists the model's levels and its default."),
 ]
 
-AnyKind = Annotated[
+ImageKind = Annotated[
     Kind | None,
     Query(description="Treat the image as one of this kind. By default its size decides: a side of 64 pixels or more."),
 ]
@@ -87,7 +87,7 @@ AnyKind = Annotated[
 # Unlike other routes it has no FastAPI dependencies: each would take a tenth of the event loop's time for a request.
 @router.post("/predict", responses={**PROBLEM_RESPONSES, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
 async def predict(
-    request: Request, top_k: TopK = 5, coverage: Coverage = None, kind: AnyKind = None
+    request: Request, top_k: TopK = 5, coverage: Coverage = None, kind: ImageKind = None
 ) -> PredictResponse:
     """Which classes the image shows, most probable first, and how far to trust that."""
     started = time.monotonic()
@@ -123,7 +123,7 @@ async def predict_batch(
     partial: Annotated[bool, Query(description="Classify the usable images even if others cannot be used.")] = False,
     top_k: TopK = 5,
     coverage: Coverage = None,
-    kind: AnyKind = None,
+    kind: ImageKind = None,
 ) -> BatchResponse:
     """Which classes each of 1 to 32 images shows, in the order of the images, and how far to trust that.
 
