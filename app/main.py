@@ -57,7 +57,7 @@ def create_app(
             yield
         finally:
             service.draining = True
-            service.classifier.close()
+            service.close()
 
     metrics = Metrics()
     metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)

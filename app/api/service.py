@@ -16,6 +16,7 @@ from ..inference.engine import Engine
 from ..settings import Settings
 from .metrics import Metrics
 from .open_inference.models import ServedModel, served_models
+from .open_inference.parser import Parser
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Service:
     classifier: Classifier
     metrics: Metrics
     draining: bool = False
+    parser: Parser = field(init=False, default_factory=Parser)
     models: dict[str, ServedModel] = field(init=False)  # by the names that Open Inference Protocol clients use
     drift: Drift | None = field(init=False, default=None)  # None if the bundle has no reference
 
@@ -38,6 +40,11 @@ class Service:
     @property
     def engine(self) -> Engine:
         return self.classifier.engine
+
+    def close(self) -> None:
+        """Kill all processes, and fail what is still under way."""
+        self.parser.close()
+        self.classifier.close()
 
     def check_ready(self) -> None:
         """Raises Unavailable when no request should be sent here."""

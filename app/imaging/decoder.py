@@ -31,11 +31,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DeadlineExceeded, Problem, Unavailable, UnsupportedMediaType, forget_tracebacks
+from ..sandbox.process import ProcessEnded
 from .decode import EncodedImage
 from .formats import is_tiny, recognise
 from .kinds import Kind, Sizes
 from .pixel_budget import PixelBudget
-from .process import DecoderEnded, DecodingProcess
+from .process import DecodingProcess, problem_of
 
 T = TypeVar("T")
 Images = NDArray[np.uint8]
@@ -222,14 +223,14 @@ class Decoder:
                     self._decode_without_process(job)
                 else:
                     self._decode_in(process, lane, job)
-            except DecoderEnded as ended:
+            except ProcessEnded as ended:
                 self._end(process)
                 process = None
                 if self._queue.closed:
                     job.fail(Unavailable("the service is shutting down"))
                 else:
                     self._on_kill(ended.reason)
-                    job.fail(ended.problem())
+                    job.fail(problem_of(ended))
             except Exception as error:
                 job.fail(error)
             finally:
@@ -238,7 +239,7 @@ class Decoder:
         self._end(process)
 
     def _decode_in(self, process: DecodingProcess, lane: Lane, job: _Job[Any]) -> None:
-        """Raises DecoderEnded, or the error that the caller gets."""
+        """Raises ProcessEnded, or the error that the caller gets."""
         pixels, kind = process.identify(job.content, self.limits.max_pixels)
         kind = job.kind or kind
         if lane == "small" and pixels > SMALL_PIXELS:

@@ -21,14 +21,15 @@ ALLOWED = {
     "app.validation": set(),
     "app.bundle": {"app.validation"},
     "app.network": {"app.bundle"},
-    "app.imaging": {"app.errors"},
+    "app.sandbox": {"app.errors"},
+    "app.imaging": {"app.sandbox", "app.errors"},
     "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.settings"},
     "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
     # What travels over the wire: these modules know no FastAPI.
     "app.client": {"app.errors", "app.api.schemas", "app.inference.answers", "app.imaging.kinds", "app.bundle"},
     "app.api": {
         *("app", "app.inference", "app.imaging", "app.bundle"),
-        *("app.errors", "app.settings", "app.validation"),
+        *("app.sandbox", "app.errors", "app.settings", "app.validation"),
     },
     "app.process": {"app.api", "app.errors", "app.settings"},
     "app.main": {"app", "app.process", "app.api", "app.inference", "app.bundle", "app.settings", "app.validation"},

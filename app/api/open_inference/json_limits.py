@@ -8,7 +8,7 @@ small part of the time that parsing takes.
 import math
 
 from ...errors import MalformedRequest
-from .models import Tensor
+from .tensors import Tensor
 
 OTHER_VALUES = 1000  # values beside a tensor's elements: names, shapes and parameters
 # An element and its comma take 4 bytes; nested, and indented by four spaces, about 50.

@@ -7,12 +7,13 @@ Both answer `probabilities`, FP32 [-1, 10], calibrated. Either takes at most `ma
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ...bundle.manifest import Manifest
 from ...settings import Settings
 from ..uploads import most_images
 from .statistics import Statistics
+from .tensors import Signature, Tensor
 
 VERSION = "1"  # the protocol requires a number; GET /model has the bundle's version
 
@@ -21,30 +22,10 @@ RUNTIMES = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_safe
 
 
 @dataclass(frozen=True)
-class Tensor:
-    """`shape` is that of a request: its first dimension, the number of images, is -1."""
-
+class ServedModel(Signature):
     name: str
-    datatype: Literal["UINT8", "BYTES", "FP32"]
-    shape: tuple[int, ...]
-
-    def metadata(self) -> dict[str, Any]:
-        return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
-
-    def config(self) -> dict[str, Any]:
-        """Triton's configuration of the tensor: with its names of types, without the dimension of the images."""
-        kind = "STRING" if self.datatype == "BYTES" else self.datatype
-        return {"name": self.name, "data_type": f"TYPE_{kind}", "dims": list(self.shape[1:])}
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    name: str
-    input: Tensor
-    output: Tensor
     labels: list[str]
     views: int  # places in the engine's queue that an image may take
-    max_batch_size: int
     platform: str
     backend: str
     statistics: Statistics = field(default_factory=Statistics)

@@ -4,18 +4,16 @@ It shares the engine, queue, limits and errors with /predict. Query parameters a
 send none, or a wrong one. Answers are never compressed: tritonclient's asyncio client cannot read compressed ones.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import DeadlineExceeded, MalformedRequest, NotFound, Problem
+from ...errors import MalformedRequest, NotFound, Problem
 from ...imaging.decoder import Images
 from ...inference.answers import Classification
 from ..bodies import read_body
@@ -26,20 +24,14 @@ from ..request_context import RequestContext, context_of
 from ..routes import health
 from ..schemas import ProblemDocument
 from ..service import RunningService, Service
-from . import messages
 from .models import VERSION, ServedModel
+from .responses import render
 from .schema import MESSAGE
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
-
-# Larger JSON takes more than a millisecond to parse. It is parsed on this thread, one message at a time: the event loop
-# never waits for more than one call into the parser, and one message's objects at most are in memory. After a message
-# the thread pauses for as long as it parsed, since the parser holds the interpreter's lock.
-LARGE_JSON_BYTES = 16 * 1024
-parser_thread = ThreadPoolExecutor(1, "message-parser")
 
 BODY = {
     "requestBody": {
@@ -186,14 +178,12 @@ async def _infer(request: Request, service: Service, model: ServedModel, started
     check_places(request, model.views)  # a request holds at least one image; its body tells how many more
     async with read_body(request, service.settings.max_request_bytes) as body:
         read = time.monotonic()
-        inference = await _parse(body, header_length, model, context.deadline)
+        inference = await service.parser.parse(body, header_length, model, context.deadline)
         parsed = time.monotonic()
         async with hold_places(request, len(inference.images) * model.views):
             results = await unless_gone(request, _classify(service, inference.images, context))
     computed = time.monotonic()
-    content, json_length = messages.render(
-        inference, [result.probabilities for result in results], model, context.request_id
-    )
+    content, json_length = render(inference, [result.probabilities for result in results], model, context.request_id)
     now = time.monotonic()
     service.observe(results, read_seconds=read - started, total_seconds=now - started)
     decode, queue, inference_seconds = _means(results)
@@ -221,28 +211,6 @@ def _header_length(request: Request) -> int | None:
     if not re.fullmatch("[0-9]{1,18}", value):
         raise MalformedRequest(f"{HEADER_LENGTH} is a number of bytes, not {value[:40]!r}")
     return int(value)
-
-
-async def _parse(
-    body: bytearray, header_length: int | None, model: ServedModel, deadline: float
-) -> messages.InferenceRequest:
-    """messages.parse, off the event loop if the JSON is large. Raises MalformedRequest or DeadlineExceeded."""
-    if (len(body) if header_length is None else header_length) <= LARGE_JSON_BYTES:
-        return messages.parse(body, header_length, model)
-    parsing = asyncio.get_running_loop().run_in_executor(parser_thread, _parse_and_pause, body, header_length, model)
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            return await parsing
-    except TimeoutError:
-        raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
-
-
-def _parse_and_pause(body: bytearray, header_length: int | None, model: ServedModel) -> messages.InferenceRequest:
-    started = time.monotonic()
-    try:
-        return messages.parse(body, header_length, model)
-    finally:
-        parser_thread.submit(time.sleep, time.monotonic() - started)
 
 
 async def _classify(service: Service, images: Images | list[bytes], context: RequestContext) -> list[Classification]:

@@ -131,13 +131,13 @@ class Memory:
             await asyncio.sleep(0.1)
 
 
-async def run(url: str, pid: int, only: str, seconds: float) -> bool:
+async def run(url: str, pid: int, only: list[str], seconds: float) -> bool:
     """Whether all goals are met."""
     kept = True
     print("| attack | answers | probes, 99 % | bystander, 99 % | unanswered | serving, MB | all, MB | goals |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, attack in attacks(seconds):
-        if only not in name:
+        if not any(words in name for words in only):
             continue
         connections, memory, probes = Connections(url), Memory(pid), list[float]()
         watching = asyncio.create_task(memory.watch())
@@ -167,7 +167,9 @@ async def run(url: str, pid: int, only: str, seconds: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="WORDS", help="only attacks whose name has these words")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="WORDS", help="only attacks whose name has one of these"
+    )
     parser.add_argument("--seconds", type=float, default=20, help="of each attack")
     parser.add_argument("--url", help="of a running service, without API keys; the default is to start one")
     parser.add_argument("--pid", type=int, help="of its serving process")

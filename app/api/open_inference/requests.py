@@ -1,36 +1,32 @@
-"""Inference requests and responses of the Open Inference Protocol: JSON, with the binary and classification extensions.
+"""Inference requests of the Open Inference Protocol: JSON, with the binary and classification extensions.
 
     request = parse(body, header_length, model)      # MalformedRequest, with what was expected
     len(request.images)                              # uint8 [N, 32, 32, 3], or N encoded files
-    body, header_length = render(request, probabilities, model, request_id)
 
 A message is JSON, and after it the tensors that are binary, in the order in which the JSON names them; the header
 Inference-Header-Content-Length says where the JSON ends. Without that header all is JSON; with 0, the body is the
 only input's bytes, one image, and the answer is binary ("raw request").
 JSON has no bytes: a BYTES tensor of files in JSON holds them as base64.
 
-An answer has at most a few kilobytes, whatever the request holds: a number or a label for each image and class, and
-the request's id, whose length is limited.
+The steps of `parse` are functions, too: app.api.open_inference.parser takes one of them in another process.
 """
 
 import binascii
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ...errors import MalformedRequest
-from ...imaging.decoder import Images
-from ...inference.decisions import top_k
 from ...validation import one_line
 from . import json_limits
-from .models import VERSION, ServedModel, Tensor
 from .schema import InferenceMessage, InputTensor, Parameters
+from .tensors import Signature, Tensor
 
+Images = NDArray[np.uint8]
 NONE = Parameters()
 DECODED_AT_ONCE = 1 << 20  # characters of base64: about 4 ms, in which no other thread runs
 
@@ -49,63 +45,72 @@ class InferenceRequest:
     binary: bool
 
 
-def parse(body: bytearray, header_length: int | None, model: ServedModel) -> InferenceRequest:
+@dataclass(frozen=True)
+class Message:
+    """The JSON of a request. images: None if they are in the binary tensor after the JSON."""
+
+    id: str | None
+    count: int
+    classes: int
+    binary: bool
+    images: Images | list[bytes] | None
+
+
+def parse(body: bytearray, header_length: int | None, model: Signature) -> InferenceRequest:
     """The request in `body`, whose JSON has `header_length` bytes (None: all of it is JSON; 0: none of it is).
 
     Arrays are views of `body`. Raises MalformedRequest.
     """
     if header_length == 0:
-        return InferenceRequest(None, _raw_image(body, model.input), classes=0, binary=True)
+        return raw_request(body, model)
+    text, tail = split(body, header_length)
+    return with_tail(read_json(bytes(text), len(tail), model), tail, model)
+
+
+def split(body: bytearray, header_length: int | None) -> tuple[memoryview, memoryview]:
+    """The JSON and what follows it. Raises MalformedRequest."""
     length = len(body) if header_length is None else header_length
     if length > len(body):
         raise MalformedRequest(f"Inference-Header-Content-Length is {length}, but the body has {len(body)} bytes")
-    message = _message(body if length == len(body) else body[:length], model)
-    images = _images(message.inputs, memoryview(body)[length:], model)
-    classes, binary = _wanted(message, model.output)
-    return InferenceRequest(message.id, images, classes, binary)
+    view = memoryview(body)
+    return view[:length], view[length:]
 
 
-def render(
-    request: InferenceRequest, probabilities: Sequence[Sequence[float]], model: ServedModel, request_id: str
-) -> tuple[bytes, int | None]:
-    """The response's body, and the length of its JSON if something binary follows that.
-
-    `probabilities` are float64 [classes] of each image; `request_id` is used if the request has no id.
-    """
-    output: dict[str, Any] = {"name": model.output.name, "datatype": model.output.datatype}
-    data: list[Any]
-    if request.classes:
-        data = [text for values in probabilities for text in _classification(values, model.labels, request.classes)]
-        output |= {"datatype": "BYTES", "shape": [len(probabilities), min(request.classes, len(model.labels))]}
-        binary = b"".join(len(item).to_bytes(4, "little") + item for item in (text.encode() for text in data))
-    else:
-        values = np.stack(probabilities).astype("<f4")
-        output |= {"shape": list(values.shape)}
-        data = values.ravel().tolist()
-        binary = values.tobytes()
-    output |= {"parameters": {"binary_data_size": len(binary)}} if request.binary else {"data": data}
-    document = {
-        "model_name": model.name,
-        "model_version": VERSION,
-        "id": request_id if request.id is None else request.id,
-        "outputs": [output],
-    }
-    header = json.dumps(document, separators=(",", ":")).encode()
-    return (header + binary, len(header)) if request.binary else (header, None)
+def raw_request(body: bytearray, model: Signature) -> InferenceRequest:
+    """The request whose body is one image. Raises MalformedRequest."""
+    tensor = model.input
+    images = [bytes(body)] if tensor.datatype == "BYTES" else _binary_pixels(memoryview(body), tensor, 1)
+    return InferenceRequest(None, images, classes=0, binary=True)
 
 
-def _message(text: bytearray, model: ServedModel) -> InferenceMessage:
+def read_json(text: bytes | bytearray, rest: int, model: Signature) -> Message:
+    """The message in `text`, which `rest` bytes follow. Raises MalformedRequest."""
     json_limits.check(text, model.input, model.max_batch_size)
     try:
         # Unlike Python's own, this parser bounds how deep it goes.
-        return InferenceMessage.model_validate_json(text)
+        message = InferenceMessage.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[:1]
         raise MalformedRequest(one_line(first, "the message")) from None
+    given = _only_input(message.inputs, model.input)
+    count = _count(given, model)
+    data = given.data
+    _check_place(given, rest)
+    classes, binary = _wanted(message, model.output)
+    return Message(message.id, count, classes, binary, None if data is None else _images(data, model.input, count))
 
 
-def _images(inputs: list[InputTensor], rest: memoryview, model: ServedModel) -> Images | list[bytes]:
-    expected = model.input
+def with_tail(message: Message, tail: memoryview, model: Signature) -> InferenceRequest:
+    """The request whose JSON is `message` and whose binary tensor is `tail`. Raises MalformedRequest."""
+    images = message.images
+    if images is None and model.input.datatype == "BYTES":
+        images = _binary_files(tail, message.count)
+    elif images is None:
+        images = _binary_pixels(tail, model.input, message.count)
+    return InferenceRequest(message.id, images, message.classes, message.binary)
+
+
+def _only_input(inputs: list[InputTensor], expected: Tensor) -> InputTensor:
     names = [item.name for item in inputs]
     if names != [expected.name]:
         raise MalformedRequest(f"inputs: this model has one, {expected.name!r}, not {_say(names)}")
@@ -114,27 +119,32 @@ def _images(inputs: list[InputTensor], rest: memoryview, model: ServedModel) -> 
         raise MalformedRequest(
             f"input {given.name!r}: its datatype is {expected.datatype}, not {given.datatype[:40]!r}"
         )
-    count = _count(given, model)
+    return given
+
+
+def _check_place(given: InputTensor, rest: int) -> None:
+    """The elements are either in `data`, or they are the `rest` bytes after the JSON."""
     parameters = given.parameters or NONE
     size = parameters.binary_data_size
     if parameters.shared_memory_region is not None:
         raise MalformedRequest(f"input {given.name!r}: shared memory is not supported: send the tensor")
     if (size is None) == (given.data is None):
         raise MalformedRequest(f"input {given.name!r}: give either `data` or the parameter `binary_data_size`")
-    if size is not None and size > len(rest):
+    if size is not None and size > rest:
         raise MalformedRequest(
-            f"input {given.name!r}: binary_data_size is {size}, but {len(rest)} bytes follow the JSON"
+            f"input {given.name!r}: binary_data_size is {size}, but {rest} bytes follow the JSON"
             " (Inference-Header-Content-Length says where it ends)"
         )
-    if len(rest) > (size or 0):
-        raise MalformedRequest(f"{len(rest) - (size or 0)} bytes are left over after the tensors")
-    if given.data is not None:
-        values = _flat(given.data, expected)
-        return _base64_files(values, count) if expected.datatype == "BYTES" else _numbers(values, expected, count)
-    return _binary_files(rest, count) if expected.datatype == "BYTES" else _pixels(rest, expected, count)
+    if rest > (size or 0):
+        raise MalformedRequest(f"{rest - (size or 0)} bytes are left over after the tensors")
 
 
-def _count(given: InputTensor, model: ServedModel) -> int:
+def _images(data: list[Any], expected: Tensor, count: int) -> Images | list[bytes]:
+    values = _flat(data, expected)
+    return _base64_files(values, count) if expected.datatype == "BYTES" else _numbers(values, expected, count)
+
+
+def _count(given: InputTensor, model: Signature) -> int:
     """The number of images, by the input's shape."""
     shape = model.input.shape
     if not given.shape or tuple(given.shape[1:]) != shape[1:]:
@@ -160,13 +170,7 @@ def _wanted(message: InferenceMessage, output: Tensor) -> tuple[int, bool]:
     return parameters.classification or 0, bool(binary)
 
 
-def _raw_image(body: bytearray, tensor: Tensor) -> Images | list[bytes]:
-    if tensor.datatype == "BYTES":
-        return [bytes(body)]
-    return _pixels(memoryview(body), tensor, 1)
-
-
-def _pixels(data: memoryview, tensor: Tensor, count: int) -> Images:
+def _binary_pixels(data: memoryview, tensor: Tensor, count: int) -> Images:
     shape = (count, *tensor.shape[1:])
     if len(data) != count * _elements(tensor):
         raise MalformedRequest(
@@ -206,7 +210,7 @@ def _numbers(values: list[Any], tensor: Tensor, count: int) -> Images:
         data = bytearray(values)
     except ValueError:
         raise MalformedRequest(f"input {tensor.name!r}: UINT8 is from 0 to 255") from None
-    return _pixels(memoryview(data), tensor, count)
+    return _binary_pixels(memoryview(data), tensor, count)
 
 
 def _base64_files(values: list[Any], count: int) -> list[bytes]:
@@ -234,11 +238,6 @@ def _base64(text: str) -> bytes:
 def _elements(tensor: Tensor) -> int:
     """Elements of one image."""
     return int(np.prod(tensor.shape[1:]))
-
-
-def _classification(values: Sequence[float], labels: Sequence[str], count: int) -> list[str]:
-    """`value:index:label`, best first, written like Triton does."""
-    return [f"{values[index]:.6f}:{index}:{labels[index]}" for index in top_k(values, count)]
 
 
 def _say(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Restricts a decoding process before it reads the first image.
+"""Restricts a process that works on untrusted input, before it reads the first of it.
 
     confine(memory_bytes=256 << 20)     # returns the optional restrictions in force: {"landlock", "seccomp"}
 
@@ -13,7 +13,7 @@ import resource
 import struct
 
 DESCRIPTORS = 16
-NICENESS = 10  # decoding must not delay the event loop, nor the inference of images that are decoded
+NICENESS = 10  # it must not delay the event loop, nor the inference of images that are decoded
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446  # the same numbers on every architecture
@@ -40,7 +40,7 @@ REFUSED = {
 
 
 def confine(memory_bytes: int) -> set[str]:
-    """Give up all rights that decoding does not need. `memory_bytes` may be allocated beyond what is in use now.
+    """Give up all rights that the work does not need. `memory_bytes` may be allocated beyond what is in use now.
 
     Returns the names of the optional restrictions in force. Raises OSError if a resource limit cannot be set.
     """

@@ -1,0 +1,164 @@
+"""Parses the JSON of inference requests. A hostile message cannot delay the event loop.
+
+    parser = Parser()
+    request = await parser.parse(body, header_length, model, deadline)     # MalformedRequest, TooExpensive, ...
+    parser.close()
+
+A parser of JSON keeps the interpreter's lock from the first byte to the last, so that probes wait for it. Small JSON is
+parsed at once, larger JSON in a sandboxed process, one message at a time. The process starts when it is needed, and it
+ends after IDLE_SECONDS without work. Where no process can be started, a thread of the service parses.
+"""
+
+import asyncio
+import json
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+from ...errors import DeadlineExceeded, MalformedRequest, Problem, TooExpensive, Unavailable, forget_tracebacks
+from ...sandbox.process import ProcessEnded, SandboxedProcess
+from .parser_messages import HEAD, MESSAGE, PIXELS, REQUEST
+from .requests import InferenceRequest, Message, raw_request, read_json, split, with_tail
+from .tensors import Signature
+
+LARGE_JSON_BYTES = 16 * 1024  # more takes over a millisecond to parse
+CPU_SECONDS = 2.0  # of one message; 32 MB of base64 take 0.5 s
+MEMORY_BYTES = 256 << 20
+SILENCE_SECONDS = 20.0
+IDLE_SECONDS = 60.0
+logger = logging.getLogger("app.parser")
+
+
+@dataclass
+class _Job:
+    text: memoryview
+    rest: int
+    model: Signature
+    result: Future[Message] = field(default_factory=Future)
+
+
+class Parser:
+    """For any event loop; `close` it when done."""
+
+    def __init__(self, *, idle_seconds: float = IDLE_SECONDS) -> None:
+        self._idle_seconds = idle_seconds
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: the service shuts down
+        self._process: SandboxedProcess | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._serve, name="message-parser", daemon=True)
+        self._thread.start()
+
+    async def parse(
+        self, body: bytearray, header_length: int | None, model: Signature, deadline: float
+    ) -> InferenceRequest:
+        """See app.api.open_inference.requests.parse. `deadline` is in seconds of time.monotonic().
+
+        Raises MalformedRequest, TooExpensive, DeadlineExceeded or Unavailable.
+        """
+        if header_length == 0:
+            return raw_request(body, model)
+        text, tail = split(body, header_length)
+        if len(text) <= LARGE_JSON_BYTES:
+            return with_tail(read_json(bytes(text), len(tail), model), tail, model)
+        job = _Job(text, len(tail), model)
+        self._jobs.put(job)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return with_tail(await asyncio.wrap_future(job.result), tail, model)
+        except TimeoutError:
+            raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
+        finally:
+            if job.result.cancel():
+                text.release()  # the body's memory, although the job may wait for a while
+            del job  # see forget_tracebacks
+
+    def close(self) -> None:
+        """Kill the process. Messages that wait or are being parsed get Unavailable."""
+        self._closed = True
+        self._jobs.put(None)
+        if process := self._process:
+            process.end()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=self._idle_seconds if self._process else None)
+            except queue.Empty:
+                self._end()
+                continue
+            if job is None:
+                break
+            if job.result.set_running_or_notify_cancel():
+                self._answer(job)
+            del job  # an idle thread keeps no message
+        self._end()
+
+    def _answer(self, job: _Job) -> None:
+        try:
+            if self._closed:
+                raise Unavailable("the service is shutting down")
+            self._process = self._process or _start()
+            parsed = self._process_parses(job) if self._process else read_json(bytes(job.text), job.rest, job.model)
+            job.result.set_result(parsed)
+        except Problem as problem:
+            forget_tracebacks(problem)
+            job.result.set_exception(problem)
+        except Exception as error:
+            job.result.set_exception(error)
+
+    def _process_parses(self, job: _Job) -> Message:
+        assert self._process
+        signature = json.dumps(asdict(Signature(job.model.input, job.model.output, job.model.max_batch_size))).encode()
+        try:
+            self._process.send(REQUEST.pack(len(job.text), len(signature), job.rest), job.text, signature)
+            # base64 is longer than what it holds
+            content = self._process.answer(
+                MESSAGE, most=HEAD.size + len(job.text) + 4096, problems=(MalformedRequest, TooExpensive)
+            )
+            return _message(content, job.model)
+        except ProcessEnded as ended:
+            self._end()
+            if self._closed:
+                raise Unavailable("the service is shutting down") from None
+            logger.warning("the process that parses JSON has ended: %s", ended.reason)
+            what = ended.exceeded
+            if what is None:
+                raise MalformedRequest("the JSON makes its parser crash") from None
+            raise TooExpensive(f"parsing the JSON takes more {what} than is allowed") from None
+
+    def _end(self) -> None:
+        if self._process:
+            self._process.end()
+        self._process = None
+
+
+def _start() -> SandboxedProcess | None:
+    try:
+        return SandboxedProcess(
+            f"{__package__}.parser_worker", MEMORY_BYTES, CPU_SECONDS, silence_seconds=SILENCE_SECONDS
+        )
+    except OSError as error:
+        logger.warning("no process for parsing JSON can be started: %s", error)
+        return None
+
+
+def _message(content: bytes, model: Signature) -> Message:
+    """The message in an answer of the process."""
+    (length,) = HEAD.unpack_from(content)
+    head = json.loads(content[HEAD.size : HEAD.size + length])
+    sizes = head.pop("sizes")
+    if sizes is None:
+        return Message(**head, images=None)
+    start = HEAD.size + length
+    if sizes == PIXELS:
+        pixels = np.frombuffer(content, np.uint8, offset=start)
+        return Message(**head, images=pixels.reshape(head["count"], *model.input.shape[1:]))
+    ends = accumulate(sizes, initial=start)
+    return Message(**head, images=[content[first:last] for first, last in pairwise(ends)])
