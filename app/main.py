@@ -26,7 +26,7 @@ from .inference.sessions import Session, load_session
 from .process.logging import dropped_lines
 from .process.runtime import refuse_several_processes
 from .settings import Settings, SettingsError
-from .validation import one_line
+from .validation_errors import one_line
 
 
 def _end_process() -> None:

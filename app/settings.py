@@ -32,7 +32,7 @@ MAX_THREADS = 1024
 # APP_PORT and the like for a service that is called app.
 PREFIXES = ("APP_", "CIFAR_", "CIFAR10_", "CLASSIFIER_", "CIFAR10_CLASSIFIER_", "SERVICE_")
 ORDINARY = ("ROOTPATH",)  # Gentoo sets it
-SHORT, LONG = 6, 10  # letters: shorter names are one letter from too many other words
+SHORT, LONG = 6, 10  # letters: many other words differ from a shorter name by one letter
 
 
 # .env's damaged lines are refused here; the library would pass over them with a warning.
@@ -183,8 +183,9 @@ def _names_in(path: Path, known: Sequence[str]) -> Iterator[str]:
 def misspelt(name: str, known: Sequence[str]) -> str | None:
     """The setting that the name of a variable was probably meant for; None for a setting's own name and for others.
 
-    That is one letter more, less, other or exchanged with the next (two such edits in names of LONG letters and
-    more); any separators; one of PREFIXES before it; _FILE after it, the custom for secrets that are mounted as files.
+    A misspelling has one letter added, left out, replaced or exchanged with the next one (two such edits in names of
+    LONG letters and more). It may have any separators, one of PREFIXES before it, and _FILE after it, as variables
+    have that name a mounted secret.
     Of names shorter than SHORT, only the plural, the singular and exchanged letters count.
     """
     given = name.upper()

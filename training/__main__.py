@@ -34,7 +34,7 @@ from training.evaluate import leave_two_out
 from training.evaluate.compare import compare, correct
 from training.evaluate.evaluate import check_sources, evaluate, evaluated
 from training.evaluate.human_labels import figures, read_human_labels
-from training.evaluate.test_reads import check_log
+from training.evaluate.test_set_log import check_log
 from training.export.bundle import check_target, export, render_card_again
 from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
 from training.fit.progress_bar import ProgressBar

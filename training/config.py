@@ -49,7 +49,7 @@ class Config:
     beta1: float = Field(default=0.9, ge=0, le=0.9999, description="AdamW's decay rate of the gradients' mean.")
     # 0.999 would remember longer than a run of a few thousand steps.
     beta2: float = Field(default=0.99, ge=0, le=0.99999, description="AdamW's decay rate of the gradients' squares.")
-    # More would cost the ranking of confidences (arXiv:2403.14715).
+    # With label smoothing, confidences rank right and wrong answers worse (arXiv:2403.14715).
     label_smoothing: float = Field(default=0.0, ge=0, le=0.9, description="Label smoothing; 0 turns it off.")
     ema_decay: float = Field(default=0.992, ge=0, le=0.99999, description="Decay of the averaged weights per update.")
     # Every fourth step is cheaper, and 0.992 per 4 steps is 0.998 per step.

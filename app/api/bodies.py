@@ -1,6 +1,7 @@
 """A request's whole body, unpacked where Content-Encoding says that it is packed.
 
-What it unpacks to is limited like what is sent, and counts against the same memory: a bomb ends at the byte too many.
+What it unpacks to is limited like what is sent, and counts against the same memory. Unpacking stops at the first byte
+beyond the limit.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from .request_context import context_of
 
 # zlib's windowBits; HTTP's deflate is a zlib stream (RFC 9110, 8.4.1.2)
 FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-STEP_BYTES = 1 << 16  # unpacked at once: a fraction of a millisecond of the event loop, as many may unpack
+STEP_BYTES = (
+    1 << 16
+)  # unpacked at once; it takes the event loop a fraction of a millisecond, and many bodies may be unpacked
 
 
 @asynccontextmanager

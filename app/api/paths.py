@@ -3,7 +3,8 @@
 from starlette.types import Scope
 
 PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
-# The page holds nothing secret, and a visitor types the API key there. Empty: the prefix without its slash.
+# The page holds nothing secret, and a visitor types the API key there. The empty path is a request for the prefix
+# without its slash.
 PAGE = frozenset({"", "/"})
 PAGE_FILES = "/assets/web/"
 IMAGE_UPLOADS = frozenset({"/predict", "/predict/batch", "/explain"})

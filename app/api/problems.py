@@ -25,7 +25,7 @@ from ..errors import (
     Problem,
     forget_tracebacks,
 )
-from ..validation import one_line
+from ..validation_errors import one_line
 from .paths import prefix_of
 from .request_context import context_of
 from .schemas import ProblemDocument

@@ -11,8 +11,8 @@ from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..validation import one_line
-from .graph import GraphError, check_graph
+from ..validation_errors import one_line
+from .graph_check import GraphError, check_graph
 from .manifest import SCHEMA_VERSION, Manifest, manifest_digest, render_manifest, sha256
 from .names import CHECKPOINT, GRAPH, MANIFEST, REPORT, REPORT_TEXT
 from .report import Report

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import ImageTooLarge, Problem, TooExpensive, UndecodableImage, UnsupportedMediaType
 from ..sandbox.process import ProcessEnded, SandboxedProcess
 from .kinds import Kind, kind_of
-from .messages import DECODE, IDENTIFIED, IDENTITY, REQUEST, THUMBNAILS
+from .protocol import DECODE, IDENTIFIED, IDENTITY, REQUEST, THUMBNAILS
 
 SILENCE_PER_CPU_SECOND = 10.0  # wall-clock time that a second of CPU time may take on a busy machine
 PROBLEMS = (ImageTooLarge, TooExpensive, UndecodableImage, UnsupportedMediaType)

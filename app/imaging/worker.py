@@ -16,7 +16,7 @@ from ..sandbox.channel import answer, receive
 from ..sandbox.worker import serve
 from .decode import EncodedImage
 from .formats import DECODERS
-from .messages import DECODE, IDENTIFIED, IDENTITY, REQUEST, THUMBNAILS
+from .protocol import DECODE, IDENTIFIED, IDENTITY, REQUEST, THUMBNAILS
 
 # Pillow and the standard library import these at first use: TiffImagePlugin, for example, reads all EXIF.
 LATE_IMPORTS = (

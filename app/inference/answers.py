@@ -57,12 +57,14 @@ class ImageResult(BaseModel):
         description="Out-of-distribution score: larger for images less like the training images.",
         examples=[0.71],
     )
-    ood_threshold: float | None = Field(None, description="The model's.", examples=[2.96])
+    ood_threshold: float | None = Field(
+        None, description="The model abstains if `ood_score` is above this.", examples=[2.96]
+    )
     views: int = Field(description="Over how many views of the image the logits were averaged.", examples=[1])
     measured_on: Kind | None = Field(
         None,
-        description="The kind of pictures that the answer's promises were measured on: the kind of this image, "
-        "or the kind that the request named. Null if the model was not measured on this kind.",
+        description="The kind of pictures on which probabilities, sets and thresholds were measured: the kind of this "
+        "image, or the kind that the request named. Null if the model was not measured on this kind.",
         examples=["photographs"],
     )
 
@@ -99,7 +101,7 @@ class Rules:
         if self.ood_temperature is not None:
             score = entropy(outputs.logits, self.ood_temperature)
         if self.ood_threshold is None:
-            score = None  # nothing says what it means for this kind
+            score = None  # without a threshold for this kind, the score has no meaning
         return Classification(
             rules=self,
             probabilities=probabilities(outputs.logits, self.temperature),

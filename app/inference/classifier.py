@@ -73,6 +73,7 @@ class Classifier:
             max_batch_images=settings.max_batch_images,
             queue_images=settings.queue_images,
             on_batch=on_batch,
+            on_idle=session.release_memory,
             on_death=on_death,
         )
         return cls(manifest, engine, settings, on_kill)

@@ -82,7 +82,7 @@ class Drift:
         return self._labels[kind].total() / max(1, len(self._answers))
 
     def _expected(self, histograms: Mapping[Kind, Sequence[int]], kind: Kind) -> list[float]:
-        """The calibration counts of a kind, scaled so that its share is that among the answers."""
+        """The calibration counts of a kind, scaled so that the kind has the same share of them as of the answers."""
         total = sum(self._share(one) * sum(histogram) for one, histogram in histograms.items())
         scale = self._share(kind) * total / max(1, sum(histograms[kind]))
         return [scale * count for count in histograms[kind]]

@@ -26,6 +26,7 @@ import numpy as np
 from ..errors import DeadlineExceeded, Overloaded, Unavailable
 from .sessions import Images, Outputs
 
+IDLE_SECONDS = 2.0
 logger = logging.getLogger("app.engine")
 
 
@@ -59,9 +60,9 @@ class ThreadsError(RuntimeError):
 class Engine:
     """`compute` is the `run` of a session; up to `threads` threads call it at the same time.
 
-    A worker calls `on_batch(images)` after each batch, with its number of images. It calls `on_death()` if `compute`
-    raises: from then on `alive` is false and every call raises Unavailable. Raises ThreadsError if the threads cannot
-    be started.
+    A worker calls `on_batch(images)` after each batch, with its number of images, and `on_idle()` once when there was
+    no work for `idle_seconds`. It calls `on_death()` if `compute` raises: from then on `alive` is false and every call
+    raises Unavailable. Raises ThreadsError if the threads cannot be started.
     """
 
     def __init__(
@@ -72,12 +73,17 @@ class Engine:
         max_batch_images: int,
         queue_images: int,
         on_batch: Callable[[int], None] = lambda _: None,
+        on_idle: Callable[[], None] = lambda: None,
         on_death: Callable[[], None] = lambda: None,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._compute = compute
         self._max_batch_images = max_batch_images
         self._queue_images = queue_images
         self._on_batch = on_batch
+        self._on_idle = on_idle
+        self._idle_seconds = idle_seconds
+        self._worked = False  # since on_idle was called
         self._on_death = on_death
         self._reserved = 0
         self._idle = 0
@@ -168,9 +174,12 @@ class Engine:
             worker.join()
 
     def _work(self) -> None:
-        batch: list[_Work] = []
+        batch: list[_Work] | None = []
         try:
-            while batch := self._take():
+            while (batch := self._take()) is not None:
+                if not batch:
+                    self._on_idle()
+                    continue
                 started = time.monotonic()
                 outputs = self._compute(
                     np.concatenate([work.images for work in batch]) if batch[1:] else batch[0].images,
@@ -187,15 +196,21 @@ class Engine:
             # All input was checked before, so the cause is the machine or a bug, and the next batch would fail too:
             # log it once, answer all waiting calls, and let the process be replaced.
             logger.exception("an inference worker died")
-            self._die(batch)
+            self._die(batch or [])
 
-    def _take(self) -> list[_Work]:
-        """Wait for the next batch. It is empty if the engine has closed and no work waits."""
+    def _take(self) -> list[_Work] | None:
+        """Wait for the next batch. It is empty if it is time for `on_idle`, and None if the engine has closed."""
         with self._changed:
             self._idle += 1
             try:
-                while not (batch := self._next_batch()) and self.alive:
-                    self._changed.wait()
+                while not (batch := self._next_batch()):
+                    if not self.alive:
+                        return None
+                    notified = self._changed.wait(self._idle_seconds if self._worked else None)
+                    if not notified and self._worked and self._idle == len(self._workers):
+                        self._worked = False
+                        return []
+                self._worked = True
                 return batch
             finally:
                 self._idle -= 1

@@ -30,7 +30,7 @@ HEADER_COST = 32  # bytes that an empty header counts for, as in HTTP/2 (RFC 911
 BODY_READ_BYTES = 64 * 1024  # at once
 READ_BYTES = 16 * 1024  # at once, in a head; also the most that is kept unparsed behind a request under way
 TINY_READ_BYTES = 1024  # at once, in bodies of tiny chunks: a fraction of a millisecond of the event loop
-TINY_PIECE_BYTES = 256  # shorter pieces of a body are no measure of its chunks
+TINY_PIECE_BYTES = 256  # a shorter piece may be cut by the network, and does not tell how large the chunks are
 
 END = b"\r\n\r\n"
 CHECKED = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})

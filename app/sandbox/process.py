@@ -23,6 +23,7 @@ from ..errors import Problem
 from .channel import ANSWER, LONGEST_PROBLEM, OUT_OF_MEMORY, PROBLEM, READY, receive
 
 START_SECONDS = 30.0  # for importing libraries on a busy machine
+LARGE_BLOCK_BYTES = 1 << 20
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME")
 
 
@@ -120,7 +121,11 @@ class SandboxedProcess:
 
 
 def _environment() -> dict[str, str]:
-    """The environment of the process: no secrets, no settings, one thread for NumPy's libraries."""
+    """The environment of the process: no secrets, no settings, one thread for NumPy's libraries.
+
+    glibc returns large blocks to the system as soon as they are free, so that an idle process keeps no large picture.
+    """
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     folder = str(Path(__file__).parents[len(__package__.split("."))])
-    return kept | {"PYTHONPATH": folder, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    return kept | threads | {"PYTHONPATH": folder, "MALLOC_MMAP_THRESHOLD_": str(LARGE_BLOCK_BYTES)}

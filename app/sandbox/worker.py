@@ -1,8 +1,8 @@
 """The loop of a sandboxed process. It reads requests from standard input, a socket, and answers on it.
 
-    serve(REQUEST, answer, memory_bytes=256 << 20, cpu_seconds=2.0)
+    serve(REQUEST, work, memory_bytes=256 << 20, cpu_seconds=2.0)
 
-`answer(channel, content, *fields)` gets the bytes of a request and the fields of its header after the first. The kernel
+`work(channel, content, *fields)` gets the bytes of a request and the fields of its header after the first. The kernel
 ends the process if a request takes more than `cpu_seconds`; the process ends itself if one takes too much memory.
 """
 
@@ -43,3 +43,4 @@ def serve(
                 os._exit(OUT_OF_MEMORY)  # the heap may be too fragmented for the next request
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
+                content = b""  # an idle process keeps no request

@@ -15,7 +15,7 @@ import pytest
 from app import local_files
 from app.errors import Unavailable
 from app.inference.answers import Fault, ImageResult, Prediction, PredictionSet
-from app.inference.sessions import Outputs
+from app.inference.sessions import Outputs, Session
 from app.local_files import FileResult, FilesError, as_json, as_row, classify, find, shown
 from app.settings import Settings
 from tests.conftest import BUNDLE, DATA
@@ -212,7 +212,7 @@ async def test_only_a_window_of_files_is_in_memory(loaded: tuple) -> None:
     taken, begun, release = 0, asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    class Held:
+    class Held(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             loop.call_soon_threadsafe(begun.set)
             release.wait(30)
@@ -234,7 +234,7 @@ async def test_only_a_window_of_files_is_in_memory(loaded: tuple) -> None:
 
 
 async def test_an_engine_that_dies_ends_the_classification(loaded: tuple, caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
+    class Broken(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             raise RuntimeError("gone")
 

@@ -4,8 +4,8 @@
     photographs.take(~photographs.held_out)        # what training may see
     calibrate, report = halves(photographs)        # of what it may not see
 
-Held out are whole kinds, so that a measurement tells of pictures that are unlike those of the training: the kind is
-the part of a file's name before "_", an ImageNet wnid. Of each class with two kinds or more the one with the smallest
+Whole kinds are held out, so that pictures are measured that are unlike those of the training. The kind is the part of
+a file's name before "_", an ImageNet wnid. Of each class with two kinds or more the one with the smallest
 sha256 is held out, of the other classes a fifth of the pictures, and of `other` 40 kinds. One half of the pictures that
 are held out calibrates a model, the other half measures it.
 """

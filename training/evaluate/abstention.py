@@ -65,7 +65,7 @@ def residual(bank: Outputs, _: Labels) -> Detector:
 
 
 def novelty(bank: Outputs, _: Labels) -> Detector:
-    """app.network.novelty, the standardised mean of the last two."""
+    """app.network.novelty: the mean of the distances of `knn` and `residual`, each standardised."""
     fitted = fit_novelty(bank)
     return lambda outputs: fitted.score(torch.from_numpy(outputs.features)).numpy()
 

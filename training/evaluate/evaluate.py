@@ -49,7 +49,7 @@ from training.evaluate.photographs import (
 )
 from training.evaluate.robustness import robustness_report
 from training.evaluate.selective import selective_report
-from training.evaluate.test_reads import check_log, log_read
+from training.evaluate.test_set_log import check_log, log_read
 from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import LOGITS, REPORT, REPORT_TEXT, FinishedRun
 

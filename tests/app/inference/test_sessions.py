@@ -1,6 +1,8 @@
 import base64
+import ctypes
 import io
 import json
+import os
 import struct
 import sys
 import zlib
@@ -31,6 +33,7 @@ from app.inference.sessions import (
 )
 from app.settings import Settings
 from tests.app.forged import forge, graph
+from tests.benchmarks.serving.processes import resident_mb
 from tests.conftest import BUNDLE, DATA, SMALL_BUNDLE
 
 
@@ -97,7 +100,7 @@ def test_threads_share_a_session(session: Session) -> None:
 
 
 def test_a_model_that_computes_something_else_is_noticed(loaded: tuple[Bundle, Session]) -> None:
-    class Wrong:
+    class Wrong(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             return Outputs(loaded[1].run(images).logits + np.float32(0.5))
 
@@ -106,7 +109,7 @@ def test_a_model_that_computes_something_else_is_noticed(loaded: tuple[Bundle, S
 
 
 def test_a_model_that_computes_nonsense_is_noticed(loaded: tuple[Bundle, Session]) -> None:
-    class Nonsense:
+    class Nonsense(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             return Outputs(np.full((1, 10), np.nan, np.float32))
 
@@ -115,7 +118,7 @@ def test_a_model_that_computes_nonsense_is_noticed(loaded: tuple[Bundle, Session
 
 
 def test_another_out_of_distribution_score_is_noticed(loaded: tuple[Bundle, Session]) -> None:
-    class Wrong:
+    class Wrong(Session):
         def __init__(self, by: float) -> None:
             self.by = np.float32(by)
 
@@ -488,3 +491,13 @@ def test_each_computation_runs_on_one_thread() -> None:
     options = OnnxSession(Bundle.load(BUNDLE))._session.get_session_options()
     assert options.intra_op_num_threads == 1
     assert options.inter_op_num_threads == 1
+
+
+def test_a_session_gives_back_the_memory_of_large_batches() -> None:
+    fresh = OnnxSession(Bundle.load(BUNDLE))
+    fresh.run(np.zeros((32, 32, 32, 3), np.uint8))
+    held = resident_mb(os.getpid())
+    fresh.release_memory()
+    ctypes.CDLL(None).malloc_trim(0)
+    assert resident_mb(os.getpid()) < held - 40
+    assert fresh.run(np.zeros((1, 32, 32, 3), np.uint8)).logits.shape == (1, 10)

@@ -17,7 +17,7 @@ import httpx
 from PIL import Image
 
 from training.data.cifar10 import load
-from training.evaluate.test_reads import log_read
+from training.evaluate.test_set_log import log_read
 
 TOLERANCE = 0.0005
 

@@ -21,7 +21,7 @@ from training.evaluate.evaluate import (
 )
 from training.evaluate.leave_two_out import write_near
 from training.evaluate.metrics import report_text
-from training.evaluate.test_reads import HEADER
+from training.evaluate.test_set_log import HEADER
 from training.export.bundle import export
 from training.fit.run_folder import LOGITS, FinishedRun
 

@@ -105,7 +105,7 @@ def test_damaged_images_are_refused(run: Run, packed: Path, tmp_path: Path) -> N
 def test_a_loss_that_is_not_finite_ends_the_run(
     run: Run, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.gpu.lessons.CHECK_EVERY", 1)
+    monkeypatch.setattr("training.gpu.loop.CHECK_EVERY", 1)
     weights = load_file(packed / "lite2.safetensors")
     save_file({name: one * float("nan") for name, one in weights.items()}, packed / "lite2.safetensors")
     with pytest.raises(SystemExit, match="not finite"):

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from app import __version__
 from app.api.open_inference import parser
 from app.api.open_inference.parser import LARGE_JSON_BYTES
-from app.inference.sessions import Outputs
+from app.inference.sessions import Outputs, Session
 from tests.app.problems import assert_problem
 from tests.conftest import DATA
 
@@ -183,7 +183,7 @@ class TestInference:
 
     @pytest.mark.parametrize("count", [1, 7, 8, 9, 32])
     def test_images_keep_their_order(self, make_client: MakeClient, count: int) -> None:
-        class FirstPixel:
+        class FirstPixel(Session):
             def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 assert images.flags.c_contiguous and images.dtype == np.uint8
                 assert len(images) <= 8
@@ -266,7 +266,7 @@ class TestInference:
     def test_a_photo_gets_its_views(self, make_client: MakeClient) -> None:
         counts = []
 
-        class Count:
+        class Count(Session):
             def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 counts.append(len(images))
                 return Outputs(np.zeros((len(images), 10), np.float32))
@@ -390,7 +390,7 @@ class TestRefusals:
     def test_an_answer_after_the_deadline_is_504(self, make_client: MakeClient) -> None:
         release = threading.Event()
 
-        class Slow:
+        class Slow(Session):
             def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 release.wait(30)
                 return Outputs(np.zeros((len(images), 10), np.float32))
@@ -403,7 +403,7 @@ class TestRefusals:
         assert_still_serving(client)
 
     def test_a_dead_engine_is_503(self, make_client: MakeClient) -> None:
-        class Broken:
+        class Broken(Session):
             def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
                 raise RuntimeError
 

@@ -75,7 +75,7 @@ def test_an_explanation_after_the_deadline_is_504(
 ) -> None:
     release = threading.Event()
 
-    class Slow:
+    class Slow(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             release.wait(30)
             return loaded[1].run(images, maps)
@@ -88,7 +88,7 @@ def test_an_explanation_after_the_deadline_is_504(
 def test_a_model_without_class_maps_explains_nothing(
     make_client: MakeClient, cat: bytes, loaded: tuple[Bundle, Session]
 ) -> None:
-    class Older:
+    class Older(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             return loaded[1].run(images)
 

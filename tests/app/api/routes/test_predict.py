@@ -100,7 +100,7 @@ def test_the_service_abstains_above_the_threshold(
 ) -> None:
     threshold = loaded[0].manifest.abstention.threshold
 
-    class Sharpened:
+    class Sharpened(Session):
         """The model with its logits times a factor: the smaller, the more equal are the probabilities."""
 
         factor = 1.0
@@ -288,7 +288,7 @@ def test_requests_are_refused_while_the_queue_is_full(make_client: MakeClient, c
 def test_an_answer_after_the_deadline_is_504(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
     release = threading.Event()
 
-    class Slow:
+    class Slow(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             release.wait(30)
             return loaded[1].run(images, maps)
@@ -300,7 +300,7 @@ def test_an_answer_after_the_deadline_is_504(make_client: MakeClient, cat: bytes
 
 
 def test_a_dead_engine_is_503(make_client: MakeClient, cat: bytes) -> None:
-    class Broken:
+    class Broken(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             raise RuntimeError("the reason is for the log")
 
@@ -473,7 +473,7 @@ def test_a_batch_takes_as_many_places_as_it_has_images_and_gives_them_back(make_
 def test_an_error_of_the_service_fails_the_whole_batch(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
     release = threading.Event()
 
-    class Slow:
+    class Slow(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             release.wait(30)
             return loaded[1].run(images, maps)
@@ -488,7 +488,7 @@ async def test_a_batch_whose_client_leaves_is_withdrawn(loaded: tuple, cat: byte
     begun, release, computed = asyncio.Event(), threading.Event(), []
     loop = asyncio.get_running_loop()
 
-    class Held:
+    class Held(Session):
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
             computed.append(len(images))
             loop.call_soon_threadsafe(begun.set)

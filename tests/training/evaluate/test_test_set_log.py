@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from training.errors import TrainingError
-from training.evaluate.test_reads import HEADER, check_log, log_read
+from training.evaluate.test_set_log import HEADER, check_log, log_read
 
 
 def test_the_log_is_only_appended_to(tmp_path: Path) -> None:

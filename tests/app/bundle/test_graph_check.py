@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from app.bundle import Bundle, BundleError
-from app.bundle.graph import GraphError, check_graph
+from app.bundle.graph_check import GraphError, check_graph
 from app.bundle.names import GRAPH
 from tests.app.forged import forge, graph
 from tests.conftest import BUNDLE, SMALL_BUNDLE
@@ -167,7 +167,7 @@ def test_a_location_of_another_wire_type_is_refused() -> None:
 
 
 def test_too_many_fields_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.bundle.graph.MAX_FIELDS", 10_000)
+    monkeypatch.setattr("app.bundle.graph_check.MAX_FIELDS", 10_000)
     check_graph(b"\x3a\x00" + b"\x08\x00" * 9_999)
     with pytest.raises(GraphError, match="more than 10,000 fields"):
         check_graph(b"\x3a\x00" + b"\x08\x00" * 10_000)

@@ -1,7 +1,7 @@
 """The loop: any number of networks learn from the same views, for a number of seconds, on one device.
 
-Every random number is a function of (seed, step); how many steps fit into the time is not, so a run is recorded, not
-repeated. Teachers see the very view that their students see (Beyer et al. 2022, arXiv:2106.05237).
+Every random number is a function of (seed, step). The number of steps depends on the device, so a run cannot be
+repeated exactly. Teachers see the very view that their students see (Beyer et al. 2022, arXiv:2106.05237).
 """
 
 import math
@@ -18,8 +18,8 @@ from app.bundle.report import Epoch
 from training.data.cifar10 import LabelledImages
 from training.data.photographs import OTHER
 from training.errors import TrainingError
+from training.gpu.augmentation import PHOTOGRAPHS, THUMBNAILS, cutmix, mixup, random_views
 from training.gpu.learners import Learner, Resized
-from training.gpu.views import PHOTOGRAPHS, THUMBNAILS, cutmix, mixup, random_views
 
 CLASSES = 10
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device

@@ -1,6 +1,6 @@
 """The log of every reading of the test set: a CSV file that is only ever appended to.
 
-Whoever chooses a model by its test accuracy can then be told so by the number of lines.
+The number of lines shows whether models were chosen by their test accuracy.
 """
 
 import csv

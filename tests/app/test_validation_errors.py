@@ -1,7 +1,7 @@
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.validation import one_line
+from app.validation_errors import one_line
 
 
 class Inner(BaseModel):
