@@ -7,8 +7,8 @@
 While there is room, every request gets what it asks for. One address alone may hold everything, so users behind one
 NAT lose nothing. When there is no room, a request may displace requests of the network that holds the most: the largest
 first, and the newest of equal ones. It may do so if that network holds more than the network of the request would hold
-afterwards. Otherwise it is refused. So no network is displaced by one that holds more, and two networks do not displace each other
-in turn.
+afterwards. Otherwise it is refused. So no network is displaced by one that holds more, and two networks do not displace
+each other in turn.
 
 A displaced request ends at once with 429. The displacing request waits until the memory or the places are free.
 Meanwhile networks that hold more get nothing new.

@@ -11,7 +11,7 @@ from app.imaging.decode import EncodedImage
 from app.imaging.process import DecodingProcess, problem_of
 from app.sandbox.process import ProcessEnded
 from app.settings import Settings
-from tests.benchmarks.faults.slowest_pictures import WAYS, scene
+from tests.benchmarks.faults.slowest_pictures import SHARES, WAYS, scene
 
 
 @pytest.fixture
@@ -127,12 +127,12 @@ def test_an_image_over_its_memory_is_too_expensive(process: DecodingProcess) -> 
 
 @pytest.mark.parametrize("way", WAYS, ids=[way[0] for way in WAYS])
 def test_slow_ordinary_pictures_take_a_part_of_the_allowed_time(way: tuple) -> None:
-    """A tenth of the pixels in a quarter of the time; tests.benchmarks.faults.slowest_pictures measures all pixels."""
+    """A tenth of the pixels in half of the time; tests.benchmarks.faults.slowest_pictures measures all pixels."""
     settings = Settings(_env_file=None)
     _, kind, options, change = way
     out = io.BytesIO()
-    change(scene(settings.max_pixels // 10, 16)).save(out, kind, **options)
-    process = DecodingProcess(memory_bytes=300 << 20, cpu_seconds=settings.max_decode_seconds / 4)
+    change(scene(int(settings.max_pixels * SHARES.get(kind, 1)) // 10, 16)).save(out, kind, **options)
+    process = DecodingProcess(memory_bytes=300 << 20, cpu_seconds=settings.max_decode_seconds / 2)
     try:
         assert decode(process, out.getvalue()).shape == (1, 32, 32, 3)
     finally:

@@ -11,27 +11,34 @@ import argparse
 import io
 import statistics
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from app.imaging.decoder import Limits
 from app.imaging.process import DecodingProcess
 from app.settings import Settings
 
-AVIF_SHARE = 0.6  # of MAX_PIXELS, which an AVIF may have; see docs/operations.md
+SHARES = {"AVIF": 0.6, "WEBP": 0.33}  # of MAX_PIXELS: their decoders need more memory for a pixel
 TICKS_PER_SECOND = 100  # of /proc/PID/stat
 
 
 def scene(pixels: int, noise: int) -> Image.Image:
     """A picture in RGB: a gradient with normal noise of this standard deviation."""
+    waves, grain = _waves_and_grain(pixels)
+    return Image.fromarray((waves + noise * grain).clip(0, 255).astype(np.uint8))
+
+
+@lru_cache(1)
+def _waves_and_grain(pixels: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     width, height = int((pixels * 4 / 3) ** 0.5), int((pixels * 3 / 4) ** 0.5)
     down, across = np.mgrid[0:height, 0:width].astype(np.float32)
     waves = np.stack([np.sin(across / 91) + np.cos(down / 47), np.sin(down / 31), np.cos(across / 17)], axis=-1)
-    grain = np.random.default_rng(0).standard_normal(waves.shape, dtype=np.float32)
-    return Image.fromarray((128 + 40 * waves + noise * grain).clip(0, 255).astype(np.uint8))
+    return 128 + 40 * waves, np.random.default_rng(0).standard_normal(waves.shape, dtype=np.float32)
 
 
 def with_alpha(rgb: Image.Image) -> Image.Image:
@@ -65,9 +72,10 @@ WAYS: list[tuple[str, str, dict[str, Any], Callable[[Image.Image], Image.Image]]
 def pictures(pixels: int, most_bytes: int) -> Iterator[tuple[str, int, bytes]]:
     """Names, noise and files, each with the most noise with which it has at most `most_bytes`."""
     for name, kind, options, change in WAYS:
-        for noise in (32, 16, 8, 4, 2, 1, 0):
+        share = int(pixels * SHARES.get(kind, 1))
+        for noise in (32, 8, 2, 0):
             out = io.BytesIO()
-            change(scene(int(pixels * (AVIF_SHARE if kind == "AVIF" else 1)), noise)).save(out, kind, **options)
+            change(scene(share, noise)).save(out, kind, **options)
             if out.tell() <= most_bytes:
                 yield name, noise, out.getvalue()
                 break
