@@ -218,6 +218,10 @@ class Decoder:
                 process = None
                 continue
             try:
+                if process and not process.alive:
+                    self._on_kill(process.failed(EOFError()).reason)
+                    self._end(process)
+                    process = None
                 process = process or self._start_if_possible()
                 if process is None:
                     self._decode_without_process(job)

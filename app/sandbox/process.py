@@ -72,6 +72,11 @@ class SandboxedProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs. A system that is short of memory may have killed it while it was idle."""
+        return self._process.poll() is None
+
     def send(self, *parts: bytes | bytearray | memoryview) -> None:
         """Raises ProcessEnded."""
         try:

@@ -104,6 +104,8 @@ class Parser:
         try:
             if self._closed:
                 raise Unavailable("the service is shutting down")
+            if self._process and not self._process.alive:
+                self._end()
             self._process = self._process or _start()
             parsed = self._process_parses(job) if self._process else read_json(bytes(job.text), job.rest, job.model)
             job.result.set_result(parsed)

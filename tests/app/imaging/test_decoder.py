@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,7 @@ class Blocked:
         self.pid = 0
         self.ended = threading.Event()
 
+    alive = True
     let_go = threading.Event()
     decoding: list[bytes] = []
 
@@ -175,15 +177,25 @@ async def test_no_more_processes_live_than_there_are_lanes(decoder: Decoder) -> 
     assert len(decoder.pids()) <= 3  # one general lane, and the two others
 
 
-async def test_a_decoder_that_dies_is_replaced(decoder: Decoder, killed: list[str]) -> None:
-    await decode(decoder, PHOTO)
-    (pid,) = decoder.pids()
-    os.kill(pid, 6)
-    with pytest.raises((UndecodableImage, TooExpensive)):
-        await decode(decoder, PHOTO)
-    assert killed == ["crash"]
-    await decode(decoder, PHOTO)
-    assert decoder.pids() != [pid]
+async def test_a_process_that_dies_while_idle_is_replaced_and_no_image_is_refused(
+    decoder: Decoder, killed: list[str]
+) -> None:
+    expected = (await decode(decoder, PHOTO)).thumbnails
+    for signal, reason in ((6, "crash"), (9, "memory")):
+        (pid,) = decoder.pids()
+        os.kill(pid, signal)
+        await until(lambda pid=pid: not runs(pid))
+        np.testing.assert_array_equal((await decode(decoder, PHOTO)).thumbnails, expected)
+        assert killed.pop() == reason and not killed
+        assert decoder.pids() != [pid]
+
+
+def runs(pid: int) -> bool:
+    """Whether the process has not ended; a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 async def test_idle_processes_end() -> None:

@@ -153,6 +153,19 @@ def test_an_idle_process_ends_and_another_starts_when_needed(pixels: ServedModel
     assert parser._process is None
 
 
+def test_a_process_that_dies_while_idle_is_replaced_and_no_message_is_refused(pixels: ServedModel) -> None:
+    parser = Parser()
+    one = message([tensor(data=[0] * IMAGE)])
+    in_process(parser, *one, pixels)
+    first = parser._process
+    assert first
+    first._process.kill()
+    first._process.wait()
+    assert len(in_process(parser, *one, pixels).images) == 1
+    assert parser._process is not first
+    parser.close()
+
+
 def test_at_the_deadline_the_message_is_forgotten(pixels: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = Parser()
     monkeypatch.setattr(parsers, "_start", lambda: time.sleep(0.5))
