@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from playwright.sync_api import Page, sync_playwright
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-SAMPLES = [*CLASSES, "mug", "chessboard"]
+SAMPLES = [*CLASSES, "flower", "chessboard"]
 
 # A frame is on the screen when the next frame begins.
 PAINTED = "new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))"

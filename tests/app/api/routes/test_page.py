@@ -5,9 +5,12 @@ from urllib.parse import urljoin
 import pytest
 from starlette.testclient import TestClient
 
+from app.bundle.reader import Bundle
 from app.errors import BY_CODE
+from app.main import create_app
+from app.settings import Settings
 from tests.app.problems import assert_problem
-from tests.conftest import ROOT
+from tests.conftest import BUNDLE, ROOT, SMALL_BUNDLE
 
 WEB = ROOT / "app/web"
 
@@ -117,3 +120,17 @@ def test_unknown_pages_are_404(client: TestClient) -> None:
     assert_problem(client.get("/nothing"), 404, "not_found")
     assert_problem(client.get("/assets/web/../main.py"), 404, "not_found")
     assert_problem(client.get("/assets/web/none.js"), 404, "not_found")
+
+
+@pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE], ids=lambda folder: folder.name)
+def test_each_sample_gets_the_answer_that_its_name_promises(folder: Path) -> None:
+    classes = Bundle.load(folder).manifest.classes
+    samples = sorted((WEB / "samples").glob("*.png"))
+    assert {sample.stem for sample in samples} == {*classes, "flower", "chessboard"}
+    with TestClient(create_app(Settings(_env_file=None, model_dir=folder))) as client:
+        for sample in samples:
+            answer = client.post("/predict", content=sample.read_bytes()).json()
+            if sample.stem in classes:
+                assert (answer["predictions"][0]["label"], answer["abstain"]) == (sample.stem, False)
+            else:
+                assert answer["abstain"], sample.stem
