@@ -10,7 +10,7 @@
     ├── ImageTooLarge            413  too many pixels
     ├── UnsupportedMediaType     415  the service does not accept this image format or this kind of body
     ├── UndecodableImage         422  the image is empty, cut short or corrupt
-    ├── TooExpensive             422  decoding the image takes more time or memory than is allowed
+    ├── TooExpensive             422  decoding the image or parsing the JSON takes too much time or memory
     ├── InvalidParameter         422  a parameter or the file is missing, unknown or out of range
     ├── InvalidBatch             422  some images of a batch cannot be used; the member `errors` names them
     ├── Overloaded               429  the queue or a memory budget is full: retry after Retry-After seconds
@@ -104,9 +104,9 @@ class UndecodableImage(Problem):
 
 
 class TooExpensive(Problem):
-    """Decoding the image takes more processor time or memory than the service allows for one image."""
+    """Decoding the image or parsing the JSON takes more processor time or memory than the service allows."""
 
-    status, code, title = 422, "too_expensive", "The image is too expensive to decode"
+    status, code, title = 422, "too_expensive", "The request is too expensive"
 
 
 class InvalidParameter(Problem):

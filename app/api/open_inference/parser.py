@@ -1,20 +1,21 @@
 """Parses the JSON of inference requests. A hostile message cannot delay the event loop.
 
     parser = Parser()
-    request = await parser.parse(body, header_length, model, deadline)     # MalformedRequest, TooExpensive, ...
+    request = await parser.parse(body, header_length, model, deadline, client)     # MalformedRequest, TooExpensive, ...
     parser.close()
 
 A parser of JSON keeps the interpreter's lock from the first byte to the last, so that probes wait for it. Small JSON is
-parsed at once, larger JSON in a sandboxed process, one message at a time. The process starts when it is needed, and it
-ends after IDLE_SECONDS without work. Where no process can be started, a thread of the service parses.
+parsed at once, larger JSON in a sandboxed process, one message at a time; clients take turns. The process starts when
+it is needed, and it ends after IDLE_SECONDS without work. Where no process can be started, a thread of the service
+parses, and another start is tried after IDLE_SECONDS.
 """
 
 import asyncio
 import json
 import logging
-import queue
 import threading
 import time
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
@@ -32,6 +33,7 @@ CPU_SECONDS = 2.0  # of one message; 32 MB of base64 take 0.5 s
 MEMORY_BYTES = 256 << 20
 SILENCE_SECONDS = 20.0
 IDLE_SECONDS = 60.0
+SHUTTING_DOWN = "the service is shutting down"
 logger = logging.getLogger("app.parser")
 
 
@@ -40,7 +42,47 @@ class _Job:
     text: memoryview
     rest: int
     model: Signature
+    client: str
     result: Future[Message] = field(default_factory=Future)
+
+
+class _Queue:
+    """Messages that wait. Clients take turns."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[_Job]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, job: _Job) -> None:
+        """Raises Unavailable when the queue is closed."""
+        with self._changed:
+            if self._closed:
+                raise Unavailable(SHUTTING_DOWN)
+            self._waiting.setdefault(job.client, deque()).append(job)
+            self._changed.notify()
+
+    def take(self, seconds: float | None) -> _Job | None:
+        """The next message; None if there is none in that time, or when the queue is closed and empty."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed, seconds)
+            if not self._waiting:
+                return None
+            client = next(iter(self._waiting))
+            jobs = self._waiting.pop(client)
+            job = jobs.popleft()
+            if jobs:
+                self._waiting[client] = jobs  # the client goes to the end
+            return job
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
 
 class Parser:
@@ -48,16 +90,18 @@ class Parser:
 
     def __init__(self, *, idle_seconds: float = IDLE_SECONDS) -> None:
         self._idle_seconds = idle_seconds
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()  # None: the service shuts down
+        self._queue = _Queue()
         self._process: SandboxedProcess | None = None
-        self._closed = False
+        self._start_again = 0.0  # not before this time of time.monotonic()
         self._thread = threading.Thread(target=self._serve, name="message-parser", daemon=True)
         self._thread.start()
 
     async def parse(
-        self, body: bytearray, header_length: int | None, model: Signature, deadline: float
+        self, body: bytearray, header_length: int | None, model: Signature, deadline: float, client: str = ""
     ) -> InferenceRequest:
         """See app.api.open_inference.requests.parse. `deadline` is in seconds of time.monotonic().
+
+        `client` is an address; the clients' messages take turns.
 
         Raises MalformedRequest, TooExpensive, DeadlineExceeded or Unavailable.
         """
@@ -66,13 +110,13 @@ class Parser:
         text, tail = split(body, header_length)
         if len(text) <= LARGE_JSON_BYTES:
             return with_tail(read_json(bytes(text), len(tail), model), tail, model)
-        job = _Job(text, len(tail), model)
-        self._jobs.put(job)
+        job = _Job(text, len(tail), model, client)
+        self._queue.put(job)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return with_tail(await asyncio.wrap_future(job.result), tail, model)
         except TimeoutError:
-            raise DeadlineExceeded("no answer within the deadline: other large messages are being parsed") from None
+            raise DeadlineExceeded("no answer within the deadline: the JSON was not parsed in time") from None
         finally:
             if job.result.cancel():
                 text.release()  # the body's memory, although the job may wait for a while
@@ -80,33 +124,32 @@ class Parser:
 
     def close(self) -> None:
         """Kill the process. Messages that wait or are being parsed get Unavailable."""
-        self._closed = True
-        self._jobs.put(None)
+        self._queue.close()
         if process := self._process:
             process.end()
         self._thread.join()
 
     def _serve(self) -> None:
         while True:
-            try:
-                job = self._jobs.get(timeout=self._idle_seconds if self._process else None)
-            except queue.Empty:
-                self._end()
-                continue
+            job = self._queue.take(self._idle_seconds if self._process else None)
             if job is None:
-                break
+                self._end()
+                if self._queue.closed:
+                    return
+                continue
             if job.result.set_running_or_notify_cancel():
                 self._answer(job)
             del job  # an idle thread keeps no message
-        self._end()
 
     def _answer(self, job: _Job) -> None:
         try:
-            if self._closed:
-                raise Unavailable("the service is shutting down")
+            if self._queue.closed:
+                raise Unavailable(SHUTTING_DOWN)
             if self._process and not self._process.alive:
                 self._end()
-            self._process = self._process or _start()
+            if not self._process and time.monotonic() >= self._start_again:
+                self._process = _start()
+                self._start_again = time.monotonic() + self._idle_seconds if not self._process else 0.0
             parsed = self._process_parses(job) if self._process else read_json(bytes(job.text), job.rest, job.model)
             job.result.set_result(parsed)
         except Problem as problem:
@@ -127,8 +170,8 @@ class Parser:
             return _message(content, job.model)
         except ProcessEnded as ended:
             self._end()
-            if self._closed:
-                raise Unavailable("the service is shutting down") from None
+            if self._queue.closed:
+                raise Unavailable(SHUTTING_DOWN) from None
             logger.warning("the process that parses JSON has ended: %s", ended.reason)
             what = ended.exceeded
             if what is None:

@@ -178,7 +178,7 @@ async def _infer(request: Request, service: Service, model: ServedModel, started
     check_places(request, model.views)  # a request holds at least one image; its body tells how many more
     async with read_body(request, service.settings.max_request_bytes) as body:
         read = time.monotonic()
-        inference = await service.parser.parse(body, header_length, model, context.deadline)
+        inference = await service.parser.parse(body, header_length, model, context.deadline, context.client)
         parsed = time.monotonic()
         async with hold_places(request, len(inference.images) * model.views):
             results = await unless_gone(request, _classify(service, inference.images, context))

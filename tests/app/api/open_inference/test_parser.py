@@ -1,6 +1,7 @@
 import asyncio
 import gc
 import json
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from app.api.open_inference import parser as parsers
 from app.api.open_inference.models import ServedModel
 from app.api.open_inference.parser import Parser
 from app.api.open_inference.requests import InferenceRequest, parse
-from app.errors import DeadlineExceeded, Problem, TooExpensive, Unavailable
+from app.errors import DeadlineExceeded, MalformedRequest, Problem, TooExpensive, Unavailable
 from tests.app.api.open_inference.test_requests import (
     IMAGE,
     binary,
@@ -136,8 +137,36 @@ def test_where_no_process_starts_a_thread_parses(
     monkeypatch.setattr(parsers, "SandboxedProcess", refuse)
     parser = Parser()
     assert len(in_process(parser, *message([tensor(2, data=images(2).tolist())]), pixels).images) == 2
-    assert "no more processes" in caplog.text
+    in_process(parser, *message([tensor(data=[0] * IMAGE)]), pixels)
+    assert caplog.text.count("no more processes") == 1  # the next start is tried a minute later
     parser.close()
+
+
+def test_clients_take_turns(pixels: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    order, begin = [], threading.Event()
+
+    def parse_here(text: bytes, _: int, __: object) -> object:
+        assert begin.wait(30)
+        order.append(json.loads(text)["id"])
+        raise MalformedRequest("read")
+
+    monkeypatch.setattr(parsers, "_start", lambda: None)
+    monkeypatch.setattr(parsers, "read_json", parse_here)
+    parser = Parser()
+
+    async def ask() -> None:
+        asked = []
+        for name in ("a1", "a2", "a3", "b1", "c1", "b2"):
+            body = bytearray(json.dumps({"id": name}).encode())
+            asked.append(asyncio.create_task(parser.parse(body, None, pixels, time.monotonic() + FAR, name[0])))
+            await asyncio.sleep(0)
+        begin.set()
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    asyncio.run(ask())
+    parser.close()
+    assert order[0] == "a1" and order.index("b1") < order.index("a3") and order.index("c1") < order.index("a3")
+    assert sorted(order) == ["a1", "a2", "a3", "b1", "b2", "c1"]
 
 
 def test_an_idle_process_ends_and_another_starts_when_needed(pixels: ServedModel) -> None:
