@@ -16,9 +16,8 @@ from .request_context import context_of
 
 # zlib's windowBits; HTTP's deflate is a zlib stream (RFC 9110, 8.4.1.2)
 FORMATS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-STEP_BYTES = (
-    1 << 16
-)  # unpacked at once; it takes the event loop a fraction of a millisecond, and many bodies may be unpacked
+# Unpacked at once. It takes the event loop a fraction of a millisecond, and many bodies may be unpacked together.
+STEP_BYTES = 1 << 16
 
 
 @asynccontextmanager

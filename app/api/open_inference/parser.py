@@ -13,6 +13,7 @@ parses, and another start is tried after IDLE_SECONDS.
 import asyncio
 import json
 import logging
+import struct
 import threading
 import time
 from collections import deque
@@ -31,7 +32,7 @@ from .tensors import Signature
 LARGE_JSON_BYTES = 16 * 1024  # more takes over a millisecond to parse
 CPU_SECONDS = 2.0  # of one message; 32 MB of base64 take 0.5 s
 MEMORY_BYTES = 256 << 20
-SILENCE_SECONDS = 20.0
+SILENCE_SECONDS = 20.0  # wall-clock time of one message on a busy machine
 IDLE_SECONDS = 60.0
 SHUTTING_DOWN = "the service is shutting down"
 logger = logging.getLogger("app.parser")
@@ -167,7 +168,10 @@ class Parser:
             content = self._process.answer(
                 MESSAGE, most=HEAD.size + len(job.text) + 4096, problems=(MalformedRequest, TooExpensive)
             )
-            return _message(content, job.model)
+            try:
+                return _message(content, job.model)
+            except (ValueError, KeyError, TypeError, struct.error) as error:  # no answer of the protocol
+                raise self._process.failed(error) from None
         except ProcessEnded as ended:
             self._end()
             if self._queue.closed:
