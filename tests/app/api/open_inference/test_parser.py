@@ -195,6 +195,23 @@ def test_a_process_that_dies_while_idle_is_replaced_and_no_message_is_refused(pi
     parser.close()
 
 
+def test_an_answer_that_breaks_the_protocol_ends_the_process(
+    pixels: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nonsense(*_: object) -> None:
+        raise ValueError("no JSON object")
+
+    parser = Parser()
+    one = message([tensor(data=[0] * IMAGE)])
+    with monkeypatch.context() as patch:
+        patch.setattr(parsers, "_message", nonsense)
+        with pytest.raises(MalformedRequest, match="crash"):
+            in_process(parser, *one, pixels)
+    assert parser._process is None
+    assert len(in_process(parser, *one, pixels).images) == 1
+    parser.close()
+
+
 def test_at_the_deadline_the_message_is_forgotten(pixels: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = Parser()
     monkeypatch.setattr(parsers, "_start", lambda: time.sleep(0.5))
