@@ -25,6 +25,7 @@ from .errors import Problem
 from .inference.engine import ThreadsError
 from .inference.sessions import Session, SessionError, load_session
 from .main import create_app, refusal
+from .process.connection_limit import DescriptorsError, require_descriptors
 from .process.listener import BindError, bind
 from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
@@ -71,7 +72,8 @@ def serve() -> None:
     """Serve the bundle over HTTP until SIGTERM; every setting is an environment variable."""
     try:
         refuse_several_processes()
-    except SeveralProcesses as error:
+        require_descriptors()
+    except (SeveralProcesses, DescriptorsError) as error:
         raise StartupError(str(error)) from None
     give_memory_back()
     settings = _settings()

@@ -8,13 +8,15 @@ For any bytes, both calls return or raise a Problem. They are thread-safe. Hosti
 seconds, so app.imaging.decoder runs them in processes that it can kill.
 
 - The first bytes alone choose one of six formats. File name and content type are ignored.
-- Only the first frame of an animation is decoded. EXIF orientation is applied, colour profiles are not.
+- Only the first frame of an animation is decoded. EXIF orientation is applied; XMP's is not, as in browsers. Colours
+  of an embedded ICC profile for RGB are converted to sRGB.
 - Transparent pixels become white: cut-outs and icons are made for a white background. The network knows white, too:
   3.7 % of CIFAR-10's training images have three or four white corners (245 and above in every channel), 0.3 % have
   mid-grey ones (128 ± 16).
 - Images with 16 bits a channel keep the upper 8, in grey as in colour, so that both give the same picture.
-- An image that is cut short is refused, not filled up with grey. The checksums of a PNG are verified. The other
-  formats have none, so corrupt data that still decodes goes unnoticed.
+- An image that lacks pixels is refused, not filled up with grey. One that only lacks the mark of its end is decoded.
+  The checksums of a PNG's pixels are verified. The other formats have none, so corrupt data that still decodes goes
+  unnoticed. Corrupt metadata is left out.
 """
 
 import io
@@ -29,22 +31,25 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, ImageChops, ImageFile
 
 from ..errors import ImageTooLarge, Problem, UndecodableImage
+from . import jpeg, png
 from .avif import largest_av1_frame
+from .colour import to_srgb
 from .formats import DECODERS, recognise
 from .kinds import Kind, kind_of
 
 MAX_SIDE = 10_000
 REDUCED_SIDE = 256  # larger images are first reduced by an integer factor; the shorter side keeps at least this
 BAND_PIXELS = 1 << 20
-MAX_JPEG_SCANS = 64  # encoders write about a dozen
 
 # Peak memory of decoding, in frames of four bytes a pixel (measured). Decoders of other formats keep one frame.
 PEAK_FRAMES = {"WEBP": 3, "AVIF": 5}
 MAX_PEAK_FRAMES = 3  # no image may take more than this times max_pixels: so an AVIF may have fewer pixels
 
+COLOURED = ("RGB", "RGBA", "P", "PA")  # modes of images whose profile is one for RGB
 # Pillow scales pixels of these raw modes to 8 bits, but not the transparent value that the tRNS chunk names.
 TRANSPARENCY_SCALES = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
 
+ESSENTIAL = {"JPEG": jpeg.essential, "PNG": png.essential}
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,7 +65,7 @@ TRANSPOSITIONS = {
 class EncodedImage:
     """An image file that is not decoded yet. Its header has been read and its size checked."""
 
-    content: bytes = field(repr=False)
+    content: bytes = field(repr=False)  # of a PNG or JPEG, what its picture needs
     format: str  # a key of DECODERS
     width: int  # as stored, before orientation
     height: int
@@ -74,6 +79,8 @@ class EncodedImage:
         """
         kind = recognise(content)
         with _pillow_errors_as_problems(kind):
+            if kind in ESSENTIAL:
+                content = ESSENTIAL[kind](content)
             image = _open(kind, content)
             width, height = image.size
             frame = max(width * height, largest_av1_frame(content) if kind == "AVIF" else 0)
@@ -104,11 +111,13 @@ class EncodedImage:
         returned bit for bit. Raises UndecodableImage or ImageTooLarge.
         """
         with _pillow_errors_as_problems(self.format):
-            image = _open(self.format, self.content)
-            drafted = _draft(image)
-            _load(image)
+            contents = jpeg.completions(self.content) if self.format == "JPEG" else [self.content]
+            image, drafted, small, factor = self._decode(contents[0])
+            for other in contents[1:]:
+                if ImageChops.difference(small, self._decode(other)[2]).getbbox():
+                    raise ValueError("pixels are missing")
             orientation = _orientation(image)
-            small, factor = _reduce(image)
+            profile = image.info.get("icc_profile") if image.mode in COLOURED else None
         # The size in pixels of the small image. It may be fractional: the last row and column can cover less than
         # `factor` pixels of the original.
         right, bottom = drafted[0] / factor, drafted[1] / factor
@@ -121,7 +130,15 @@ class EncodedImage:
             if orientation in TRANSPOSITIONS:
                 view = view.transpose(TRANSPOSITIONS[orientation])
             thumbnails.append(_on_white(view))
-        return np.stack(thumbnails)
+        return to_srgb(np.stack(thumbnails), profile)
+
+    def _decode(self, content: bytes) -> tuple[ImageFile.ImageFile, tuple[float, float], Image.Image, int]:
+        """The decoded image, its size before rounding up, a smaller copy, and the factor between them."""
+        image = _open(self.format, content)
+        image.decodermaxblock = len(content)  # libjpeg cannot wait for more of an arithmetic-coded file
+        drafted = _draft(image)
+        _load(image)
+        return image, drafted, *_reduce(image)
 
 
 @contextmanager
@@ -150,14 +167,14 @@ def _draft(image: ImageFile.ImageFile) -> tuple[float, float]:
 
 
 def _jpeg_peak_pixels(image: ImageFile.ImageFile, content: bytes) -> int:
-    """Peak memory of decoding a JPEG, in pixels of four bytes. Raises ValueError for more than MAX_JPEG_SCANS scans."""
+    """Peak memory of decoding a JPEG, in pixels of four bytes. Raises ValueError for more than jpeg.MAX_SCANS scans."""
     assert image.fp is not None
     layers, end = len(image.getbands()), image.fp.tell()  # Pillow has just read the header of the first scan
     header = struct.pack(">HHB", 0xFFDA, 6 + 2 * layers, layers)
     if "progressive" not in image.info and content.startswith(header, end - 8 - 2 * layers):
         return math.ceil(math.prod(_draft(image)))
     # With several scans libjpeg keeps the coefficients of the whole picture, and each scan passes over all of them.
-    if content.count(b"\xff\xda", end) > MAX_JPEG_SCANS:
+    if content.count(b"\xff\xda", end) > jpeg.MAX_SCANS:
         raise ValueError("too many scans")
     return 2 * math.prod(image.size)
 
@@ -172,8 +189,10 @@ def _load(image: ImageFile.ImageFile) -> None:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8. It is 1 (upright) if EXIF is missing or invalid."""
+    exif = Image.Exif()  # image.getexif() would also search XMP
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        exif.load(image.info.get("exif", b""))
+        orientation = exif.get(ExifTags.Base.Orientation)
     except Exception:  # with corrupt metadata the picture itself may still be good
         return 1
     return orientation if orientation in TRANSPOSITIONS else 1

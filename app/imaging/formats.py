@@ -5,7 +5,6 @@ is_tiny(content)        # whether a thread of the service may decode it, without
 """
 
 import re
-import struct
 import warnings
 
 from PIL import (
@@ -21,18 +20,12 @@ from PIL import (
 )
 
 from ..errors import PayloadTooLarge, UndecodableImage, UnsupportedMediaType
-
-# Encoders write dozens of JPEG segments and thousands of PNG chunks at most. Pillow reads each one in Python, so a file
-# of a few megabytes could hold enough of them to take seconds, and more memory than the picture.
-MAX_JPEG_SEGMENTS = 2_000
-MAX_JPEG_PADDING = 1 << 16  # bytes between segments
-MAX_PNG_CHUNKS = 20_000
-FILL_BYTES = re.compile(rb"\xff{1,%d}" % MAX_JPEG_PADDING)
+from . import jpeg, png
 
 # Up to these limits a PNG or JPEG takes a thread about 1 ms. A process would cost more.
 TINY_BYTES = 1 << 14
 TINY_PIXELS = 1 << 16
-TINY_PARTS = 64  # segments or chunks: Pillow holds the interpreter's lock while it reads them
+TINY_PARTS = 64  # segments or chunks: each is read in Python, under the interpreter's lock
 
 
 class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
@@ -42,17 +35,6 @@ class LeanWebPImageFile(WebPImagePlugin.WebPImageFile):
         self._decoder = None
         super().load_prepare()
 
-
-def _read_app1(self: JpegImagePlugin.JpegImageFile, marker: int) -> None:
-    """Keep only the first EXIF segment, which has the orientation. Pillow would join them all, in quadratic time."""
-    first = self.info.pop("exif", None)
-    JpegImagePlugin.APP(self, marker)
-    if first is not None:
-        self.info["exif"] = first
-
-
-# Pillow's table of marker handlers: the change affects every JPEG that this process opens.
-JpegImagePlugin.MARKER[0xFFE1] = ("APP1", "EXIF or XMP", _read_app1)
 
 # These classes are used instead of Image.open, which would import forty other parsers and read the further pictures in
 # a JPEG (MPO). Pillow's own limit, Image.MAX_IMAGE_PIXELS, stays as a second line of defence.
@@ -67,7 +49,6 @@ if features.check("avif"):
     DECODERS["AVIF"] = AvifImagePlugin.AvifImageFile
 
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at the same time
-PngImagePlugin.MAX_TEXT_MEMORY = 4 << 20  # with the default, 60 kB of comments can decompress to 256 MB
 
 # Pillow's warnings about odd metadata quote the file. Printing them would put paths of the machine into the log, and
 # Python keeps each distinct text for ever unless a filter ignores it.
@@ -92,6 +73,16 @@ SIGNATURES = {
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
 }
 
+# How a reader of the error makes a picture that is accepted.
+CONVERSIONS = {
+    "HEIC": "export it as JPEG; an iPhone takes JPEGs with Settings, Camera, Formats, Most Compatible",
+    "TIFF": "magick picture.tiff picture.png",
+    "JPEG XL": "djxl picture.jxl picture.png",
+    "JPEG 2000": "magick picture.jp2 picture.png",
+    "SVG or XML": "rsvg-convert picture.svg -o picture.png",
+    "PDF": "pdftoppm -png document.pdf page",
+}
+
 
 def check_size(content: bytes, max_bytes: int) -> None:
     """Raise PayloadTooLarge for more than `max_bytes` bytes, and UndecodableImage for an empty file."""
@@ -104,84 +95,39 @@ def check_size(content: bytes, max_bytes: int) -> None:
 def recognise(content: bytes) -> str:
     """The format, a key of DECODERS.
 
-    Raises UnsupportedMediaType for other formats and for run-length encoded BMPs. Raises UndecodableImage for an empty
-    file, or one with more segments, padding or chunks than any encoder writes.
+    Raises UnsupportedMediaType for other formats and for run-length encoded BMPs, and UndecodableImage for an empty
+    file.
     """
     if not content:
         raise UndecodableImage("the image is empty")
     matching = (name for name, pattern in SIGNATURES.items() if re.match(pattern, content, re.DOTALL))
     name = next(matching, "no image format known here")
     if name not in DECODERS:
-        raise UnsupportedMediaType(f"this is {name}; accepted are {', '.join(DECODERS)}")
-    if name == "JPEG":
-        _jpeg_size(content)
-    elif name == "PNG":
-        _check_png_chunks(content)
-    elif name == "BMP" and _is_run_length_encoded(content):
+        hint = f". To convert it: {CONVERSIONS[name]}" if name in CONVERSIONS else ""
+        raise UnsupportedMediaType(f"this is {name}; accepted are {', '.join(DECODERS)}{hint}")
+    if name == "BMP" and _is_run_length_encoded(content):
         raise UnsupportedMediaType("this BMP is run-length encoded (RLE): save it uncompressed, or as PNG")
     return name
 
 
 def is_tiny(content: bytes) -> bool:
-    """Whether the file is a PNG or JPEG within TINY_BYTES, TINY_PIXELS and TINY_PARTS.
+    """Whether the file is a PNG or JPEG within TINY_BYTES, TINY_PIXELS and TINY_PARTS, without a colour profile.
 
     C code decodes these in linear time. The pixels of a progressive JPEG count 16 times.
     """
-    if len(content) > TINY_BYTES:
+    if len(content) > TINY_BYTES or b"iCCP" in content or b"ICC_PROFILE" in content:
         return False
     try:
-        if content.startswith(b"\x89PNG\r\n\x1a\n"):
-            _check_png_chunks(content, TINY_PARTS)
-            width, height = struct.unpack_from(">II", content, 16) if len(content) >= 24 else (0, 0)
-        elif content.startswith(b"\xff\xd8\xff"):
-            width, height = _jpeg_size(content, TINY_PARTS)
+        if content.startswith(png.SIGNATURE):
+            png.chunks(content, TINY_PARTS)
+            width, height = png.size(content)
+        elif content.startswith(jpeg.START):
+            width, height = jpeg.size(content, TINY_PARTS)
         else:
             return False
     except UndecodableImage:
         return False
     return bool(width * height <= TINY_PIXELS)
-
-
-def _jpeg_size(content: bytes, most: int = MAX_JPEG_SEGMENTS) -> tuple[int, int]:
-    """Width and height from the segments before the first scan (ITU-T T.81, annex B); 0, 0 if they cannot be followed.
-
-    The height of a progressive JPEG is multiplied by 16: it has about that many scans. Raises UndecodableImage for more
-    than `most` segments, or more padding between them than any encoder writes.
-    """
-    position, padding, size = 2, 0, (0, 0)
-    for _ in range(most):
-        fill = FILL_BYTES.search(content, position)
-        if fill is None:
-            return size
-        marked = fill.end()
-        padding += marked - 1 - position
-        if padding > MAX_JPEG_PADDING or marked - fill.start() == MAX_JPEG_PADDING:
-            raise UndecodableImage("the JPEG has more padding between its segments than any encoder writes")
-        if marked >= len(content):
-            return size
-        marker, position = content[marked], marked + 1
-        if marker == 0xDA:
-            return size
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:
-            continue  # a marker without a segment
-        if len(content) < position + 7:
-            return size
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", content, position + 3)
-            size = (width, height if marker in (0xC0, 0xC1) else 16 * height)
-        position += int.from_bytes(content[position : position + 2])
-    raise UndecodableImage(f"the JPEG has more than {most:,} segments")
-
-
-def _check_png_chunks(content: bytes, most: int = MAX_PNG_CHUNKS) -> None:
-    """Raise UndecodableImage for more than `most` chunks."""
-    position = 8
-    for _ in range(most):
-        length, kind = int.from_bytes(content[position : position + 4]), content[position + 4 : position + 8]
-        position += 12 + length
-        if position >= len(content) or kind == b"IEND":
-            return
-    raise UndecodableImage(f"the PNG has more than {most:,} chunks")
 
 
 def _is_run_length_encoded(content: bytes) -> bool:

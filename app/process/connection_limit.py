@@ -17,6 +17,7 @@ logger = logging.getLogger("app")
 
 MAX_CONNECTIONS = 2048  # each may hold some 100 KB: half a head, or a piece of a body
 SPARE_DESCRIPTORS = 32  # for files, pipes of decoding processes, and connections that come before others are closed
+LEAST_DESCRIPTORS = 64  # with fewer, the service could not hold one connection beside its own files
 LOG_SECONDS = 10.0  # between two lines of the log
 
 
@@ -27,6 +28,17 @@ class Connection(Protocol):
     @property
     def idle(self) -> bool:
         """Whether no request is under way."""
+
+
+class DescriptorsError(RuntimeError):
+    """The process may not open enough files; the message is for the operator."""
+
+
+def require_descriptors() -> None:
+    """Raises DescriptorsError if this process may open fewer than LEAST_DESCRIPTORS files."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if allowed != resource.RLIM_INFINITY and allowed < LEAST_DESCRIPTORS:
+        raise DescriptorsError(f"only {allowed} files may be open, {LEAST_DESCRIPTORS} are needed (ulimit -n)")
 
 
 def most_connections() -> int:

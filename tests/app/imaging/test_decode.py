@@ -389,10 +389,10 @@ def test_a_gif_frame_beyond_its_screen_counts_with_its_own_size() -> None:
 # Damage
 
 
-@pytest.mark.parametrize("name", [name for name in SAMPLES if "anim" not in name and name != "GIF"])
+@pytest.mark.parametrize("name", [name for name in SAMPLES if "anim" not in name and name not in ("GIF", "APNG")])
 def test_an_image_that_is_cut_short_is_refused(name: str) -> None:
     content = SAMPLES[name]
-    for percent in range(5, 100, 5):
+    for percent in range(5, 90, 5):  # the rest may hold no pixels
         with pytest.raises(UndecodableImage, match="cut short or corrupt"):
             thumbnails(content[: max(16, len(content) * percent // 100)])
 
@@ -411,13 +411,18 @@ def test_an_image_cut_short_anywhere_is_refused_or_complete(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["PNG", "palette PNG", "16-bit PNG"])
-def test_a_flipped_bit_anywhere_in_a_png_is_noticed(name: str) -> None:
+def test_a_flipped_bit_anywhere_in_a_png_is_noticed_or_changes_no_pixel(name: str) -> None:
     content = SAMPLES[name]
-    for position in range(len(content) - 12):  # the last chunk holds nothing
+    # A damaged orientation is left out, so the picture may come as it is stored.
+    stored = [thumbnail(content), thumbnail(content.replace(b"eXIf", b"tEXt"))]
+    for position in range(len(content)):
         damaged = bytearray(content)
         damaged[position] ^= 1 << position % 8
-        with pytest.raises(Problem):
-            thumbnail(bytes(damaged))
+        try:
+            found = thumbnail(bytes(damaged))
+        except Problem:
+            continue
+        assert any((found == one).all() for one in stored), position
 
 
 def test_an_empty_file_is_refused() -> None:
@@ -767,7 +772,7 @@ def test_decoding_corrupt_images_stays_within_the_memory_it_is_charged_for(obser
 
 
 def test_metadata_does_not_unfold_without_limit(observed: dict[str, Observation]) -> None:
-    assert observed["comments"].outcome == "undecodable_image"
+    assert observed["comments"].outcome == "decoded"
     assert observed["comments"].growth < 32 << 20
     assert observed["EXIF"].outcome == "decoded"
     assert observed["EXIF"].growth < 32 << 20

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from app.errors import TooExpensive, UndecodableImage
@@ -11,6 +11,7 @@ from app.imaging.decode import EncodedImage
 from app.imaging.process import DecodingProcess, problem_of
 from app.sandbox.process import ProcessEnded
 from app.settings import Settings
+from tests.app.imaging.icc import profile
 from tests.benchmarks.faults.slowest_pictures import SHARES, WAYS, scene
 
 
@@ -47,7 +48,7 @@ def test_a_process_tells_the_kind_of_a_picture_and_makes_any_size(process: Decod
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8))
 CLEAR = NOISE.convert("RGBA")
 CLEAR.putalpha(NOISE.convert("L"))
-PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+PROFILE = profile("Display P3")
 
 
 def text_chunks() -> PngInfo:
@@ -109,7 +110,7 @@ def test_an_image_that_is_declined_is_forgotten(process: DecodingProcess, cat: b
 
 def test_problems_of_identifying_and_decoding_come_through(process: DecodingProcess, cat: bytes) -> None:
     with pytest.raises(UndecodableImage, match="PNG"):
-        process.identify(cat[:60], 25_000_000)
+        process.identify(cat[:20], 25_000_000)
     broken = png(500, 400)[:-40] + bytes(40)
     with pytest.raises(UndecodableImage):
         decode(process, broken)

@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.process.connection_limit import MAX_CONNECTIONS, ConnectionLimit, most_connections
+from app.process.connection_limit import (
+    MAX_CONNECTIONS,
+    ConnectionLimit,
+    DescriptorsError,
+    most_connections,
+    require_descriptors,
+)
 from tests.app.server import serve
 
 
@@ -79,6 +85,21 @@ def test_the_connection_limit_is_below_that_of_descriptors(monkeypatch: pytest.M
     monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
     assert 1 <= most_connections() <= MAX_CONNECTIONS
     assert allowed < 64 or most_connections() < allowed or allowed == resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize("allowed", [64, 1024, resource.RLIM_INFINITY])
+def test_64_descriptors_suffice(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, allowed))
+    require_descriptors()
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (63, allowed))
+    with pytest.raises(DescriptorsError, match="only 63 files may be open, 64 are needed"):
+        require_descriptors()
+
+
+def test_with_too_few_descriptors_the_service_says_so_in_one_line() -> None:
+    with pytest.raises(AssertionError) as ended, serve(descriptors=12):
+        pass
+    assert str(ended.value).splitlines()[1:] == ["error: only 12 files may be open, 64 are needed (ulimit -n)"]
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nX: "])
