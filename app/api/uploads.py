@@ -6,9 +6,10 @@ read_images     the images of a batch
 The client's Content-Type decides only between multipart and raw. The decoder reads the format from the bytes.
 """
 
+import re
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
@@ -16,12 +17,18 @@ from ..errors import (
     InvalidParameter,
     MalformedRequest,
     PayloadTooLarge,
+    UndecodableImage,
     UnsupportedMediaType,
 )
 from .middleware.body_limits import declared_length
 
 # Past the engine's batch limit more images save nothing but headers, and one request must not fill the queue.
 MAX_IMAGES = 32  # of one request
+
+# What curl -d makes of each format's signature: it removes zero bytes and line ends.
+STRIPPED = re.compile(rb"\x89PNG\x1a|\xff\xd8\xff|GIF8[79]a|RIFF.{0,4}WEBP|BM|.{1,4}ftyp", re.DOTALL)
+FORM_OR_JSON = re.compile(rb"[\w.%\[\]-]{1,64}=|\s{0,9}[{\[]")
+AS_CURL = "curl --data-binary @photo.png, or as multipart: curl -F file=@photo.png"
 
 
 def most_images(queue_images: int, views: int) -> int:
@@ -35,18 +42,50 @@ class Upload:
     content: bytes
 
 
-class _InMemoryParser(MultiPartParser):
+class _FilesParser(MultiPartParser):
+    """Takes only files that are named `part`: any other part is refused before its content is read."""
+
     # The body's size is limited and budgeted already; spooling to disk would only add a disk that can be full.
     spool_max_size = 1 << 62
+
+    def __init__(self, request: Request, part: str, max_files: int) -> None:
+        super().__init__(request.headers, request.stream(), max_files=max_files)
+        self._part = part
+        self._complete = False  # whether the closing boundary came
+
+    def on_headers_finished(self) -> None:
+        super().on_headers_finished()
+        name = self._current_part.field_name
+        if name != self._part:
+            raise InvalidParameter(
+                f"unexpected part {name[:40]!r}: send images as `{self._part}`; parameters go into the query string"
+            )
+        if self._current_part.file is None:
+            raise InvalidParameter(
+                f"`{name}` came as text, without `filename` (`filename*` alone does not count): send it as a file, with"
+                f" a filename, as curl -F {name}=@photo.png does"
+            )
+
+    def on_end(self) -> None:
+        self._complete = True
+
+    async def parse(self) -> FormData:
+        form = await super().parse()
+        if not self._complete:
+            for file in self._files_to_close_on_error:  # an unfinished file is in no form
+                file.close()
+            raise MalformedRequest("the multipart body ends early: its closing boundary is missing")
+        return form
 
 
 async def read_image(request: Request, max_bytes: int) -> bytes:
     """The request's one image: the multipart part `file`, or the raw body. Raises a Problem for anything else."""
-    if _content_type(request, "send the image as multipart `file` or as the raw body") == "multipart/form-data":
+    kind = _content_type(request, "send the image as multipart `file` or as the raw body")
+    if kind == "multipart/form-data":
         (upload,) = await _multipart_files(request, "file", 1)
-        content = upload.content
-    else:
-        content = await _raw_body(request, max_bytes)
+        return upload.content
+    content = await _raw_body(request, max_bytes)
+    _check_sent_as_it_is(content, kind)
     return content
 
 
@@ -54,7 +93,7 @@ async def read_images(request: Request, max_files: int) -> list[Upload]:
     """The request's 1 to `max_files` multipart parts `files`, of any size, in order. Raises a Problem."""
     hint = "send the images as multipart `files`"
     if _content_type(request, hint) != "multipart/form-data":
-        raise UnsupportedMediaType(f"a batch is multipart/form-data: {hint}")
+        raise UnsupportedMediaType(f"a batch is multipart/form-data: {hint} (curl -F files=@a.png -F files=@b.png)")
     return await _multipart_files(request, "files", max_files)
 
 
@@ -81,13 +120,27 @@ async def _raw_body(request: Request, max_bytes: int) -> bytes:
     return bytes(content)
 
 
+def _check_sent_as_it_is(content: bytes, kind: str) -> None:
+    """Raise UndecodableImage for what curl -d leaves of an image, and UnsupportedMediaType for a form or JSON.
+
+    `kind` is the Content-Type. That of a form is no proof: curl sends it with every --data-binary.
+    """
+    if b"\0" in content:  # as in any image
+        return
+    if STRIPPED.match(content) and b"\r" not in content and b"\n" not in content:
+        raise UndecodableImage(
+            f"the image has lost its zero bytes and line ends, as by curl -d @photo.png: send it as it is: {AS_CURL}"
+        )
+    if kind == "application/x-www-form-urlencoded" and FORM_OR_JSON.match(content):
+        raise UnsupportedMediaType(
+            f"a urlencoded form or JSON is not accepted: send the image's bytes as they are: {AS_CURL}"
+        )
+
+
 async def _multipart_files(request: Request, part: str, max_files: int) -> list[Upload]:
     """At least one and at most `max_files` files, all of them named `part`."""
     try:
-        parser = _InMemoryParser(
-            request.headers, request.stream(), max_files=max_files, max_fields=8, max_part_size=1024
-        )
-        form = await parser.parse()
+        form = await _FilesParser(request, part, max_files).parse()
     except MultiPartException as error:
         raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from None
     except UnicodeError:  # some codecs, as `undefined` and `punycode`, refuse texts in their own way
@@ -96,16 +149,11 @@ async def _multipart_files(request: Request, part: str, max_files: int) -> list[
         ) from None
     try:
         uploads = []
-        for name, value in form.multi_items():
-            if name != part:
-                raise InvalidParameter(
-                    f"unexpected part {name[:40]!r}: send images as `{part}`; parameters go into the query string"
-                )
-            if not isinstance(value, UploadFile):
-                raise InvalidParameter(f"`{part}` came as text: send it as a file, with a filename")
-            filename = (value.filename or "").encode(errors="backslashreplace").decode()  # some codecs make no Unicode
-            uploads.append(Upload(filename or None, await value.read()))
-            await value.close()  # one copy of an image is enough
+        for _, file in form.multi_items():
+            assert isinstance(file, UploadFile)
+            filename = (file.filename or "").encode(errors="backslashreplace").decode()  # some codecs make no Unicode
+            uploads.append(Upload(filename or None, await file.read()))
+            await file.close()  # one copy of an image is enough
         if not uploads:
             raise InvalidParameter(f"the part `{part}` is missing: it holds the image")
         return uploads

@@ -71,6 +71,10 @@ SIGNATURES = {
     "SVG or XML": rb"(?:\xef\xbb\xbf)?\s{0,99}<(?:svg|\?xml|!--|!DOCTYPE svg)",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
+    "an image read as text (send its bytes)": rb"(?:\xef\xbf\xbd|\xc2\x89)PNG|(?:\xef\xbf\xbd){3}|\xc3\xbf\xc3\x98",
+    "a data URI (send the bytes that it encodes)": rb"data(?::|%3[Aa])",
+    # of the formats that have a decoder
+    "base64 (send the bytes that it encodes)": rb"\"?(?:iVBORw0KGg|/9j/|R0lGOD|UklGR|Qk[0-3][\w+/]{9}|AAAA.[GWm2]Z0eX)",
 }
 
 # How a reader of the error makes a picture that is accepted.

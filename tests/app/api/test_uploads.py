@@ -1,9 +1,13 @@
+import base64
 import encodings
+import io
 import pkgutil
+import re
 from collections.abc import Callable
 
 import pytest
 from httpx import Response
+from PIL import Image
 from starlette.testclient import TestClient
 
 from tests.app.problems import assert_problem
@@ -34,6 +38,8 @@ def test_multipart_without_the_file_is_refused(client: TestClient, cat: bytes) -
     text = client.post("/predict", files={"file": (None, "a cat")})
     assert "as text" in assert_problem(text, 422, "invalid_parameter")["detail"]
     parameter = client.post("/predict", files={"file": ("cat.png", cat)}, data={"top_k": "3"})
+    several = client.post("/predict", files=[("files", ("cat.png", cat))] * 2)
+    assert "send images as `file`" in assert_problem(several, 422, "invalid_parameter")["detail"]
     assert "query string" in assert_problem(parameter, 422, "invalid_parameter")["detail"]
     boundary = {"Content-Type": "multipart/form-data; boundary=x"}
     nothing = client.post("/predict", content=b"--x--\r\n", headers=boundary)
@@ -113,16 +119,107 @@ def part(name: str, content: bytes, filename: str | None = None, more: bytes = b
     "parts",
     [
         [part("files", b"x", "x")] * 10_000,
-        [part("a", b"x")] * 10_000,
-        [part("a", b"x" * 2000)],
         [part("files", b"x", "x", b"\r\nX-Long: " + b"y" * 10_000)],
         [part("files", b"x", "x", b"\r\nX-More: y" * 100)],
     ],
-    ids=["files", "fields", "a long field", "a long header", "headers"],
+    ids=["files", "a long header", "headers"],
 )
 def test_a_form_above_a_limit_is_refused(client: TestClient, parts: list[bytes]) -> None:
-    for route in ("/predict", "/predict/batch"):
-        assert_problem(client.post(route, **form(*parts)), 400, "malformed_request")
+    assert_problem(client.post("/predict/batch", **form(*parts)), 400, "malformed_request")
+
+
+@pytest.mark.parametrize("parts", [[part("a", b"x")] * 10_000, [part("a", b"x" * 2000)]], ids=["fields", "a long one"])
+@pytest.mark.parametrize("route", ["/predict", "/predict/batch"])
+def test_fields_of_any_number_and_length_are_unexpected(client: TestClient, route: str, parts: list[bytes]) -> None:
+    answer = client.post(route, **form(*parts))
+    assert "unexpected part 'a'" in assert_problem(answer, 422, "invalid_parameter")["detail"]
+
+
+@pytest.mark.parametrize(("route", "name"), [("/predict", "file"), ("/explain", "file"), ("/predict/batch", "files")])
+@pytest.mark.parametrize("more", [b"", b"; filename*=UTF-8''cat.png", b"\r\nContent-Type: image/png"])
+@pytest.mark.parametrize("encode", [bytes, base64.b64encode], ids=["bytes", "base64"])
+def test_a_file_that_came_without_a_filename_is_said_to_need_one(
+    client: TestClient, cat: bytes, route: str, name: str, more: bytes, encode: Callable[[bytes], bytes]
+) -> None:
+    answer = client.post(route, **form(part(name, encode(cat), more=more)))
+    detail = assert_problem(answer, 422, "invalid_parameter")["detail"]
+    assert f"`{name}` came as text" in detail
+    assert "send it as a file, with a filename" in detail
+
+
+@pytest.mark.parametrize(("route", "name"), [("/predict", "file"), ("/explain", "file"), ("/predict/batch", "files")])
+@pytest.mark.parametrize("missing", [len(b"--\r\n"), len(b"--x--\r\n"), 1000, 10_000])
+def test_a_multipart_body_that_is_cut_off_ends_early(
+    client: TestClient, cat: bytes, route: str, name: str, missing: int
+) -> None:
+    whole = form(part(name, cat, "cat.png"))
+    answer = client.post(route, **{**whole, "content": whole["content"][:-missing]})
+    assert "ends early" in assert_problem(answer, 400, "malformed_request")["detail"]
+
+
+def test_the_line_end_after_the_closing_boundary_may_be_missing(client: TestClient, cat: bytes) -> None:
+    whole = form(part("file", cat, "cat.png"))
+    assert client.post("/predict", **{**whole, "content": whole["content"][:-2]}).status_code == 200
+
+
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
+URLENCODED = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.fixture(params=FORMATS)
+def picture(request: pytest.FixtureRequest, cat: bytes) -> bytes:
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(cat)) as image:
+        image.save(out, request.param)
+    return out.getvalue()
+
+
+def test_a_file_sent_by_curl_data_binary_is_read_whatever_its_format(client: TestClient, picture: bytes) -> None:
+    assert client.post("/predict", content=picture, headers=URLENCODED).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "image/png", ""])
+def test_an_image_that_curl_d_has_stripped_is_told_from_a_corrupt_one(
+    client: TestClient, picture: bytes, kind: str
+) -> None:
+    stripped = re.sub(rb"[\0\r\n]", b"", picture)
+    answer = client.post("/predict", content=stripped, headers={"Content-Type": kind})
+    assert "--data-binary" in assert_problem(answer, 422, "undecodable_image")["detail"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"file=@cat.png", b"file=%89PNG%0D%0A%1A%0A&x=1", b"files%5B%5D=1", b'{"image": "aGk="}', b"[1, 2]"]
+)
+def test_a_urlencoded_form_is_said_to_be_one(client: TestClient, content: bytes) -> None:
+    detail = assert_problem(
+        client.post("/predict", content=content, headers=URLENCODED), 415, "unsupported_media_type"
+    )["detail"]
+    assert "urlencoded form" in detail
+    assert "-F file=@" in detail and "--data-binary @" in detail
+    batch = client.post("/predict/batch", content=content, headers=URLENCODED)
+    assert "-F files=@" in assert_problem(batch, 415, "unsupported_media_type")["detail"]
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "image/png"])
+def test_base64_and_data_uris_are_said_to_be_text(client: TestClient, picture: bytes, kind: str) -> None:
+    text = base64.b64encode(picture)
+    for content, what in ((text, "base64"), (b"data:image/png;base64," + text, "a data URI")):
+        answer = client.post("/predict", content=content, headers={"Content-Type": kind})
+        assert f"this is {what} (send" in assert_problem(answer, 415, "unsupported_media_type")["detail"]
+        answer = client.post("/predict", files={"file": ("cat.png", content)})
+        assert f"this is {what} (send" in assert_problem(answer, 415, "unsupported_media_type")["detail"]
+
+
+@pytest.mark.parametrize("decoding", [("utf-8", "replace"), ("latin-1", "strict")])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_an_image_that_a_program_read_as_text_is_named(
+    client: TestClient, cat: bytes, format: str, decoding: tuple[str, str]
+) -> None:
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(cat)) as image:
+        image.save(out, format)
+    answer = client.post("/predict", content=out.getvalue().decode(*decoding).encode())
+    assert "read as text" in assert_problem(answer, 415, "unsupported_media_type")["detail"]
 
 
 def test_a_form_is_the_same_in_one_piece_and_byte_by_byte(client: TestClient, cat: bytes) -> None:
