@@ -5,6 +5,7 @@ square of their length. The checks bound both. They count single bytes, which ta
 """
 
 import math
+import re
 
 from ...errors import MalformedRequest
 from .tensors import Tensor
@@ -21,6 +22,10 @@ BASE64_BYTES_PER_OTHER = 32
 # only texts up to this length may hold either. It leaves room for a file of 10 MiB.
 MAX_ESCAPED_BYTES = 16 << 20
 STEP_BYTES = 1 << 20  # looked at in one call, so that a message with too many is refused after its first part
+# Where a message names its tensor: before the elements, or after them if the members are sorted.
+EDGE_BYTES = 1 << 16
+DATATYPE = re.compile(rb'"datatype"\s{0,99}:\s{0,99}"(\w{1,20})"')
+SHAPE = re.compile(rb'"shape"\s{0,99}:\s{0,99}\[([\d,\s]{1,300})\]')
 
 
 def check(text: bytes | bytearray, tensor: Tensor, max_images: int) -> None:
@@ -28,6 +33,26 @@ def check(text: bytes | bytearray, tensor: Tensor, max_images: int) -> None:
 
     Bounded are its bytes, its values, members, lists and escapes, and the digits of all numbers together.
     """
+    try:
+        _check(text, tensor, max_images)
+    except MalformedRequest as refused:
+        raise MalformedRequest(
+            f"{refused.detail}; the input is {tensor.datatype} {list(tensor.shape)}, with up to {max_images} images"
+            + _named(text)
+        ) from None
+
+
+def _named(text: bytes | bytearray) -> str:
+    """What the text says that it holds, for people; nothing if that is not found."""
+    edges = text[:EDGE_BYTES] + text[EDGE_BYTES:][-EDGE_BYTES:]
+    datatype, shape = DATATYPE.search(edges), SHAPE.search(edges)
+    if not shape:
+        return ""
+    sizes = ", ".join(size.strip().decode() for size in shape[1].split(b","))
+    return f"; the message has {datatype[1].decode() if datatype else 'a tensor of'} [{sizes[:80]}]"
+
+
+def _check(text: bytes | bytearray, tensor: Tensor, max_images: int) -> None:
     structure: bytes | bytearray
     values = max_images * math.prod(tensor.shape[1:]) + OTHER_VALUES
     if tensor.datatype == "BYTES":

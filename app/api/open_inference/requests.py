@@ -12,6 +12,7 @@ The steps of `parse` are functions, too: app.api.open_inference.parser takes one
 """
 
 import binascii
+import codecs
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -28,6 +29,7 @@ from .tensors import Signature, Tensor
 
 Images = NDArray[np.uint8]
 NONE = Parameters()
+LINE_BREAKS = "base64 goes without line breaks and spaces, as from base64 -w 0"
 DECODED_AT_ONCE = 1 << 20  # characters of base64: about 4 ms, in which no other thread runs
 
 
@@ -85,13 +87,18 @@ def raw_request(body: bytearray, model: Signature) -> InferenceRequest:
 
 def read_json(text: bytes | bytearray, rest: int, model: Signature) -> Message:
     """The message in `text`, which `rest` bytes follow. Raises MalformedRequest."""
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise MalformedRequest("the JSON is UTF-16: send it as UTF-8")
+    text = text.removeprefix(codecs.BOM_UTF8)
     json_limits.check(text, model.input, model.max_batch_size)
     try:
         # Unlike Python's own, this parser bounds how deep it goes.
         message = InferenceMessage.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[:1]
-        raise MalformedRequest(one_line(first, "the message")) from None
+        reason = one_line(error.errors(include_url=False, include_input=False)[:1], "the message")
+        if model.input.datatype == "BYTES" and "control character" in reason:
+            reason += f" ({LINE_BREAKS})"
+        raise MalformedRequest(reason) from None
     given = _only_input(message.inputs, model.input)
     count = _count(given, model)
     data = given.data
@@ -148,7 +155,10 @@ def _count(given: InputTensor, model: Signature) -> int:
     """The number of images, by the input's shape."""
     shape = model.input.shape
     if not given.shape or tuple(given.shape[1:]) != shape[1:]:
-        raise MalformedRequest(f"input {given.name!r}: its shape is {list(shape)}, not {str(given.shape)[:80]}")
+        raise MalformedRequest(
+            f"input {given.name!r}: its shape is {list(shape)} with 1 to {model.max_batch_size} images,"
+            f" not {str(given.shape)[:80]}"
+        )
     if not 1 <= given.shape[0] <= model.max_batch_size:
         raise MalformedRequest(
             f"input {given.name!r}: a request has 1 to {model.max_batch_size} images, not {given.shape[0]}"
@@ -216,12 +226,27 @@ def _numbers(values: list[Any], tensor: Tensor, count: int) -> Images:
 def _base64_files(values: list[Any], count: int) -> list[bytes]:
     if len(values) != count:
         raise MalformedRequest(f"`data` has {len(values)} elements, the shape says {count}")
-    try:
-        return [_base64(value) for value in values]
-    except (TypeError, ValueError):
-        raise MalformedRequest(
-            "`data` is strings: each a file in base64 (bytes as they are go into a binary tensor)"
-        ) from None
+    files = []
+    for index, value in enumerate(values):
+        try:
+            files.append(_base64(value))
+        except (TypeError, ValueError):
+            raise MalformedRequest(f"`data`, element {index}: {_why_no_base64(value)}") from None
+    return files
+
+
+def _why_no_base64(value: Any) -> str:
+    if not isinstance(value, str):
+        return "a file in base64 is a string (bytes as they are go into a binary tensor)"
+    if value.startswith("data:"):
+        return "this is a data URI: send only the base64 after its comma"
+    if any(space in value for space in "\n\r\t "):
+        return LINE_BREAKS
+    if "-" in value or "_" in value:
+        return "this is base64 for URLs: use + and / instead of - and _"
+    if len(value) % 4:
+        return "the base64 is cut short, or lacks the = at its end: its length is no multiple of 4"
+    return "this is no base64 (bytes as they are go into a binary tensor)"
 
 
 def _base64(text: str) -> bytes:

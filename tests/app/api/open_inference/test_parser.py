@@ -66,6 +66,8 @@ def pixel_messages() -> Iterator[tuple[bytearray, int | None]]:
     yield message([tensor(shape=["1"], data=[0])])
     yield message([], x={"y": []})
     yield bytearray(b"\xff\xfe"), None
+    yield bytearray(b"\xef\xbb\xbf" + message([tensor(data=[1] * IMAGE)])[0]), None
+    yield message([tensor(shape=[1, 224, 224, 3], data=[255] * 150_528)])
     yield bytearray(b'{"a":"\\ud800"}'), None
     yield bytearray(b'{"inputs": NaN}'), None
     for _, body in v2_attacks.pixel_bodies():
@@ -79,6 +81,9 @@ def file_messages() -> Iterator[tuple[bytearray, int | None]]:
     yield message([file_tensor(data=["Q\u00e9=="])])
     yield message([file_tensor(2, **binary(12))], elements(b"abc", b"d"))
     yield message([file_tensor(data=[""])])
+    for wrong in ("QU\nJD", "data:image/png;base64,QUJD", "QUJ_"):
+        yield message([file_tensor(data=[wrong])])
+    yield message([file_tensor(data=["QU-JD"])])[0].replace(b"-", b"\n"), None
 
 
 @pytest.mark.parametrize("source", ["pixels", "files"])

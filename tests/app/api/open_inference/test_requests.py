@@ -170,6 +170,29 @@ class TestFiles:
     def test_invalid_base64_is_refused(self, files: ServedModel, data: object) -> None:
         refusal(files, *message([file_tensor(2, data=data)]))
 
+    @pytest.mark.parametrize(
+        ("data", "cause"),
+        [
+            ("iVBORw0K\nGgoAAAAN", "line breaks"),
+            ("iVBORw0K\r\nGgoAAAAN", "line breaks"),
+            ("iVBO Rw0K", "spaces"),
+            ("data:image/png;base64,iVBORw0K", "data URI"),
+            ("iVBORw0_", "for URLs"),
+            ("iVBORw0", "multiple of 4"),
+            ("\x89PNG", "binary tensor"),
+            (137, "is a string"),
+        ],
+    )
+    def test_what_is_wrong_with_base64_is_named(self, files: ServedModel, data: object, cause: str) -> None:
+        detail = refusal(files, *message([file_tensor(2, data=["YQ==", data])]))
+        assert detail.startswith("`data`, element 1: ")
+        assert cause in detail
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_base64_with_line_breaks_that_are_not_escaped_is_named(self, files: ServedModel, end: str) -> None:
+        body, _ = message([file_tensor(data=["iVBORw0K-"])])
+        assert "without line breaks" in refusal(files, body.replace(b"-", end.encode()))
+
     @pytest.mark.parametrize("size", [DECODED_AT_ONCE // 4 * 3 + extra for extra in (-1, 0, 1, 2, 3)])
     def test_a_large_file_is_decoded_in_steps(self, files: ServedModel, size: int) -> None:
         sent = np.random.default_rng(0).bytes(size)
@@ -189,6 +212,24 @@ class TestFiles:
 
 
 class TestMessage:
+    def test_a_byte_order_mark_is_no_part_of_the_json(self, pixels: ServedModel) -> None:
+        text = b"\xef\xbb\xbf" + message([tensor(data=[7] * IMAGE)])[0]
+        assert np.all(parse(bytearray(text), None, pixels).images == 7)
+        text = b"\xef\xbb\xbf" + message([tensor(**binary(IMAGE))])[0]
+        assert np.all(parse(bytearray(text + bytes(IMAGE)), len(text), pixels).images == 0)
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+    def test_json_in_utf_16_is_named(self, pixels: ServedModel, encoding: str) -> None:
+        text = "\ufeff" * (encoding == "utf-16-be") + json.dumps({"inputs": []})
+        assert "UTF-16" in refusal(pixels, text.encode(encoding))
+
+    def test_another_shape_is_named_beside_the_accepted_one(self, pixels: ServedModel) -> None:
+        for shape in ([1, 224, 224, 3], [1, 3, 32, 32], [32, 32, 3]):
+            detail = refusal(pixels, *message([tensor(shape=shape, **binary(IMAGE))], bytes(IMAGE)))
+            assert f"[-1, 32, 32, 3] with 1 to {MAX_IMAGES} images, not {shape}" in detail
+            detail = refusal(pixels, *message([tensor(shape=shape, data=[1] * 150_528)]))
+            assert f"the message has UINT8 {shape}" in detail
+
     @pytest.mark.parametrize(
         "text",
         [
