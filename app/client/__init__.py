@@ -1,7 +1,7 @@
 """A typed client of the service, on httpx (extra `client`).
 
     with Client("http://127.0.0.1:8000") as client:
-        answer = client.predict("cat.png")            # or bytes, or a PIL image
+        answer = client.predict("cat.png")            # or bytes, an open file, an array or a PIL image
         print(answer.predictions[0].label)
 
     async with AsyncClient("http://127.0.0.1:8000", api_key="secret") as client:
@@ -21,10 +21,13 @@ Whatever a server does, a call ends in an answer or in one of these errors:
     ├── ProblemError               the service, or a proxy, answered with an error
     ├── NoAnswerError              no whole answer arrived; also an httpx.TransportError, with httpx's own as its cause
     │   └── AnswerTimeoutError     not in time; also an httpx.TimeoutException
-    └── InvalidAnswerError         the answer is too large, or is not one that the service gives
+    ├── InvalidAnswerError         the answer is too large, or is not one that the service gives
+    └── EmptyBatchError            a batch without images, which is not sent; also a ValueError
 
-The caller's own mistakes are raised as they are: OSError for an image file that cannot be read, httpx.InvalidURL for a
-URL that is malformed.
+The caller's other mistakes are raised as they are: OSError for an image file that cannot be read, TypeError or
+ValueError for what is no image, httpx.InvalidURL for a URL that is malformed.
+
+The environment's proxies (HTTP_PROXY, ...) are used, but not for this machine's own addresses.
 
 An attempt takes `deadline` seconds at most, and an answer `max_answer_bytes`. The client asks for answers without
 compression and refuses compressed ones, so no answer grows on arrival; it ignores cookies and redirects.
@@ -32,7 +35,14 @@ compression and refuses compressed ones, so no answer grows on arrival; it ignor
 
 from .calls import Explanation
 from .clients import AsyncClient, Client
-from .errors import AnswerTimeoutError, ClientError, InvalidAnswerError, NoAnswerError, ProblemError
+from .errors import (
+    AnswerTimeoutError,
+    ClientError,
+    EmptyBatchError,
+    InvalidAnswerError,
+    NoAnswerError,
+    ProblemError,
+)
 from .images import ImageSource
 
 __all__ = [
@@ -40,6 +50,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ClientError",
+    "EmptyBatchError",
     "Explanation",
     "ImageSource",
     "InvalidAnswerError",

@@ -11,7 +11,7 @@ from ..api.schemas import BatchResponse, Model, PredictResponse
 from ..bundle.report import Report
 from ..imaging.kinds import Kind
 from .answers import Answer, parsed, problem_document
-from .errors import InvalidAnswerError, NoAnswerError, ProblemError, printable
+from .errors import EmptyBatchError, InvalidAnswerError, NoAnswerError, ProblemError, printable
 from .images import ImageSource, encoded, file_name
 from .retries import Outcome
 
@@ -72,10 +72,11 @@ def predict(image: ImageSource, top_k: int, coverage: float | None, kind: Kind |
 def predict_batch(
     images: Iterable[ImageSource], top_k: int, partial: bool, coverage: float | None, kind: Kind | None = None
 ) -> Call[BatchResponse]:
-    arguments = {
-        "params": _given(top_k=top_k, partial=partial, coverage=coverage, kind=kind),
-        "files": [("files", (file_name(image, index), encoded(image))) for index, image in enumerate(images)],
-    }
+    """Raises EmptyBatchError if there is no image."""
+    files = [("files", (file_name(image, index), encoded(image))) for index, image in enumerate(images)]
+    if not files:
+        raise EmptyBatchError("the batch has no image")
+    arguments = {"params": _given(top_k=top_k, partial=partial, coverage=coverage, kind=kind), "files": files}
     return Call(parsed(BatchResponse), "POST", "/predict/batch", arguments)
 
 

@@ -1,6 +1,7 @@
 """The clients: `Client` for threads, `AsyncClient` for asyncio."""
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -29,7 +30,7 @@ class Client:
     max_answer_bytes   the largest body of an answer that is read
     retries            attempts after the first one
 
-    Calls raise ClientError, and OSError or httpx.InvalidURL for wrong arguments.
+    Calls raise ClientError, and OSError, TypeError, ValueError or httpx.InvalidURL for wrong arguments.
     """
 
     def __init__(
@@ -223,4 +224,16 @@ def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # a server could send any number of cookies
-    return {"base_url": url, "headers": headers, "timeout": timeout, "cookies": no_cookies}
+    options: dict[str, Any] = {"base_url": url, "headers": headers, "timeout": timeout, "cookies": no_cookies}
+    if _is_this_machine(httpx.URL(url).host):
+        # A proxy is another machine, and NO_PROXY often lacks localhost. SSL_CERT_FILE counts all the same.
+        options |= {"trust_env": False, "verify": httpx.create_ssl_context()}
+    return options
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")  # RFC 6761, 6.3
+    return address.is_loopback or address.is_unspecified

@@ -8,7 +8,11 @@ import httpx
 
 
 class ClientError(Exception):
-    """The base of every error that a server can cause."""
+    """The base of every error of a call, but for wrong arguments."""
+
+
+class EmptyBatchError(ClientError, ValueError):
+    """The batch has no image. Nothing was sent."""
 
 
 class ProblemError(ClientError):

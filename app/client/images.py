@@ -3,33 +3,78 @@
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
-"""A path, an encoded image, or a PIL image."""
+ImageSource: TypeAlias = (
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.uint8]"
+)
+"""A path; an encoded image as bytes or in a binary file; a PIL image; or an array, uint8 [height, width, 3] RGB or
+[height, width] grey."""
 
 PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 
 
 def encoded(image: ImageSource) -> bytes:
-    """The file's or the given bytes; a PIL image as PNG. Raises OSError for a file that cannot be read."""
-    if isinstance(image, bytes):
-        return image
+    """The file's or the given bytes; a PIL image or an array as PNG. A file object is read from its beginning.
+
+    Raises OSError for a file that cannot be read, TypeError for what is no image, ValueError for an array of another
+    shape or dtype, and ImportError if a PNG is to be made and Pillow is missing.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes()
-    from PIL import ImageOps  # the client itself does not need Pillow
-
-    upright = ImageOps.exif_transpose(image)  # the PNG carries no orientation
-    buffer = io.BytesIO()
-    (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(buffer, "PNG")
-    return buffer.getvalue()
+    if hasattr(image, "read"):
+        return _read(image)
+    if hasattr(type(image), "__array_interface__"):  # PIL images have it, too
+        return _png(image)
+    raise TypeError(
+        f"an image is a path, bytes, a binary file, a PIL image or a uint8 array, not {type(image).__name__}"
+    )
 
 
 def file_name(image: ImageSource, index: int) -> str:
     """The name that the service's problem documents use for the image."""
-    if not isinstance(image, str | os.PathLike):
+    path = image if isinstance(image, str | os.PathLike) else getattr(image, "name", None)
+    if not isinstance(path, str | os.PathLike):
         return f"{index}"
-    return Path(image).name.encode(errors="backslashreplace").decode()  # a file's name need not be Unicode
+    return Path(path).name.encode(errors="backslashreplace").decode()  # a file's name need not be Unicode
+
+
+def _read(file: Any) -> bytes:
+    if file.seekable():
+        file.seek(0)  # who has just written an image into a BytesIO is at its end
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise TypeError('an image file is opened in binary mode, "rb"')
+    return content
+
+
+def _png(image: Any) -> bytes:
+    try:
+        from PIL import Image, ImageOps  # the client itself does not need Pillow
+    except ImportError:
+        raise ImportError("an array is sent as PNG, which needs Pillow: pip install pillow") from None
+    if isinstance(image, Image.Image):
+        picture = ImageOps.exif_transpose(image)  # the PNG carries no orientation
+    else:
+        _check_array(image)
+        picture = Image.fromarray(image)
+    buffer = io.BytesIO()
+    (picture if picture.mode in PNG_MODES else picture.convert("RGB")).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _check_array(array: Any) -> None:
+    interface = array.__array_interface__
+    shape, dtype = tuple(interface["shape"]), interface["typestr"]
+    if dtype != "|u1" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)) or 0 in shape:
+        raise ValueError(
+            "an array is uint8 [height, width, 3] (RGB) or uint8 [height, width] (grey), from 0 to 255,"
+            f" not {getattr(array, 'dtype', dtype)} {list(shape)}"
+        )

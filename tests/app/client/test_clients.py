@@ -3,10 +3,12 @@ import io
 import os
 import pickle
 import socket
+import sys
 import time
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,6 +19,7 @@ from app.client import (
     AsyncClient,
     Client,
     ClientError,
+    EmptyBatchError,
     Explanation,
     InvalidAnswerError,
     NoAnswerError,
@@ -216,8 +219,99 @@ def sent(image: object) -> bytes:
     return service.bodies[0]
 
 
-def test_paths_and_bytes_are_sent_as_they_are() -> None:
-    assert sent(CAT) == sent(str(CAT)) == sent(CAT.read_bytes()) == CAT.read_bytes()
+@pytest.mark.parametrize("image", [CAT, str(CAT), *(kind(CAT.read_bytes()) for kind in (bytes, bytearray, memoryview))])
+def test_paths_and_bytes_are_sent_as_they_are(image: object) -> None:
+    assert sent(image) == CAT.read_bytes()
+
+
+def test_files_are_read_from_their_beginning() -> None:
+    buffer = io.BytesIO()
+    buffer.write(CAT.read_bytes())  # the buffer is at its end now
+    assert sent(buffer) == CAT.read_bytes()
+    with CAT.open("rb") as file:
+        assert sent(file) == sent(file) == CAT.read_bytes()
+    ours, theirs = os.pipe()
+    os.write(theirs, b"image")
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:  # it has no beginning to return to
+        assert sent(pipe) == b"image"
+
+
+def test_a_text_file_is_refused() -> None:
+    with CAT.open(encoding="latin-1") as file, pytest.raises(TypeError, match='"rb"'):
+        sent(file)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4)], ids=["RGB", "grey"])
+def test_arrays_are_sent_as_png(shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    for given in (array, array[::-1, ::2], np.asfortranarray(array)):
+        with Image.open(io.BytesIO(sent(given))) as received:
+            assert received.format == "PNG"
+            np.testing.assert_array_equal(np.asarray(received), given)
+
+
+@pytest.mark.parametrize(
+    ("array", "named"),
+    [
+        (np.zeros((5, 4, 3), np.float32), "not float32 [5, 4, 3]"),
+        (np.zeros((5, 4), bool), "not bool [5, 4]"),
+        (np.zeros((1, 5, 4, 3), np.uint8), "not uint8 [1, 5, 4, 3]"),
+        (np.zeros((3, 5, 4), np.uint8), "not uint8 [3, 5, 4]"),
+        (np.zeros((5, 4, 4), np.uint8), "not uint8 [5, 4, 4]"),
+        (np.zeros((0, 4), np.uint8), "not uint8 [0, 4]"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, named: str) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \[height, width, 3\]") as caught:
+        sent(array)
+    assert str(caught.value).endswith(named)
+
+
+def test_without_pillow_an_array_is_refused_by_a_sentence_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError, match="pip install pillow"):
+        sent(np.zeros((5, 4, 3), np.uint8))
+    assert sent(CAT) == CAT.read_bytes()
+
+
+@pytest.mark.parametrize("image", [None, 7, [1, 2], object()])
+def test_what_is_no_image_is_refused(image: object) -> None:
+    with pytest.raises(TypeError, match=f"not {type(image).__name__}"):
+        sent(image)
+
+
+@both
+async def test_an_empty_batch_is_refused_and_not_sent(kind: str) -> None:
+    service = Service()
+    with pytest.raises(EmptyBatchError, match="no image") as caught:
+        if kind == "sync":
+            service.client().predict_batch(iter(()))
+        else:
+            await service.async_client().predict_batch([])
+    assert isinstance(caught.value, ClientError) and isinstance(caught.value, ValueError)
+    assert service.requests == []
+
+
+def proxies(client: Client | AsyncClient) -> bool:
+    """Whether a request of the client goes to a proxy."""
+    http = client._http
+    return http._transport_for_url(http.base_url) is not http._transport
+
+
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    make: type[Client | AsyncClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.2:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:8000", "a.localhost", "127.1.2.3", "[::1]:8000", "0.0.0.0"):
+        assert not proxies(make(f"http://{host}/prefix")), host
+    for url in ("http://10.0.0.1", "http://localhost.example.org", "http://example.org", "https://[2001:db8::1]"):
+        assert proxies(make(url)), url
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.2:9")  # httpx cannot speak to it without another package
+    assert not proxies(make("http://localhost:8000"))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "YCbCr", "F", "I;16"])
