@@ -55,6 +55,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # several images are decoded at the sam
 warnings.filterwarnings("ignore", module=r"PIL\.")
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 
+BYTES = "send the image's own bytes, as curl --data-binary @photo.png and curl -F file=@photo.png do"
 # The first match decides. Formats without a decoder are listed so that the error can name them. Every repetition is
 # bounded: a search holds the interpreter's lock, and a file may contain megabytes of white space.
 SIGNATURES = {
@@ -71,10 +72,10 @@ SIGNATURES = {
     "SVG or XML": rb"(?:\xef\xbb\xbf)?\s{0,99}<(?:svg|\?xml|!--|!DOCTYPE svg)",
     "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
     "JPEG 2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ",
-    "an image read as text (send its bytes)": rb"(?:\xef\xbf\xbd|\xc2\x89)PNG|(?:\xef\xbf\xbd){3}|\xc3\xbf\xc3\x98",
-    "a data URI (send the bytes that it encodes)": rb"data(?::|%3[Aa])",
+    f"an image read as text ({BYTES})": rb"(?:\xef\xbf\xbd|\xc2\x89)PNG|(?:\xef\xbf\xbd){3}|\xc3\xbf\xc3\x98",
+    f"a data URI ({BYTES})": rb"data(?::|%3[Aa])",
     # of the formats that have a decoder
-    "base64 (send the bytes that it encodes)": rb"\"?(?:iVBORw0KGg|/9j/|R0lGOD|UklGR|Qk[0-3][\w+/]{9}|AAAA.[GWm2]Z0eX)",
+    f"base64 ({BYTES})": rb"\"?(?:iVBORw0KGg|/9j/|R0lGOD|UklGR|Qk[0-3][\w+/]{9}|AAAA.[GWm2]Z0eX)",
 }
 
 # How a reader of the error makes a picture that is accepted.
