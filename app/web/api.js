@@ -1,7 +1,5 @@
 // Requests to the service. Their addresses are relative, so that the page works under any prefix.
 
-import { fileSize } from "./format.js";
-
 const MAX_ATTEMPTS = 4;
 const MAX_WAIT_SECONDS = 20;
 
@@ -23,8 +21,8 @@ export function useKey(value) {
 }
 
 /**
- * A request that failed. `code` is that of the problem document. Without such a document it is "http_<status>", and
- * without any answer "unreachable".
+ * A request that failed. `code` is that of the problem document. An answer that is not the service's, but that of a
+ * proxy in front of it, has "proxy_<status>", and no answer at all "unreachable".
  */
 class Failure extends Error {
   constructor(code, detail, { headers, instance } = {}) {
@@ -35,15 +33,20 @@ class Failure extends Error {
   }
 }
 
+// How an answer's content is read, and the Content-Type that the service gives it. A proxy's login page has another.
+const JSON_CONTENT = { type: "application/json", read: (response) => response.json() };
+const PICTURE = { type: "image/", read: (response) => response.blob() };
+
 /**
- * The response. If the service is busy, waits as long as its `Retry-After` says, calls `onWait(seconds)` and tries
- * again. If the service wants a key, waits until there is one. Throws a Failure, or the AbortError of `signal`.
+ * {content, milliseconds}: the answer, and how long it took, without the time in which this function waits. If the
+ * service is busy, it waits as long as its `Retry-After` says, calls `onWait(seconds)` and tries again. If the service
+ * wants a key, it waits until there is one. Throws a Failure, or the AbortError of `signal`.
  */
-async function send(path, { method = "GET", body, signal, onWait = () => {} } = {}) {
+async function send(path, kind, { method = "GET", body, signal, onWait = () => {} } = {}) {
   for (let attempt = 1; ; attempt += 1) {
     const sentKey = key;
     try {
-      return await once(path, { method, body, signal });
+      return await once(path, kind, { method, body, signal });
     } catch (failure) {
       if (failure.code === "unauthorized") {
         await keyed(sentKey);
@@ -58,25 +61,35 @@ async function send(path, { method = "GET", body, signal, onWait = () => {} } = 
   }
 }
 
-async function once(path, { method, body, signal }) {
+async function once(path, kind, { method, body, signal }) {
+  const started = performance.now();
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   let response;
   try {
     response = await fetch(path, { method, body, signal, headers });
+    if (response.ok && hasType(response, kind.type)) {
+      const content = await kind.read(response);
+      return { content, milliseconds: performance.now() - started };
+    }
   } catch (error) {
     if (signal?.aborted) throw error;
-    // A service that refuses a body in the middle of the upload looks the same here as a broken connection.
-    const size = body?.size
-      ? ` If your network works, the file (${fileSize(body.size)}) may be too large for the service.`
-      : "";
-    throw new Failure("unreachable", `The service cannot be reached.${size}`);
+    throw new Failure("unreachable", error.message);
   }
-  if (response.ok) return response;
-  const problem = await response.json().catch(() => ({}));
-  throw new Failure(problem.code ?? `http_${response.status}`, problem.detail ?? `HTTP status ${response.status}`, {
-    headers: response.headers,
-    instance: problem.instance,
-  });
+  throw await failureOf(response);
+}
+
+async function failureOf(response) {
+  const { headers, status } = response;
+  const problem = hasType(response, "application/problem+json") ? await response.json().catch(() => null) : null;
+  if (problem) return new Failure(problem.code, problem.detail, { headers, instance: problem.instance });
+  // A proxy that asks for a key as the service does is answered as the service is.
+  if (status === 401 && /^bearer\b/i.test(headers.get("WWW-Authenticate") ?? ""))
+    return new Failure("unauthorized", `HTTP status ${status}`);
+  return new Failure(`proxy_${status}`, `HTTP status ${status}, not from the service`, { headers });
+}
+
+function hasType(response, type) {
+  return (response.headers.get("Content-Type") ?? "").startsWith(type);
 }
 
 function keyed(sentKey) {
@@ -101,24 +114,26 @@ function pause(seconds, signal) {
 }
 
 export async function predict(image, options) {
-  const started = performance.now();
-  const response = await send("predict?top_k=10", { method: "POST", body: image, ...options });
-  const answer = await response.json();
-  return { answer, milliseconds: performance.now() - started };
+  const { content, milliseconds } = await send("predict?top_k=10", JSON_CONTENT, {
+    method: "POST",
+    body: image,
+    ...options,
+  });
+  return { answer: content, milliseconds };
 }
 
 /** The activation map of the class, as a picture. */
 export async function explain(image, classId, options) {
-  const response = await send(`explain?class_id=${classId}`, { method: "POST", body: image, ...options });
-  return response.blob();
+  const path = `explain?class_id=${classId}`;
+  return (await send(path, PICTURE, { method: "POST", body: image, ...options })).content;
 }
 
 export async function getJson(path) {
-  return (await send(path)).json();
+  return (await send(path, JSON_CONTENT)).content;
 }
 
 export async function getPicture(path) {
-  return (await send(path)).blob();
+  return (await send(path, PICTURE)).content;
 }
 
 /** The page's request for this file as a shell command. The shell fills in the key. */

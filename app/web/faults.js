@@ -3,6 +3,7 @@
 import { fileSize } from "./format.js";
 
 const FORMATS = "The service reads JPEG, PNG, WebP, GIF, BMP and AVIF.";
+const USUAL_LIMIT = 1e6; // bytes of an upload: nginx's default limit
 
 /** {title, advice, smaller, again}: `smaller` and `again` say whether a smaller copy or another attempt may help. */
 export function explainFailure({ code }, file) {
@@ -37,18 +38,62 @@ export function explainFailure({ code }, file) {
       return { title: "That took too long", advice: "The service or the connection is slow now.", again: true };
     case "unavailable":
       return { title: "The service is restarting", advice: "Try again in a few seconds.", again: true };
-    case "unreachable":
+    case "unreachable": {
+      // A server that refuses a body in the middle of the upload looks the same here as a broken connection.
+      const large = file?.size > USUAL_LIMIT;
       return {
         title: "The service cannot be reached",
-        advice: "Check your network connection.",
-        smaller: large(file),
+        advice: large
+          ? `Check your network connection. If it works, the file (${fileSize(file.size)}) may be too large.`
+          : "Check your network connection.",
+        smaller: large,
         again: true,
       };
-    default:
-      return { title: "Something went wrong in the service", advice: "Your picture is not the cause.", again: true };
+    }
+    default: {
+      const [, status] = /^proxy_(\d+)$/.exec(code) ?? [];
+      return status
+        ? explainProxy(status, size)
+        : { title: "Something went wrong in the service", advice: "Your picture is not the cause.", again: true };
+    }
   }
 }
 
-function large(file) {
-  return file?.size > 4e6;
+/** What an answer of the proxy in front of the service means. */
+function explainProxy(status, size) {
+  switch (status) {
+    case "413":
+      return {
+        title: "This file is too large",
+        advice: `The proxy in front of the service accepts only smaller uploads.${size}`,
+        smaller: true,
+      };
+    case "429":
+      return {
+        title: "Too many requests",
+        advice: "The proxy in front of the service lets fewer through. Try again in a while.",
+        again: true,
+      };
+    case "401":
+    case "403":
+      return {
+        title: "The proxy in front of the service refuses access",
+        advice: "It may want a login or a key. Reload this page to log in.",
+        again: true,
+      };
+    case "502":
+    case "503":
+    case "504":
+      return {
+        title: "The service is not reachable behind its proxy",
+        advice: "The proxy answers, but the service does not. Try again in a while.",
+        again: true,
+      };
+    default:
+      return {
+        title: "A proxy answered instead of the service",
+        advice: "Your picture is not the cause. If the proxy wants a login, reload this page.",
+        again: true,
+      };
+  }
 }

@@ -2,11 +2,12 @@
 
 const MAX_IMAGES = 60; // at once; the API suits more
 
-/** Calls `take(files)` with the images, and `refuse(sentence)` when there are none or too many. */
-export function listen({ take, refuse }) {
+/** Calls `take(files)` with the images, `refuse(sentence)` if there are none, and `note(sentence)` if some are left. */
+export function listen({ take, refuse, note }) {
   const takeFirst = (files) => {
     take(files.slice(0, MAX_IMAGES));
-    if (files.length > MAX_IMAGES) refuse(`The page took the first ${MAX_IMAGES} of ${files.length} images.`);
+    if (files.length > MAX_IMAGES)
+      note(`These are the first ${MAX_IMAGES} of your ${files.length} images. Add the others in further steps.`);
   };
   picker("choose", "files", takeFirst);
   picker("photograph", "camera", takeFirst);

@@ -21,6 +21,7 @@ function announce(text) {
 function take(files) {
   if (files.length === 0) return;
   byId("refusal").textContent = "";
+  byId("note").textContent = "";
   go("classify");
   const cards = files.map((file) => answerCard(file, { limited, announce, removed: count }));
   answers.prepend(...cards);
@@ -67,7 +68,11 @@ byId("key").addEventListener("submit", (event) => {
   useKey(key);
 });
 
-listen({ take, refuse });
+function note(sentence) {
+  byId("note").textContent = sentence;
+}
+
+listen({ take, refuse, note });
 
 const go = tabs(document.querySelector("[role=tablist]"), (id) => {
   if (id === "model") modelTab(byId("model"), announce);

@@ -107,8 +107,11 @@ def test_several_at_once_in_their_order(visit: Visit) -> None:
 def test_more_than_a_visitor_may_want_are_cut(visit: Visit) -> None:
     page = visit()
     pick(page, *[CAT] * 61)
-    expect(page.get_by_role("alert")).to_have_text("The page took the first 60 of 61 images.")
+    expect(page.get_by_role("status").last).to_contain_text("These are the first 60 of your 61 images.")
+    expect(page.get_by_role("alert")).to_be_hidden()
     expect(page.locator(".answer[data-state=answered]")).to_have_count(60)
+    pick(page, CAT)
+    expect(page.get_by_role("status").last).to_have_text("")
 
 
 def test_one_that_is_none_of_the_ten(visit: Visit, service: httpx.Client) -> None:

@@ -1,7 +1,9 @@
 """What goes wrong, in words for people, and what helps."""
 
+import json
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import httpx
@@ -24,10 +26,11 @@ def small() -> Iterator[httpx.Client]:
 def refuse(code: str, **headers: str) -> dict[str, object]:
     """The service's answer, for page.route."""
     kind = BY_CODE[code]
-    return {
+    document = {"code": code, "title": kind.title, "detail": "as it happens", "instance": "1234"}
+    return {  # with `json`, Playwright would name another type
         "status": kind.status,
         "headers": {"Content-Type": "application/problem+json", **headers},
-        "json": {"code": code, "title": kind.title, "detail": "as it happens", "instance": "1234"},
+        "body": json.dumps(document),
     }
 
 
@@ -168,6 +171,7 @@ def test_a_service_that_is_not_there(visit: Visit) -> None:
     sample(page, "cat")
     card = the_answer(page, "failed")
     expect(card.get_by_role("heading")).to_have_text("The service cannot be reached")
+    expect(card).not_to_contain_text("Details: The service")
     page.unroute("**/predict?*")
     card.get_by_role("button", name="Try again").click()
     the_answer(page, "answered")
@@ -176,13 +180,73 @@ def test_a_service_that_is_not_there(visit: Visit) -> None:
     expect(page.get_by_role("alert")).to_contain_text("The sample could not be loaded")
 
 
-def test_a_proxy_s_own_page_is_no_answer(visit: Visit) -> None:
-    page = visit(refused=(502,))
-    page.route("**/predict?*", lambda route: route.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
+def proxy_page(status: int, **headers: str) -> dict[str, object]:
+    """nginx's own answer, for page.route."""
+    title = f"{status} {HTTPStatus(status).phrase}"
+    body = f"<html><head><title>{title}</title></head><body><center><h1>{title}</h1></center>nginx</body></html>"
+    return {"status": status, "headers": {"Content-Type": "text/html", **headers}, "body": body}
+
+
+@pytest.mark.parametrize(
+    ("status", "title", "advice"),
+    [
+        (401, "The proxy in front of the service refuses access", "a login or a key"),
+        (403, "The proxy in front of the service refuses access", "a login or a key"),
+        (429, "Too many requests", "Try again in a while"),
+        (502, "The service is not reachable behind its proxy", "the service does not"),
+        (503, "The service is not reachable behind its proxy", "the service does not"),
+        (504, "The service is not reachable behind its proxy", "the service does not"),
+        (500, "A proxy answered instead of the service", "Your picture is not the cause"),
+        (200, "A proxy answered instead of the service", "wants a login"),
+    ],
+)
+def test_a_proxy_s_own_page_is_explained(visit: Visit, status: int, title: str, advice: str) -> None:
+    page = visit(refused=(status,))
+    page.route("**/predict?*", lambda route: route.fulfill(**proxy_page(status)))
     sample(page, "cat")
     card = the_answer(page, "failed")
-    expect(card.get_by_role("heading")).to_have_text("Something went wrong in the service")
-    expect(card).to_contain_text("HTTP status 502")
+    expect(card.get_by_role("heading")).to_have_text(title)
+    expect(card).to_contain_text(advice)
+    expect(card).to_contain_text(f"Details: HTTP status {status}, not from the service")
+    expect(card).not_to_contain_text("cannot be reached")
+    page.unroute("**/predict?*")
+    card.get_by_role("button", name="Try again").click()
+    the_answer(page, "answered")
+
+
+def test_a_file_too_large_for_the_proxy_is_made_smaller(visit: Visit, photo: Path) -> None:
+    page = visit(refused=(413,))
+    page.route("**/predict?*", lambda route: route.fulfill(**proxy_page(413)), times=1)
+    pick(page, photo)
+    card = the_answer(page, "failed")
+    expect(card.get_by_role("heading")).to_have_text("This file is too large")
+    expect(card).to_contain_text("The proxy in front of the service accepts only smaller uploads. This file has 3")
+    shoot(page, "too-large-for-the-proxy")
+    card.get_by_role("button", name="Make it smaller here").click()
+    expect(card).to_contain_text("photo-smaller.jpg")
+    expect(page.locator(".answer:is([data-state=answered], [data-state=abstained])")).to_have_count(1)
+
+
+@pytest.mark.parametrize("answer", [refuse("unauthorized"), proxy_page(401, **{"WWW-Authenticate": "Bearer"})])
+def test_the_time_of_typing_a_key_is_not_that_of_the_answer(visit: Visit, answer: dict[str, object]) -> None:
+    page = visit(refused=(401,))
+    page.clock.install(time=0)
+    page.clock.pause_at(3600)
+
+    def want_a_key(route: Route) -> None:
+        if "authorization" in route.request.headers:
+            route.continue_()
+        else:
+            route.fulfill(**answer)
+
+    page.route("**/predict?*", want_a_key)
+    sample(page, "cat")
+    field = page.get_by_label("This service needs an API key")
+    expect(field).to_be_focused()
+    page.clock.run_for(60_000)
+    field.fill("sesame")
+    field.press("Enter")
+    expect(the_answer(page, "answered")).to_contain_text("0.0\u00a0ms with the network")
 
 
 def test_a_map_that_cannot_be_had(visit: Visit) -> None:
