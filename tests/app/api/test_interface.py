@@ -33,8 +33,8 @@ def test_the_openapi_document_is_the_committed_one() -> None:
 
 def test_the_client_exports_the_documented_names() -> None:
     assert app.client.__all__ == [
-        *("AnswerTimeoutError", "AsyncClient", "Client", "ClientError", "Explanation", "ImageSource"),
-        *("InvalidAnswerError", "NoAnswerError", "ProblemError"),
+        *("AnswerTimeoutError", "AsyncClient", "Client", "ClientError", "EmptyBatchError"),
+        *("Explanation", "ImageSource", "InvalidAnswerError", "NoAnswerError", "ProblemError"),
     ]
     assert all(hasattr(app.client, name) for name in app.client.__all__)
 
