@@ -31,7 +31,7 @@ from training.config import FIELDS, Config, allowed
 from training.data.cifar10 import Dataset
 from training.errors import TrainingError
 from training.evaluate import leave_two_out
-from training.evaluate.compare import compare, correct
+from training.evaluate.compare import compare, correct, read_model
 from training.evaluate.evaluate import check_sources, evaluate, evaluated
 from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.test_set_log import check_log
@@ -247,10 +247,12 @@ def compare_command(
 ) -> None:
     """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
     torch.set_num_threads(threads)
-    dataset, seed = Dataset(data_dir, download=download), split_seed(old) or Config().split_seed
+    seed = split_seed(old) or Config().split_seed
+    models = [read_model(source, seed) for source in (old, new)]  # refuses either before it computes for minutes
+    dataset = Dataset(data_dir, download=download)
     parts = dataset.split(seed)
     held_out = dataset.training.take(torch.cat([parts.select, parts.calibrate]))
-    found = compare(*(correct(source, held_out, seed) for source in (old, new)))
+    found = compare(*(correct(model, held_out) for model in models))
     print(f"{old}: {found.old_accuracy:.2%} of {found.n:,}, {found.only_old} that the other has wrong")
     print(f"{new}: {found.new_accuracy:.2%} of {found.n:,}, {found.only_new} that the other has wrong")
     print(f"McNemar's exact test: p = {found.p_value:.3g}: {found.verdict}")

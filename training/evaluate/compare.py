@@ -1,11 +1,13 @@
 """Is one model better than another, or is it chance? McNemar's test on held-out training images."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
+from torch import Tensor
 
 from app.bundle.names import GRAPH, MANIFEST
 from app.bundle.reader import Bundle, BundleError
@@ -14,6 +16,8 @@ from training.errors import TrainingError
 from training.evaluate.network_outputs import predict_logits
 from training.export.graph import run_graph
 from training.fit.run_folder import FinishedRun, check_split
+
+Model = Callable[[Tensor], npt.NDArray[np.float32]]
 
 SIGNIFICANCE = 0.05
 
@@ -48,19 +52,23 @@ def compare(old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]) -> Compariso
     return Comparison(len(old), float(old.mean()), float(new.mean()), only_old, only_new, p_value)
 
 
-def correct(source: Path, held_out: LabelledImages, seed: int) -> npt.NDArray[np.bool_]:
-    """bool [N]: whether the answer of a bundle or a finished run is right for each image.
+def read_model(source: Path, seed: int) -> Model:
+    """The network of a bundle or a finished run: a function from uint8 images [N, 32, 32, 3] to logits [N, classes].
 
     Raises TrainingError when `source` is neither, or was trained with another split than that of `seed`.
     """
     check_split("the model in", source, seed)
     if (source / MANIFEST).exists():
         try:
-            bundle = Bundle.load(source)
+            graph = Bundle.load(source).read(GRAPH)
         except BundleError as error:
             raise TrainingError(str(error)) from None
-        logits = run_graph(bundle.read(GRAPH), held_out.images.numpy())
-    else:
-        logits = predict_logits(FinishedRun.read(source).model(), held_out.images).numpy()
-    right: npt.NDArray[np.bool_] = logits.argmax(1) == held_out.labels.numpy()
+        return lambda images: run_graph(graph, images.numpy())
+    model = FinishedRun.read(source).model()
+    return lambda images: predict_logits(model, images).numpy()
+
+
+def correct(model: Model, held_out: LabelledImages) -> npt.NDArray[np.bool_]:
+    """bool [N]: whether the model's answer is right for each image."""
+    right: npt.NDArray[np.bool_] = model(held_out.images).argmax(1) == held_out.labels.numpy()
     return right

@@ -44,11 +44,19 @@ def test_a_run_and_its_bundle_are_the_same_model(
     assert "p = 1: no difference that 40 images can show" in answer.out
 
 
-def test_what_is_neither_run_nor_bundle_is_refused(
-    tmp_path: Path, finished_bundle: Path, tiny_data: None, command: Callable[..., Answer]
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_neither_run_nor_bundle_is_refused_before_anything_is_computed(
+    tmp_path: Path,
+    finished_bundle: Path,
+    first: bool,
+    command: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answer = command("compare", finished_bundle, tmp_path, "--threads", 1)
-    assert answer.code == 1 and "holds no run" in answer.err
+    monkeypatch.setattr("training.data.cifar10.load", lambda *_, **__: pytest.fail("it read images"))
+    answer = command(
+        "compare", *((tmp_path, finished_bundle) if first else (finished_bundle, tmp_path)), "--threads", 1
+    )
+    assert answer.code == 1 and f"{tmp_path} holds no run" in answer.err
 
 
 def test_two_models_of_another_split_are_compared_on_what_that_holds_out(
