@@ -35,12 +35,15 @@ from training.evaluate.compare import compare, correct, read_model
 from training.evaluate.evaluate import check_sources, evaluate, evaluated
 from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.test_set_log import check_log
-from training.export.bundle import check_target, export, render_card_again
+from training.export.bundle import bundle_name, check_target, export, render_card_again
+from training.fit.banner import begins, tell
 from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
 from training.fit.progress_bar import ProgressBar
+from training.fit.progress_lines import ProgressLines
 from training.fit.run import Run
 from training.fit.run_folder import BUNDLE, FinishedRun, split_seed
 from training.fit.teachers import read_teacher
+from training.provenance import describe, environment
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -134,8 +137,16 @@ def fit_command(
     _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device)
 
 
+def progress_on(console: Console, views: int = 0) -> ProgressBar | ProgressLines:
+    return ProgressBar(console, views) if console.is_terminal else ProgressLines(console, views)
+
+
 def _fit(config: Config, dataset: Dataset, run_dir: Path, init: str, teachers: list[Path], device: Device) -> None:
+    console = Console(stderr=True)
     with join(device) as world:
+        console.quiet = not world.leads
+        tell(console, "run", str(run_dir))
+        tell(console, "device", describe(environment(world.size, world.device)["hardware"]))
         images, parts, graphs = world.from_leader(
             lambda: (
                 dataset.training,
@@ -143,9 +154,14 @@ def _fit(config: Config, dataset: Dataset, run_dir: Path, init: str, teachers: l
                 [read_teacher(folder, config.split_seed) for folder in teachers],
             )
         )
-        run = Run(run_dir, config, init, images.take(parts.train), images.take(parts.select), graphs, world)
-        with ProgressBar(Console(stderr=True), min(config.views, config.epochs)) as bar:
-            weights = run.fit(bar if world.leads else None, bar.answered)
+        train, select = (images.take(part) for part in (parts.train, parts.select))
+        counts = f"{len(train.labels):,} images to train on, {len(select.labels):,} to validate with"
+        tell(console, "data", f"{counts}, from {dataset.folder}")
+        run = Run(run_dir, config, init, train, select, graphs, world)
+        tell(console, "network", f"{bundle_name(config.architecture)}, from {init}")
+        tell(console, "start", begins(run))
+        with progress_on(console, min(config.views, config.epochs)) as progress:
+            weights = run.fit(progress if world.leads else None, progress.answered)
     if world.leads:
         last = run.progress.history[-1]
         print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
@@ -289,7 +305,7 @@ def leave_two_out_command(
     torch.set_num_threads(threads)
     config, dataset = leave_two_out.CONFIG, Dataset(data_dir, download=download)
     parts = dataset.split(config.split_seed)
-    with ProgressBar(Console(stderr=True)) as watch:
+    with progress_on(Console(stderr=True)) as watch:
         folds = leave_two_out.leave_two_out(run_dir, config, init, dataset.training, parts, watch)
         areas = leave_two_out.compare_methods(folds)
     leave_two_out.write_near(near, config, areas)

@@ -28,10 +28,16 @@ from training.fit.run import Run
 Command = Callable[..., Answer]
 
 
+BANNER = ("run", "device", "data", "network", "start")
+
+
 def one_line(answer: Answer, code: int) -> str:
-    assert answer.code == code and answer.out == ""
-    assert answer.err.startswith("error: ") and answer.err.count("\n") == 1 and answer.err.endswith("\n")
-    return answer.err
+    """The error, which may come after the banner of a run."""
+    assert answer.code == code and answer.out == "" and answer.err.endswith("\n")
+    *banner, error = answer.err.splitlines()
+    assert tuple(line.split()[0] for line in banner) == BANNER[: len(banner)]
+    assert error.startswith("error: ")
+    return error
 
 
 @pytest.fixture
@@ -54,7 +60,13 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_makes_a_bundle_from_images(command: Command, everything: list[str], tmp_path: Path) -> None:
     answer = command(*everything)
-    assert (answer.code, answer.err) == (0, "")  # quiet: this is no terminal
+    assert answer.code == 0
+    *banner, epoch = answer.err.splitlines()
+    assert [line.split()[0] for line in banner] == list(BANNER)
+    assert banner[0].endswith(str(tmp_path / "run")) and banner[1].endswith("1 threads")
+    assert banner[2].endswith(f"30 images to train on, 20 to validate with, from {tmp_path}")
+    assert banner[4] == "start   new, 6 steps in 2 epochs"
+    assert epoch.startswith("epoch 1: validation accuracy")
     fitted, evaluated, exported = answer.out.splitlines()
     assert "weights.safetensors: validation accuracy" in fitted and "after 2 epochs" in fitted
     bundle = Bundle.load(tmp_path / "models" / NAME)

@@ -1,4 +1,4 @@
-"""A run's progress on a terminal; no output anywhere else."""
+"""A run's progress on a terminal; elsewhere `training.fit.progress_lines` tells it."""
 
 from types import TracebackType
 from typing import Self
@@ -24,7 +24,6 @@ class ProgressBar:
             TextColumn("{task.percentage:.0f} %, {task.fields[figures]}, left", table_column=Column(no_wrap=True)),
             TimeRemainingColumn(table_column=whole),
             console=console,
-            disable=not console.is_terminal,
             expand=True,
         )
         self._views = views
@@ -42,8 +41,6 @@ class ProgressBar:
         self._bar.stop()
 
     def __call__(self, progress: RunProgress, steps: int, total_steps: int, images_per_second: float) -> None:
-        if self._bar.disable:
-            return
         for row in progress.history[self._epochs_told :]:
             self._bar.console.print(f"epoch {row['epoch']}: validation accuracy {row['validation_accuracy']:.2%}")
         self._epochs_told = len(progress.history)

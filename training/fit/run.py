@@ -91,13 +91,21 @@ class Run:
             restore_optimizer(self.optimizer, checkpoint.part("optimizer."))
         self.parallel = self.world.wrap(self.model)
 
+    @property
+    def total_steps(self) -> int:
+        return self.config.epochs * self.steps_per_epoch
+
+    @property
+    def steps_done(self) -> int:
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
     def fit(self, watch: Watcher | None = None, answered: Callable[[int], None] = lambda _: None) -> Path:
         """Train to the end and return the path of the averaged weights. `answered` gets the number of answered views.
 
         Raises TrainingError when the loss is not finite.
         """
         config, world = self.config, self.world
-        total = config.epochs * self.steps_per_epoch
+        total = self.total_steps
         targets = world.from_leader(lambda: self._teacher_logits(answered))
         with _denormals_flushed():
             while self.progress.epoch < config.epochs:
@@ -208,7 +216,7 @@ class Run:
         cpu_clock = time.process_time()
         loss, accuracy = self._validate()
         cpu_seconds = now.cpu_seconds + time.process_time() - cpu_clock
-        last, steps = (now.epoch + 1) * self.steps_per_epoch - 1, config.epochs * self.steps_per_epoch
+        last, steps = (now.epoch + 1) * self.steps_per_epoch - 1, self.total_steps
         row = Epoch(
             epoch=now.epoch + 1,
             lr=learning_rate(last, steps=steps, peak=config.lr, warmup=config.warmup),

@@ -12,17 +12,12 @@ NOW = Progress(
 )
 
 
-def shown(terminal: bool) -> str:
+def test_a_terminal_of_eighty_columns_sees_where_the_run_is() -> None:
     out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=80, no_color=True)
-    with ProgressBar(console) as watch:
+    with ProgressBar(Console(file=out, force_terminal=True, width=80, no_color=True)) as watch:
         for step in (60, 80, 100):
             watch(NOW, step, 200, 87.6)
-    return out.getvalue()
-
-
-def test_a_terminal_of_eighty_columns_sees_where_the_run_is() -> None:
-    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown(terminal=True)).replace("\r", "\n").splitlines()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).replace("\r", "\n").splitlines()
     assert "epoch 1: validation accuracy 91.23%" in [line.strip() for line in lines]
     assert re.fullmatch(
         r"epoch 2 .+ 50 %, 88 images/s, loss 0.500, accuracy 75.0%, left [-0-9]+:[-0-9]+:[-0-9]+", lines[-1].strip()
@@ -39,10 +34,6 @@ def test_a_terminal_sees_how_far_the_teachers_are() -> None:
         bar.answered(14)
     assert re.search(r"teachers .+ 50 %, 7 of 14 views, left", seen)
     assert "14 of 14" not in out.getvalue()
-
-
-def test_anything_else_sees_nothing() -> None:
-    assert shown(terminal=False) == ""
 
 
 def test_the_bar_ends_with_the_run() -> None:
