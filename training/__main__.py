@@ -42,6 +42,7 @@ from training.fit.progress_bar import ProgressBar
 from training.fit.progress_lines import ProgressLines
 from training.fit.run import Run
 from training.fit.run_folder import BUNDLE, FinishedRun, split_seed
+from training.fit.stop import Stopped
 from training.fit.teachers import read_teacher
 from training.provenance import describe, environment
 
@@ -329,6 +330,8 @@ def main() -> None:
         code = cli(prog_name=PROGRAM, standalone_mode=False)
     except LeaderFailed:
         sys.exit(1)
+    except Stopped as stop:
+        _stop(str(stop), 128 + stop.number)
     except TrainingError as error:
         _stop(str(error), 1)
     except TyperException as error:
@@ -342,7 +345,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
-        _stop("interrupted: the same command goes on from the last saved step", 130)
+        _stop("interrupted: the same command goes on from what is saved", 130)
     sys.exit(code)
 
 

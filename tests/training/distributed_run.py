@@ -70,14 +70,16 @@ def command(folder: Path) -> None:
 
 
 def make_trouble(kind: str) -> None:
-    """Let the last rank be killed, or hang, in a step of the first epoch."""
+    """Let the last rank be killed, hang, or get SIGTERM in a step of the first epoch."""
     step, steps = Run._step, 0
 
     def troubled(self: Run, *rest: object) -> tuple[float, int]:
         nonlocal steps
         steps += 1
         if steps == TROUBLED_STEP and self.world.rank == self.world.size - 1:
-            while True:
+            if kind == "stopped":
+                os.kill(os.getpid(), signal.SIGTERM)
+            while kind != "stopped":
                 if kind == "killed":
                     os.kill(os.getpid(), signal.SIGKILL)
                 time.sleep(1)
@@ -90,12 +92,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["note", "train", "command"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--trouble", choices=["killed", "silent"])
+    parser.add_argument("--trouble", choices=["killed", "silent", "stopped"])
     parser.add_argument("--timeout", type=float, default=60)
     options = parser.parse_args()
     torch.set_num_threads(1)
     initial_weights.mobilenet_v2 = shallow
-    run.SAVE_EVERY_SECONDS = 0.0
+    run.SAVE_EVERY_SECONDS = 60.0 if options.trouble == "stopped" else 0.0
     distributed.TIMEOUT = timedelta(seconds=options.timeout)
     if options.trouble:
         make_trouble(options.trouble)

@@ -2,6 +2,8 @@
 
 import csv
 import inspect
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +200,27 @@ def test_an_interrupt_is_one_line(command: Command, everything: list[str], monke
 
     monkeypatch.setattr(Run, "fit", interrupt)
     assert "interrupted: the same command goes on" in one_line(command(*everything), 130)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_one_line_that_names_the_saved_step(
+    command: Command, everything: list[str], monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    step = Run._step
+
+    def no_more(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def signalled(*arguments: Any) -> tuple[float, int]:
+        os.kill(os.getpid(), number)
+        return step(*arguments)
+
+    with monkeypatch.context() as context:
+        context.setattr(Run, "_step", signalled)
+        said = one_line(command(*everything), code)
+    assert "interrupted after step 1 of 6, which is saved: the same command goes on from there" in said
+    monkeypatch.setattr(Run, "fit", no_more)
+    assert command(*everything).err.splitlines()[4] == "start   resumed at step 1 of 6, in epoch 1 of 2"
 
 
 @pytest.mark.parametrize(

@@ -44,11 +44,12 @@ class ProgressLines:
         if now - self._said < EVERY_SECONDS:
             return
         self._said = now
+        loss, accuracy = progress.loss_sum / progress.seen, progress.correct / progress.seen
         seconds_a_step = (now - self._begun) / (steps - self._before)
         left = timedelta(seconds=round(seconds_a_step * (total_steps - steps)))
         self._say(
             f"step {steps:,} of {total_steps:,}, epoch {progress.epoch + 1}: {images_per_second:.0f} images/s, "
-            f"loss {progress.loss_sum / progress.seen:.3f}, accuracy {progress.correct / progress.seen:.1%}, {left} left"
+            f"loss {loss:.3f}, accuracy {accuracy:.1%}, {left} left"
         )
 
     def answered(self, views: int) -> None:

@@ -8,12 +8,13 @@ processes.
 """
 
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from safetensors.torch import save as save_safetensors
@@ -29,11 +30,12 @@ from training.data.cifar10 import LabelledImages
 from training.errors import TrainingError
 from training.evaluate.network_outputs import predict_logits
 from training.fit.checkpoint import Progress, contiguous, restore_optimizer, save_checkpoint
-from training.fit.distributed import World
+from training.fit.distributed import LeaderFailed, World
 from training.fit.initial_weights import initialise
 from training.fit.precision import mixed, prepare
 from training.fit.run_folder import HISTORY, STATE, WEIGHTS, claim, history_csv
 from training.fit.schedule import learning_rate
+from training.fit.stop import Stopped, StopRequest
 from training.fit.teachers import digest_of, distillation_loss, teacher_logits
 from training.provenance import environment
 
@@ -102,12 +104,12 @@ class Run:
     def fit(self, watch: Watcher | None = None, answered: Callable[[int], None] = lambda _: None) -> Path:
         """Train to the end and return the path of the averaged weights. `answered` gets the number of answered views.
 
-        Raises TrainingError when the loss is not finite.
+        Raises TrainingError when the loss is not finite, and Stopped after Ctrl-C or SIGTERM.
         """
         config, world = self.config, self.world
         total = self.total_steps
         targets = world.from_leader(lambda: self._teacher_logits(answered))
-        with _denormals_flushed():
+        with _denormals_flushed(), StopRequest() as stop:
             while self.progress.epoch < config.epochs:
                 epoch, first = self.progress.epoch, self.progress.step
                 view = epoch % config.views if config.views else epoch
@@ -124,7 +126,10 @@ class Run:
                         self._average((done + 1) // config.ema_every)
 
                     now, cpu_now = time.perf_counter(), time.process_time()
-                    loss_sum, correct_sum, cpu = world.sum(loss * len(batch), correct, cpu_now - cpu_clock)
+                    # All processes stop after the same step, whichever of them got the signal.
+                    loss_sum, correct_sum, cpu, stops = world.sum(
+                        loss * len(batch), correct, cpu_now - cpu_clock, stop.number
+                    )
                     if not math.isfinite(loss_sum):
                         raise self._diverged(loss_sum, rate)
                     self.progress = replace(
@@ -139,10 +144,13 @@ class Run:
                     clock, cpu_clock = now, cpu_now
                     if watch is not None:
                         watch(self.progress, done + 1, total, self.progress.seen / self.progress.epoch_seconds)
+                    if stops:
+                        self._stop(stop)
                     if now - saved > SAVE_EVERY_SECONDS:
                         self._save()
                         saved = now
 
+                self._save()  # a kill during the validation must cost no step
                 self._finish_epoch()
                 self._save()
         return world.from_leader(self._write_weights)
@@ -244,6 +252,12 @@ class Run:
     def _save(self) -> None:
         if self.world.leads:
             save_checkpoint(self.folder / STATE, self.model.network, self.averaged, self.optimizer, self.progress)
+
+    def _stop(self, stop: StopRequest) -> NoReturn:
+        self.world.from_leader(self._save)  # the others wait, for torchrun ends all processes after the first
+        if not self.world.leads:
+            raise LeaderFailed("rank 0 has stopped")
+        raise Stopped(stop.number or signal.SIGTERM, self.steps_done, self.total_steps)
 
     def _write_weights(self) -> Path:
         weights = self.folder / WEIGHTS

@@ -29,6 +29,7 @@ from training.fit.checkpoint import Progress
 from training.fit.run import Run, _generator
 from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS
 from training.fit.schedule import learning_rate
+from training.fit.stop import Stopped
 
 TRAIN, SELECT = make_images(30, seed=1), make_images(20, seed=2)
 STEPS = 2 * 3  # two epochs of 30 images in batches of eight
@@ -159,6 +160,46 @@ run.fit(lambda _, step, *__: time.sleep(0 if step == 1 else 60))  # the first is
     assert process.returncode == -signal.SIGKILL  # and not finished, nor failed
     assert not (tmp_path / WEIGHTS).exists()
     assert start(tmp_path).fit().read_bytes() == uninterrupted[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [1, 3, 5])  # the third is the last of its epoch
+def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(
+    tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]], number: int, after: int
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=f"after step {after} of {STEPS}, which is saved") as stop:
+        start(tmp_path).fit(lambda _, steps, *__: os.kill(os.getpid(), number) if steps == after else None)
+    assert stop.value.number == number
+    assert signal.getsignal(number) == before
+    run = start(tmp_path)
+    assert run.steps_done == after
+    assert run.fit().read_bytes() == uninterrupted[0]
+    assert without_times(run.progress) == uninterrupted[1]
+
+
+def test_a_signal_during_the_validation_is_heeded_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = Run._validate
+
+    def validated(run: Run) -> tuple[float, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert start(tmp_path).steps_done == 3  # a SIGKILL that follows would cost no step
+        return validate(run)
+
+    monkeypatch.setattr(Run, "_validate", validated)
+    with pytest.raises(Stopped, match="after step 4"):
+        start(tmp_path).fit()
+    assert (tmp_path / HISTORY).exists()
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+    def impatient(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path).fit(impatient)
+    assert not (tmp_path / STATE).exists()
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]]) -> None:

@@ -1,0 +1,40 @@
+"""Ctrl-C and SIGTERM while a run trains: the step in progress is finished, and its state saved, before the run stops."""
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+from training.errors import TrainingError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(TrainingError):
+    """A signal stopped the run, and its state is saved."""
+
+    def __init__(self, number: int, step: int, steps: int) -> None:
+        super().__init__(
+            f"interrupted after step {step:,} of {steps:,}, which is saved: the same command goes on from there"
+        )
+        self.number = number
+
+
+class StopRequest:
+    """A context manager in which Ctrl-C and SIGTERM are only noted. A second Ctrl-C raises KeyboardInterrupt."""
+
+    number = 0  # of the signal that came first
+
+    def __enter__(self) -> Self:
+        self._before: dict[int, Any] = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        if self.number == number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.number = self.number or number
