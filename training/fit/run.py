@@ -32,8 +32,9 @@ from training.evaluate.network_outputs import predict_logits
 from training.fit.checkpoint import Progress, contiguous, restore_optimizer, save_checkpoint
 from training.fit.distributed import LeaderFailed, World
 from training.fit.initial_weights import initialise
+from training.fit.metrics import Board, Metrics
 from training.fit.precision import mixed, prepare
-from training.fit.run_folder import HISTORY, STATE, WEIGHTS, claim, history_csv
+from training.fit.run_folder import HISTORY, METRICS, STATE, WEIGHTS, claim, history_csv
 from training.fit.schedule import learning_rate
 from training.fit.stop import Stopped, StopRequest
 from training.fit.teachers import digest_of, distillation_loss, teacher_logits
@@ -101,13 +102,20 @@ class Run:
     def steps_done(self) -> int:
         return self.progress.epoch * self.steps_per_epoch + self.progress.step
 
-    def fit(self, watch: Watcher | None = None, answered: Callable[[int], None] = lambda _: None) -> Path:
-        """Train to the end and return the path of the averaged weights. `answered` gets the number of answered views.
+    def fit(
+        self,
+        watch: Watcher | None = None,
+        answered: Callable[[int], None] = lambda _: None,
+        board: Board | None = None,
+    ) -> Path:
+        """Train to the end and return the path of the averaged weights.
 
+        `answered` gets the number of answered views, and `board` the figures that metrics.jsonl gets.
         Raises TrainingError when the loss is not finite, and Stopped after Ctrl-C or SIGTERM.
         """
         config, world = self.config, self.world
         total = self.total_steps
+        metrics = Metrics(self.folder / METRICS, self.progress, self.steps_done, board) if world.leads else None
         targets = world.from_leader(lambda: self._teacher_logits(answered))
         with _denormals_flushed(), StopRequest() as stop:
             while self.progress.epoch < config.epochs:
@@ -142,6 +150,8 @@ class Run:
                         cpu_seconds=self.progress.cpu_seconds + cpu,
                     )
                     clock, cpu_clock = now, cpu_now
+                    if metrics is not None:
+                        metrics.trained(done + 1, self.progress, rate, last=step + 1 == self.steps_per_epoch)
                     if watch is not None:
                         watch(self.progress, done + 1, total, self.progress.seen / self.progress.epoch_seconds)
                     if stops:
@@ -151,7 +161,10 @@ class Run:
                         saved = now
 
                 self._save()  # a kill during the validation must cost no step
-                self._finish_epoch()
+                if metrics is not None:
+                    self._finish_epoch(metrics, board)
+                else:
+                    self.progress = Progress(epoch=epoch + 1)
                 self._save()
         return world.from_leader(self._write_weights)
 
@@ -216,13 +229,12 @@ class Run:
             else:
                 self.averaged[name].copy_(value)
 
-    def _finish_epoch(self) -> None:
+    def _finish_epoch(self, metrics: Metrics, board: Board | None) -> None:
         now, config = self.progress, self.config
-        if not self.world.leads:
-            self.progress = Progress(epoch=now.epoch + 1)
-            return
         cpu_clock = time.process_time()
-        loss, accuracy = self._validate()
+        logits, labels = self._validate(), self.select.labels.to(self.world.device)
+        loss = F.cross_entropy(logits, labels).item()
+        accuracy = (logits.argmax(1) == labels).float().mean().item()
         cpu_seconds = now.cpu_seconds + time.process_time() - cpu_clock
         last, steps = (now.epoch + 1) * self.steps_per_epoch - 1, self.total_steps
         row = Epoch(
@@ -237,17 +249,18 @@ class Run:
         history = [*now.history, row.model_dump()]
         self.progress = Progress(epoch=now.epoch + 1, cpu_seconds=cpu_seconds, history=history)
         write_atomically(self.folder / HISTORY, history_csv(history).encode())
+        metrics.validated(self.steps_done, row.epoch, loss, accuracy)
+        if board is not None:
+            board.mistakes(self.steps_done, self.select, logits)
 
-    def _validate(self) -> tuple[float, float]:
-        """Loss and accuracy of the averaged weights on the selection split."""
+    def _validate(self) -> Tensor:
+        """The averaged weights' logits of the selection split, float32 [N, classes]."""
         network = self.model.network
         live = {name: value.clone() for name, value in network.state_dict().items()}
         network.load_state_dict(self.averaged)
-        images, labels = (tensor.to(self.world.device) for tensor in self.select)
-        logits = predict_logits(self.model, images)
+        logits = predict_logits(self.model, self.select.images.to(self.world.device))
         network.load_state_dict(live)
-        loss = F.cross_entropy(logits, labels).item()
-        return loss, (logits.argmax(1) == labels).float().mean().item()
+        return logits
 
     def _save(self) -> None:
         if self.world.leads:

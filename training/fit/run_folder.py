@@ -1,9 +1,12 @@
 """The folder of a run: its files, the record of what was asked for, and the finished run read back.
 
 run.json            the configuration, the data, the initial weights and the machine
-state.safetensors   everything needed to resume; replaced as a whole every few minutes
+state.safetensors   everything needed to resume; replaced as a whole every two minutes
 teacher.safetensors the teachers' logits, if there are teachers; grows view by view
 history.csv         one row per epoch
+metrics.jsonl       the figures of the run while it trains (`training.fit.metrics`)
+tensorboard/        the same for TensorBoard, with --tensorboard
+accuracy_and_loss.png   the curve, after `show`
 weights.safetensors the averaged weights of the finished run
 logits.safetensors  the finished run's outputs for each split, after `evaluate`
 report.json, .txt   the report on the test split, after `evaluate`
@@ -36,7 +39,20 @@ from training.provenance import continued, environment
 
 RUN, STATE, WEIGHTS = "run.json", "state.safetensors", "weights.safetensors"
 TEACHER_LOGITS, LOGITS, BUNDLE = "teacher.safetensors", "logits.safetensors", "bundle"
-__all__ = ["BUNDLE", "HISTORY", "LOGITS", "REPORT", "REPORT_TEXT", "RUN", "STATE", "TEACHER_LOGITS", "WEIGHTS"]
+METRICS, TENSORBOARD = "metrics.jsonl", "tensorboard"
+__all__ = [
+    "BUNDLE",
+    "HISTORY",
+    "LOGITS",
+    "METRICS",
+    "REPORT",
+    "REPORT_TEXT",
+    "RUN",
+    "STATE",
+    "TEACHER_LOGITS",
+    "TENSORBOARD",
+    "WEIGHTS",
+]
 
 
 def claim(folder: Path, config: Config, identity: Mapping[str, Any], here: Mapping[str, Any]) -> Checkpoint | None:

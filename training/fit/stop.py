@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run trains: the step in progress is finished, and its state saved, before the run stops."""
+"""Ctrl-C and SIGTERM while a run trains: it stops after the step in progress, whose state is saved."""
 
 import signal
 from types import FrameType, TracebackType

@@ -181,7 +181,7 @@ def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(
 def test_a_signal_during_the_validation_is_heeded_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     validate = Run._validate
 
-    def validated(run: Run) -> tuple[float, float]:
+    def validated(run: Run) -> Tensor:
         os.kill(os.getpid(), signal.SIGTERM)
         assert start(tmp_path).steps_done == 3  # a SIGKILL that follows would cost no step
         return validate(run)
@@ -250,14 +250,15 @@ def test_validation_is_of_the_averaged_weights_and_leaves_the_live_ones(tmp_path
     run = start(tmp_path)
     run.fit()
     live = {name: value.clone() for name, value in run.model.network.state_dict().items()}
-    loss, accuracy = run._validate()
+    logits = run._validate()
     assert all(torch.equal(value, live[name]) for name, value in run.model.network.state_dict().items())
     run.model.network.load_state_dict(run.averaged)
     run.model.eval()
     with torch.inference_mode():
-        logits = run.model(SELECT.images)
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, SELECT.labels).item(), rel=1e-5)
-    assert accuracy == pytest.approx((logits.argmax(1) == SELECT.labels).float().mean().item())
+        torch.testing.assert_close(logits, run.model(SELECT.images).clone(), rtol=1e-5, atol=1e-5)
+    row = run.progress.history[-1]
+    assert row["validation_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, SELECT.labels).item())
+    assert row["validation_accuracy"] == pytest.approx((logits.argmax(1) == SELECT.labels).float().mean().item())
 
 
 def test_only_filters_decay(tmp_path: Path) -> None:
