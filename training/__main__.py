@@ -5,6 +5,7 @@ python -m training fit --epochs 7 --run-dir runs/seven
 torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, or on two GPUs
 python -m training evaluate --run-dir runs/seven
 python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifar10 --force
+python -m training show RUN                      # where a run stands, and its curve
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
 python -m training labels RUN --labels FOLDER    # its accuracy by the labels of other people
 python -m training leave-two-out                 # which score detects unknown classes
@@ -38,6 +39,7 @@ from training.evaluate.test_set_log import check_log
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.fit.banner import begins, tell
 from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
+from training.fit.overview import draw, read_overview, render
 from training.fit.progress_bar import ProgressBar
 from training.fit.progress_lines import ProgressLines
 from training.fit.run import Run
@@ -251,6 +253,16 @@ def all_command(
     _fit(config, dataset, run_dir, init, teacher or [], device)
     _evaluate(dataset, run_dir, test_reads, near, fashion_mnist, photographs)
     _export(dataset, run_dir, bundle, force)
+
+
+@cli.command("show")
+def show_command(*, run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")]) -> None:
+    """Print what a run is, where it stands and its curve, which is drawn into its folder, too."""
+    overview, console = read_overview(run), Console(highlight=False, markup=False)
+    for part in render(overview):
+        console.print(part)
+    if overview.history:
+        print(f"drawn: {draw(overview)}")
 
 
 @cli.command("compare")

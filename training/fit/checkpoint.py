@@ -68,6 +68,17 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         raise TrainingError(f"{path} is damaged ({error}): delete the folder to start the run again") from None
 
 
+def read_progress(path: Path) -> Progress | None:
+    """The progress alone of the checkpoint at `path`; None if there is none.
+
+    Raises OSError, SafetensorError, ValueError, KeyError or TypeError when it is damaged.
+    """
+    if not path.exists():
+        return None
+    with safe_open(str(path), framework="pt") as saved:
+        return Progress(**json.loads(saved.metadata()["progress"]))
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Load the state of each parameter from tensors named "INDEX.NAME"."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

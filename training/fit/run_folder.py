@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torchvision.models.mobilenetv2 import MobileNetV2
 
@@ -34,7 +34,7 @@ from training.atomic_files import write_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data.cifar10 import Dataset, LabelledImages, Split
 from training.errors import TrainingError
-from training.fit.checkpoint import Checkpoint, Progress, read_checkpoint
+from training.fit.checkpoint import Checkpoint, Progress, read_checkpoint, read_progress
 from training.provenance import continued, environment
 
 RUN, STATE, WEIGHTS = "run.json", "state.safetensors", "weights.safetensors"
@@ -127,12 +127,9 @@ class FinishedRun:
         try:
             record = json.loads((folder / RUN).read_bytes())
             config = Config.recorded(record["config"])
-            if not (folder / STATE).exists():
-                raise _Unfinished(folder, 0, config)
-            with safe_open(str(folder / STATE), framework="pt") as saved:
-                progress = json.loads(saved.metadata()["progress"])
-            if not (folder / WEIGHTS).exists():
-                raise _Unfinished(folder, progress["epoch"], config)
+            progress = read_progress(folder / STATE)
+            if progress is None or not (folder / WEIGHTS).exists():
+                raise _Unfinished(folder, progress.epoch if progress else 0, config)
             return cls(
                 folder=folder,
                 config=config,
@@ -140,8 +137,8 @@ class FinishedRun:
                 train_data=record["train_data"],
                 selection_data=record["selection_data"],
                 environment=record.get("environment") or environment(),
-                history=tuple(Epoch.model_validate(row) for row in progress["history"]),
-                cpu_seconds=progress["cpu_seconds"],
+                history=tuple(Epoch.model_validate(row) for row in progress.history),
+                cpu_seconds=progress.cpu_seconds,
                 weights=(folder / WEIGHTS).read_bytes(),
                 teacher=record.get("teacher"),
                 continued=tuple(record.get("continued", ())),
