@@ -17,6 +17,7 @@ A command that was stopped resumes when it is given again.
 import inspect
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,9 +44,10 @@ from training.fit.overview import draw, read_overview, render
 from training.fit.progress_bar import ProgressBar
 from training.fit.progress_lines import ProgressLines
 from training.fit.run import Run
-from training.fit.run_folder import BUNDLE, FinishedRun, split_seed
+from training.fit.run_folder import BUNDLE, TENSORBOARD, FinishedRun, split_seed
 from training.fit.stop import Stopped
 from training.fit.teachers import read_teacher
+from training.fit.tensorboard import TensorBoard, check_tensorboard
 from training.provenance import describe, environment
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -59,6 +61,7 @@ Teacher = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads in each process; the bits depend on it.")]
 ComputeOn = Annotated[Device, typer.Option(help="auto uses GPUs if there are any.")]
+Board = Annotated[bool, typer.Option("--tensorboard", help="Write figures and mistakes for TensorBoard, too.")]
 TestReads = Annotated[Path, typer.Option(help="The log of the readings of the test set, which is appended to.")]
 Near = Annotated[Path, typer.Option(help="The result of leave-two-out, which becomes part of the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
@@ -134,19 +137,30 @@ def fit_command(
     teacher: Teacher = None,
     threads: Threads = default_threads(),
     device: ComputeOn = "auto",
+    tensorboard: Board = False,
 ) -> None:
     """Train, or resume a run that was stopped."""
     torch.set_num_threads(threads)
-    _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device)
+    _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device, tensorboard)
 
 
 def progress_on(console: Console, views: int = 0) -> ProgressBar | ProgressLines:
     return ProgressBar(console, views) if console.is_terminal else ProgressLines(console, views)
 
 
-def _fit(config: Config, dataset: Dataset, run_dir: Path, init: str, teachers: list[Path], device: Device) -> None:
+def _fit(
+    config: Config,
+    dataset: Dataset,
+    run_dir: Path,
+    init: str,
+    teachers: list[Path],
+    device: Device,
+    tensorboard: bool,
+) -> None:
     console = Console(stderr=True)
-    with join(device) as world:
+    if tensorboard:
+        check_tensorboard()
+    with join(device) as world, ExitStack() as stack:
         console.quiet = not world.leads
         tell(console, "run", str(run_dir))
         tell(console, "device", describe(environment(world.size, world.device)["hardware"]))
@@ -163,8 +177,11 @@ def _fit(config: Config, dataset: Dataset, run_dir: Path, init: str, teachers: l
         run = Run(run_dir, config, init, train, select, graphs, world)
         tell(console, "network", f"{bundle_name(config.architecture)}, from {init}")
         tell(console, "start", begins(run))
-        with progress_on(console, min(config.views, config.epochs)) as progress:
-            weights = run.fit(progress if world.leads else None, progress.answered)
+        progress = stack.enter_context(progress_on(console, min(config.views, config.epochs)))
+        board = TensorBoard(run_dir / TENSORBOARD, run.steps_done) if tensorboard and world.leads else None
+        if board is not None:
+            stack.enter_context(board)
+        weights = run.fit(progress if world.leads else None, progress.answered, board)
     if world.leads:
         last = run.progress.history[-1]
         print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
@@ -236,6 +253,7 @@ def all_command(
     teacher: Teacher = None,
     threads: Threads = default_threads(),
     device: ComputeOn = "auto",
+    tensorboard: Board = False,
     test_reads: TestReads = TEST_READS,
     bundle: BundleDir = None,
     force: Force = False,
@@ -250,7 +268,7 @@ def all_command(
     check_log(test_reads)
     check_sources(near, fashion_mnist, photographs)
     dataset = Dataset(data_dir, download=download)
-    _fit(config, dataset, run_dir, init, teacher or [], device)
+    _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard)
     _evaluate(dataset, run_dir, test_reads, near, fashion_mnist, photographs)
     _export(dataset, run_dir, bundle, force)
 

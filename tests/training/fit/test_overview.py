@@ -18,7 +18,8 @@ from training.fit.run_folder import HISTORY, METRICS, RUN, STATE, FinishedRun
 Command = Callable[..., Answer]
 
 
-def test_a_finished_run_is_printed_and_drawn(command: Command, run_dir: Path) -> None:
+def test_a_finished_run_is_printed_and_drawn(command: Command, run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")  # of the terminal
     answer = command("show", run_dir)
     assert (answer.code, answer.err) == (0, "")
     best = max(FinishedRun.read(run_dir).history, key=lambda row: row.validation_accuracy)
