@@ -1,8 +1,6 @@
 """CIFAR-10 in memory, as uint8 tensors, and the three-way split of its training images."""
 
-import contextlib
 import hashlib
-import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
+from training.data.archive import NAME, unpack
 from training.errors import TrainingError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -68,23 +67,20 @@ class Dataset:
 def load(data_dir: Path, *, train: bool, download: bool = True) -> LabelledImages:
     """The 50,000 training or 10,000 test images, from the official files below `data_dir`.
 
-    torchvision checks every file's MD5 before it is unpickled, and with `download` fetches what is missing.
-    Raises TrainingError when the files are missing or damaged and cannot be fetched.
+    torchvision checks every file's MD5 before it is unpickled. What is missing is unpacked from the official archive in
+    `data_dir`, which `download` fetches. Raises TrainingError when there is none and it cannot be fetched.
     """
-    printed = io.StringIO()  # torchvision prints to the standard output, which belongs to the command
     try:
-        with contextlib.redirect_stdout(printed):
-            # With download=True, torchvision fetches even files that exist but cannot be read: try without first.
-            try:
-                found = CIFAR10(str(data_dir), train=train, download=False)
-            except RuntimeError:
-                if not download:
-                    raise
-                found = CIFAR10(str(data_dir), train=train, download=True)
+        try:
+            found = CIFAR10(str(data_dir), train=train, download=False)
+        except RuntimeError:
+            if not unpack(data_dir, download=download):
+                raise
+            found = CIFAR10(str(data_dir), train=train, download=False)
     except (RuntimeError, OSError) as error:
         raise TrainingError(
-            f"CIFAR-10 in {data_dir} is missing or damaged ({str(error).splitlines()[0]}): "
-            f"--data-dir must hold cifar-10-batches-py with the official files, or be writable with --download"
+            f"CIFAR-10 in {data_dir} is missing or damaged ({str(error).splitlines()[0]}): --data-dir must hold "
+            f"cifar-10-batches-py with the official files, or {NAME}, or be writable with --download"
         ) from None
     return LabelledImages(torch.from_numpy(found.data), torch.tensor(found.targets, dtype=torch.int64))
 

@@ -1,5 +1,4 @@
 from pathlib import Path
-from urllib.error import URLError
 
 import pytest
 import torch
@@ -51,35 +50,38 @@ def test_missing_files_are_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_what_is_missing_is_downloaded_only_when_allowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
+class Unpacked(TinyCIFAR10):
+    """There are files once something was unpacked."""
 
-    class Missing(TinyCIFAR10):
-        def __init__(self, root: str, train: bool, download: bool) -> None:
-            asked.append(download)
-            print("torchvision says something")
-            if not download:
-                raise RuntimeError("Dataset not found or corrupted.")
-            super().__init__(root, train, download)
-
-    monkeypatch.setattr(cifar10, "CIFAR10", Missing)
-    assert len(load(tmp_path, train=False, download=True).labels) == 20
-    assert asked == [False, True]
-    with pytest.raises(TrainingError, match="not found or corrupted"):
-        load(tmp_path, train=False, download=False)
+    def __init__(self, root: str, train: bool, download: bool) -> None:
+        assert not download  # by torchvision, which knows one address
+        if not (Path(root) / "files").exists():
+            raise RuntimeError("Dataset not found or corrupted. You can ...")
+        super().__init__(root, train, download)
 
 
-def test_no_network_is_one_line_and_nothing_is_printed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("download", [True, False])
+def test_what_is_missing_is_unpacked_from_the_archive(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, download: bool
 ) -> None:
-    def refuse(root: str, train: bool, download: bool) -> None:
-        print("Downloading ...")
-        raise URLError("no route to host") if download else RuntimeError("Dataset not found")
+    def unpack(folder: Path, *, download: bool) -> bool:
+        (folder / "files").write_text(str(download))
+        return True
 
-    monkeypatch.setattr(cifar10, "CIFAR10", refuse)
-    with pytest.raises(TrainingError, match="no route to host"):
-        load(tmp_path, train=True, download=True)
-    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(cifar10, "CIFAR10", Unpacked)
+    monkeypatch.setattr(cifar10, "unpack", unpack)
+    assert len(load(tmp_path, train=False, download=download).labels) == 20
+    assert (tmp_path / "files").read_text() == str(download)
+    monkeypatch.setattr(cifar10, "unpack", lambda *_, **__: pytest.fail("it was there"))
+    assert len(load(tmp_path, train=True, download=download).labels) == 70
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cifar10, "CIFAR10", Unpacked)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"missing or damaged .*or be writable with --download") as error:
+        load(tmp_path / "file" / "data", train=True, download=True)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.data
