@@ -361,7 +361,7 @@ def main() -> None:
     except LeaderFailed:
         sys.exit(1)
     except Stopped as stop:
-        _stop(str(stop), 128 + stop.number)
+        _stop(str(stop), stop.exit_code)
     except TrainingError as error:
         _stop(str(error), 1)
     except TyperException as error:

@@ -11,14 +11,15 @@ import urllib.request
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from rich.console import Console
-
 from training.atomic_files import write_atomically
-from training.data.download_progress import DownloadProgress
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from training.data.download_progress import DownloadProgress
 
 NAME = "cifar-10-python.tar.gz"
 SIZE = 170_498_071  # bytes
@@ -61,9 +62,12 @@ def unpack(folder: Path, *, download: bool) -> bool:
 
 def _download(archive: Path) -> None:
     """A part that was downloaded before is completed, from whichever address."""
+    # Not at the top: machines that are rented for `training.gpu` need no rich.
+    from training.data.download_progress import DownloadProgress
+
     part = archive.with_name(f"{NAME}.part")
     failures = []
-    with DownloadProgress(Console(stderr=True), SIZE) as progress:
+    with DownloadProgress(SIZE) as progress:
         for url in addresses():
             host = urlsplit(url).netloc or url
             progress.begin(host, _size(part))
@@ -86,7 +90,7 @@ def addresses() -> tuple[str, ...]:
     return (named,) if named else MIRRORS
 
 
-def _complete(url: str, part: Path, progress: DownloadProgress) -> bool:
+def _complete(url: str, part: Path, progress: "DownloadProgress") -> bool:
     """Whether the address completes `part` to the official archive.
 
     A part that was begun from another address may be to blame: it is then downloaded again from its beginning.
@@ -101,7 +105,7 @@ def _complete(url: str, part: Path, progress: DownloadProgress) -> bool:
             return False
 
 
-def _append_all(url: str, part: Path, progress: DownloadProgress) -> None:
+def _append_all(url: str, part: Path, progress: "DownloadProgress") -> None:
     """Append to `part` until it is complete; a connection that breaks is made again while it gives new bytes."""
     while True:
         before = _size(part)
@@ -112,7 +116,7 @@ def _append_all(url: str, part: Path, progress: DownloadProgress) -> None:
                 raise
 
 
-def _append(url: str, part: Path, progress: DownloadProgress) -> None:
+def _append(url: str, part: Path, progress: "DownloadProgress") -> None:
     have = _size(part)
     if have >= SIZE:
         return

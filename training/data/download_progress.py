@@ -14,7 +14,8 @@ EVERY_SECONDS = 60.0
 class DownloadProgress:
     """A context manager. `total` is in bytes."""
 
-    def __init__(self, console: Console, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        console = console or Console(stderr=True)
         self._console, self._total, self._clock = console, total, clock
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)

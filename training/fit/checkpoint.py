@@ -47,13 +47,21 @@ def save_checkpoint(
     progress: Progress,
 ) -> None:
     """Replace the file at `path`. Raises OSError."""
+    tensors = state_tensors(network, averaged, optimizer)
+    # The JSON travels inside the one file: after a kill, two files could be of two moments.
+    metadata = {"progress": json.dumps(asdict(progress))}
+    write_atomically(path, save_safetensors(contiguous(tensors), metadata=metadata))
+
+
+def state_tensors(
+    network: nn.Module, averaged: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """The tensors of a Checkpoint."""
     tensors = {f"live.{name}": value for name, value in network.state_dict().items()}
     tensors |= {f"averaged.{name}": value for name, value in averaged.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    # The JSON travels inside the one file: after a kill, two files could be of two moments.
-    metadata = {"progress": json.dumps(asdict(progress))}
-    write_atomically(path, save_safetensors(contiguous(tensors), metadata=metadata))
+    return tensors
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:

@@ -270,7 +270,7 @@ class Run:
         self.world.from_leader(self._save)  # the others wait, for torchrun ends all processes after the first
         if not self.world.leads:
             raise LeaderFailed("rank 0 has stopped")
-        raise Stopped(stop.number or signal.SIGTERM, self.steps_done, self.total_steps)
+        raise Stopped(stop.number or signal.SIGTERM, f"step {self.steps_done:,} of {self.total_steps:,}")
 
     def _write_weights(self) -> Path:
         weights = self.folder / WEIGHTS

@@ -10,13 +10,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(TrainingError):
-    """A signal stopped the run, and its state is saved."""
+    """A signal stopped the run, and its state is saved. `exit_code` is the one that shells give to the signal."""
 
-    def __init__(self, number: int, step: int, steps: int) -> None:
-        super().__init__(
-            f"interrupted after step {step:,} of {steps:,}, which is saved: the same command goes on from there"
-        )
-        self.number = number
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(f"interrupted after {where}, which is saved: the same command goes on from there")
+        self.number, self.exit_code = number, 128 + number
 
 
 class StopRequest:

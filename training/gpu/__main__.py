@@ -5,7 +5,7 @@
 
 `pack` makes a folder that is small enough to carry. `train` needs that folder, PyTorch, torchvision, Pillow, pydantic
 and safetensors, and no network. It writes a run folder for each student, which `python -m training evaluate` and
-`export` read.
+`export` read. The same command goes on with a training that was interrupted.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,15 +32,18 @@ from training.data.photographs import duplicates, read_photographs
 from training.errors import TrainingError
 from training.fit.checkpoint import Progress
 from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS, history_csv
+from training.fit.stop import Stopped
 from training.gpu import efficientnet_lite
 from training.gpu.augmentation import THUMBNAILS
 from training.gpu.learners import Learner, as_teacher, lite2, mobilenet
 from training.gpu.loop import Data, Outcome, Recipe, Teachers, best_share, train, validate
+from training.gpu.state import State
 from training.provenance import environment
 
 # The official training images and labels, as LabelledImages.digest() tells.
 TRAINING_SHA256 = "67e12c2a5906880a4fe5595fe6d768185ad7ca587f35d3a7ece3c3b8b85035d2"
 TEACHER_SIDE = 192
+Sets = tuple[LabelledImages, LabelledImages, LabelledImages]  # thumbnails to train on, to select by, photographs
 STUDENTS = {
     "large": Architecture(stem_stride=2, stage2_stride=2, enlarge=4),
     "small": Architecture(stem_stride=2, stage2_stride=2, enlarge=2),
@@ -98,8 +102,10 @@ def train_command(options: argparse.Namespace) -> None:
             mixed=0.3,
         )
         learner = Learner("teacher", model, device, weight_decay=recipe.weight_decay)
-        train([learner], data, recipe, say=_say)
+        state = _state(options, "teacher", recipe, sets, side=options.teacher_side)
+        train([learner], data, recipe, state, say=_say)
         _save_half(teacher_file, learner.weights())
+        state.path.unlink(missing_ok=True)
         model = learner.averaged
     before = mobilenet(STUDENTS["large"], folder / "start.safetensors").to(device).eval()
     others = [as_teacher(before)]
@@ -126,12 +132,19 @@ def train_command(options: argparse.Namespace) -> None:
         Learner(name, mobilenet(STUDENTS[name], start), device, weight_decay=recipe.weight_decay)
         for name, start in starts.items()
     ]
-    outcome = train(learners, data, recipe, teachers, say=_say)
+    initial = {name: sha256(start.read_bytes()) if options.again else packed["start"] for name, start in starts.items()}
+    state = _state(options, "students", recipe, sets, initial=initial)
+    outcome = train(learners, data, recipe, state, teachers, say=_say)
     for learner in learners:
-        start = starts[learner.name]
-        initial = sha256(start.read_bytes()) if options.again else packed["start"]
-        _write_run(options, learner, recipe, outcome, sets, device, initial, len(packed["photographs"]))
+        _write_run(options, learner, recipe, outcome, sets, device, initial[learner.name], len(packed["photographs"]))
+    state.path.unlink(missing_ok=True)
     _say(f"{time.perf_counter() - begun:.1f} s in all, {outcome.passes:.1f} passes")
+
+
+def _state(options: argparse.Namespace, name: str, recipe: Recipe, sets: Sets, **identity: Any) -> State:
+    """The file that an interrupted training goes on from, if recipe, data and `identity` are the same."""
+    digests = [images.digest() for images in sets]
+    return State(options.out / f"{name}.state.safetensors", {"recipe": asdict(recipe), "data": digests, **identity})
 
 
 def _start(options: argparse.Namespace, name: str) -> Path:
@@ -146,7 +159,7 @@ def _write_run(
     learner: Learner,
     recipe: Recipe,
     outcome: Outcome,
-    sets: tuple[LabelledImages, LabelledImages, LabelledImages],
+    sets: Sets,
     device: torch.device,
     initial: str,
     photographs: int,
@@ -263,6 +276,9 @@ def main() -> None:
     options = _options()
     try:
         options.call(options)
+    except Stopped as stop:
+        print(f"error: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except TrainingError as error:
         sys.exit(f"error: {error}")
     except (OSError, EOFError, ValueError, SafetensorError) as error:

@@ -18,11 +18,14 @@ from app.bundle.report import Epoch
 from training.data.cifar10 import LabelledImages
 from training.data.photographs import OTHER
 from training.errors import TrainingError
+from training.fit.stop import Stopped, StopRequest
 from training.gpu.augmentation import PHOTOGRAPHS, THUMBNAILS, cutmix, mixup, random_views
 from training.gpu.learners import Learner, Resized
+from training.gpu.state import Place, State
 
 CLASSES = 10
 CHECK_EVERY = 50  # steps between looks at the loss, each of which waits for the device
+SAVE_EVERY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -90,58 +93,81 @@ def train(
     learners: Sequence[Learner],
     data: Data,
     recipe: Recipe,
+    state: State,
     teachers: Teachers | None = None,
     say: Callable[[str], None] = print,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
-    """Train all learners for `recipe.seconds`. Raises TrainingError when a loss is not finite."""
-    device, batches = data.train.labels.device, _Batches(data, recipe)
-    sums = torch.zeros(len(learners), 2, device=device)  # loss, and right answers to views that are not mixed
-    outcome = Outcome(history={learner.name: [] for learner in learners})
-    begun = epoch_begun = clock()
-    per_epoch, progress, step = max(1, len(data.train.labels) // recipe.thumbnails), 0.0, 0
-    plainly_seen = 0
-    while progress < 1:
-        rate = recipe.lr * _share_of_peak(progress, recipe.warmup)
-        thumbnails, photographs, targets, weights, plain = batches(step)
-        answers = teachers(thumbnails, photographs) if teachers else None
-        for row, learner in zip(sums, learners, strict=True):
-            logits = learner.model(thumbnails, photographs)
-            losses = _losses(logits, targets, answers, recipe)
-            loss = (losses * weights).sum() / weights.sum()
-            learner.learn(loss, rate)
-            learner.average(min(recipe.ema_decay, (1 + step) / (10 + step)))
-            right = (logits[: len(thumbnails)].argmax(1) == targets[: len(thumbnails)].argmax(1)).sum()
-            row += torch.stack([loss.detach(), (right * plain).float()])
-        step, plainly_seen = step + 1, plainly_seen + len(thumbnails) * plain
-        if step % CHECK_EVERY == 0 and not bool(sums.isfinite().all()):
-            raise TrainingError(f"a loss is not finite at step {step}, at a learning rate of {rate:.2g}")
-        progress = (clock() - begun) / recipe.seconds
-        if step % per_epoch == 0 or progress >= 1:
-            since = step - (len(next(iter(outcome.history.values()))) * per_epoch)
-            now = clock()
-            for row, learner in zip(sums.tolist(), learners, strict=True):
-                loss_, accuracy = validate(learner.averaged, data.select)
-                epoch = Epoch(
-                    epoch=len(outcome.history[learner.name]) + 1,
-                    lr=rate,
-                    train_loss=row[0] / max(1, since),
-                    train_accuracy=row[1] / max(1, plainly_seen),
-                    validation_loss=loss_,
-                    validation_accuracy=accuracy,
-                    seconds=round(now - epoch_begun, 1),
-                )
-                outcome.history[learner.name].append(epoch)
-                say(
-                    f"{now - begun:6.1f} s  step {step:5}  {learner.name:8} train {epoch.train_loss:.4f} "
-                    f"{epoch.train_accuracy:.4f}  held out {accuracy:.4f}  nll {loss_:.4f}  "
-                    f"{since * recipe.thumbnails / max(1e-9, now - epoch_begun):,.0f} thumbnails/s"
-                )
-            sums.zero_()
-            plainly_seen, epoch_begun = 0, clock()
-    outcome.passes, outcome.steps = step * recipe.thumbnails / len(data.train.labels), step
-    outcome.seconds = round(clock() - begun, 1)
-    return outcome
+    """Train all learners for `recipe.seconds`, or go on from `state`, which is saved every minute.
+
+    Raises TrainingError when a loss is not finite, and Stopped after Ctrl-C or SIGTERM, which save `state`, too.
+    """
+    device, batches, place = data.train.labels.device, _Batches(data, recipe), state.restore(learners)
+    if place.step:
+        say(f"{place.elapsed:6.1f} s  step {place.step:5}  goes on from here")
+    sums = torch.tensor(place.sums, device=device)
+    begun, saved = clock() - place.elapsed, place.elapsed
+    per_epoch = max(1, len(data.train.labels) // recipe.thumbnails)
+    with StopRequest() as stop:
+        while place.elapsed < recipe.seconds:
+            step, rate = place.step, recipe.lr * _share_of_peak(place.elapsed / recipe.seconds, recipe.warmup)
+            thumbnails, photographs, targets, weights, plain = batches(step)
+            answers = teachers(thumbnails, photographs) if teachers else None
+            for row, learner in zip(sums, learners, strict=True):
+                logits = learner.model(thumbnails, photographs)
+                losses = _losses(logits, targets, answers, recipe)
+                loss = (losses * weights).sum() / weights.sum()
+                learner.learn(loss, rate)
+                learner.average(min(recipe.ema_decay, (1 + step) / (10 + step)))
+                right = (logits[: len(thumbnails)].argmax(1) == targets[: len(thumbnails)].argmax(1)).sum()
+                row += torch.stack([loss.detach(), (right * plain).float()])
+            place.step, place.plainly_seen = step + 1, place.plainly_seen + len(thumbnails) * plain
+            if place.step % CHECK_EVERY == 0 and not bool(sums.isfinite().all()):
+                raise TrainingError(f"a loss is not finite at step {place.step}, at a learning rate of {rate:.2g}")
+            place.elapsed = clock() - begun
+            if place.step % per_epoch == 0 or place.elapsed >= recipe.seconds:
+                _finish_epoch(learners, data, recipe, place, sums.tolist(), rate, say)
+                sums.zero_()
+                place.plainly_seen, place.epoch_begun = 0, clock() - begun
+            if stop.number or place.elapsed - saved >= SAVE_EVERY_SECONDS:
+                place.sums, saved = sums.tolist(), place.elapsed
+                state.save(learners, place)
+            if stop.number:
+                raise Stopped(stop.number, f"{place.elapsed:.0f} of {recipe.seconds:.0f} seconds of training")
+    passes = place.step * recipe.thumbnails / len(data.train.labels)
+    return Outcome(passes, place.step, round(clock() - begun, 1), place.history)
+
+
+def _finish_epoch(
+    learners: Sequence[Learner],
+    data: Data,
+    recipe: Recipe,
+    place: Place,
+    sums: list[list[float]],
+    rate: float,
+    say: Callable[[str], None],
+) -> None:
+    """Validate the learners, and add a row to the history of each."""
+    per_epoch = max(1, len(data.train.labels) // recipe.thumbnails)
+    since = place.step - len(place.history[learners[0].name]) * per_epoch
+    seconds = place.elapsed - place.epoch_begun
+    for (loss_sum, right), learner in zip(sums, learners, strict=True):
+        loss, accuracy = validate(learner.averaged, data.select)
+        epoch = Epoch(
+            epoch=len(place.history[learner.name]) + 1,
+            lr=rate,
+            train_loss=loss_sum / max(1, since),
+            train_accuracy=right / max(1, place.plainly_seen),
+            validation_loss=loss,
+            validation_accuracy=accuracy,
+            seconds=round(seconds, 1),
+        )
+        place.history[learner.name].append(epoch)
+        say(
+            f"{place.elapsed:6.1f} s  step {place.step:5}  {learner.name:8} train {epoch.train_loss:.4f} "
+            f"{epoch.train_accuracy:.4f}  held out {accuracy:.4f}  nll {loss:.4f}  "
+            f"{since * recipe.thumbnails / max(1e-9, seconds):,.0f} thumbnails/s"
+        )
 
 
 def validate(model: Resized, images: LabelledImages) -> tuple[float, float]:

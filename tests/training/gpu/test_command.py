@@ -1,6 +1,8 @@
 """`python -m training.gpu`, whole, on a CPU, with a tiny data set and few steps."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from training.fit.run_folder import FinishedRun
 from training.gpu import __main__ as command
 from training.gpu import efficientnet_lite, learners
 from training.gpu.efficientnet_lite import EfficientNetLite
+from training.gpu.learners import Learner
 
 Run = Callable[..., str]
 
@@ -79,6 +82,29 @@ def test_the_teacher_is_trained_once(run: Run, packed: Path, tmp_path: Path) -> 
     printed = run("train", packed, "--out", tmp_path / "runs", *SHORT, "--students", "small", "--again")
     assert (tmp_path / "runs/teacher.safetensors").read_bytes() == before
     assert " teacher " not in printed
+
+
+def test_a_training_that_sigterm_ended_goes_on(
+    run: Run, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def signal_in(stage: str) -> Callable[[Learner, float], None]:
+        def signalled(learner: Learner, decay: float, average: Callable[..., None] = Learner.average) -> None:
+            average(learner, decay)
+            if learner.name == stage:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        return signalled
+
+    for stage, states in (("teacher", ["teacher.state.safetensors"]), ("small", ["students.state.safetensors"])):
+        with monkeypatch.context() as context, pytest.raises(SystemExit) as stop:
+            context.setattr(Learner, "average", signal_in(stage))
+            run("train", packed, "--out", tmp_path / "runs", *SHORT, "--students", "small")
+        assert stop.value.code == 143
+        assert "seconds of training, which is saved: the same command goes on from there" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "runs").glob("*.state.*")] == states
+    assert "goes on from here" in run("train", packed, "--out", tmp_path / "runs", *SHORT, "--students", "small")
+    assert FinishedRun.read(tmp_path / "runs/small").gpu
+    assert not list((tmp_path / "runs").glob("*.state.*"))
 
 
 def test_a_run_that_goes_on_names_its_own_weights_as_initial(run: Run, packed: Path, tmp_path: Path) -> None:
