@@ -177,7 +177,8 @@ def _fit(
         run = Run(run_dir, config, init, train, select, graphs, world)
         tell(console, "network", f"{bundle_name(config.architecture)}, from {init}")
         tell(console, "start", begins(run))
-        progress = stack.enter_context(progress_on(console, min(config.views, config.epochs)))
+        progress = progress_on(console, min(config.views, config.epochs))
+        stack.enter_context(progress)
         board = TensorBoard(run_dir / TENSORBOARD, run.steps_done) if tensorboard and world.leads else None
         if board is not None:
             stack.enter_context(board)

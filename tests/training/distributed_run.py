@@ -69,20 +69,26 @@ def command(folder: Path) -> None:
     main()
 
 
+def hang() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # so that torchrun can end it
+    while True:
+        time.sleep(1)
+
+
 def make_trouble(kind: str) -> None:
     """Let the last rank be killed, hang, or get SIGTERM in a step of the first epoch."""
     step, steps = Run._step, 0
+    trouble = {
+        "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "silent": hang,
+        "stopped": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    }[kind]
 
     def troubled(self: Run, *rest: object) -> tuple[float, int]:
         nonlocal steps
         steps += 1
         if steps == TROUBLED_STEP and self.world.rank == self.world.size - 1:
-            if kind == "stopped":
-                os.kill(os.getpid(), signal.SIGTERM)
-            while kind != "stopped":
-                if kind == "killed":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(1)
+            trouble()
         return step(self, *rest)  # type: ignore[arg-type]
 
     Run._step = troubled  # type: ignore[method-assign, assignment]

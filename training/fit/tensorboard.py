@@ -53,8 +53,10 @@ class TensorBoard:
         confidence, predicted = logits.cpu().softmax(1).max(1)
         (wrong,) = (predicted != images.labels).nonzero(as_tuple=True)
         worst = wrong[confidence[wrong].argsort(descending=True)][:SHOWN]
-        shown = (one[worst].numpy() for one in (images.images, images.labels, predicted, confidence))
-        with Image.open(io.BytesIO(mistakes(*shown))) as picture:
+        pixels, truth, answers, shares = (
+            one[worst].numpy() for one in (images.images, images.labels, predicted, confidence)
+        )
+        with Image.open(io.BytesIO(mistakes(pixels, truth, answers, shares))) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         self._writer.add_image("mistakes", pixels, step, dataformats="HWC")
 

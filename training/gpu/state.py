@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
+from torch import Tensor
 
 from app.bundle.report import Epoch
 from training.atomic_files import write_atomically
@@ -37,7 +38,7 @@ class State:
 
     def save(self, learners: Sequence[Learner], place: Place) -> None:
         """Raises OSError."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for one in learners:
             state = state_tensors(one.model.network, one.averaged.network.state_dict(), one.optimizer)
             tensors |= {f"{one.name}.{name}": value for name, value in state.items()}

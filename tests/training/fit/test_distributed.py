@@ -137,10 +137,10 @@ def test_a_killed_run_goes_on_in_another_number_of_processes(killed: Path, tmp_p
 
 
 def test_all_stop_and_save_after_the_step_in_which_one_gets_sigterm(tmp_path: Path) -> None:
-    done = start(2, "command", tmp_path, "--trouble", "stopped")
+    done = start(2, "train", tmp_path, "--trouble", "stopped")
     assert done.returncode != 0
-    (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
-    assert f"rank 0: interrupted after step {TROUBLED_STEP} of 6, which is saved" in complaint
+    assert f"Stopped: rank 0: interrupted after step {TROUBLED_STEP} of 6, which is saved" in done.stderr, done.stderr
+    assert "LeaderFailed: rank 1: rank 0 has stopped" in done.stderr
     assert Run(tmp_path, TINY, "random", TRAIN, SELECT).steps_done == TROUBLED_STEP
 
 

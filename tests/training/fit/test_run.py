@@ -165,11 +165,23 @@ run.fit(lambda _, step, *__: time.sleep(0 if step == 1 else 60))  # the first is
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after", [1, 3, 5])  # the third is the last of its epoch
 def test_a_signal_saves_the_step_and_the_run_ends_with_the_same_bits(
-    tmp_path: Path, uninterrupted: tuple[bytes, list[dict[str, Any]]], number: int, after: int
+    tmp_path: Path,
+    uninterrupted: tuple[bytes, list[dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    after: int,
 ) -> None:
-    before = signal.getsignal(number)
-    with pytest.raises(Stopped, match=f"after step {after} of {STEPS}, which is saved") as stop:
-        start(tmp_path).fit(lambda _, steps, *__: os.kill(os.getpid(), number) if steps == after else None)
+    before, step = signal.getsignal(number), Run._step
+
+    def signalled(run: Run, *rest: Any) -> tuple[float, int]:
+        if run.steps_done + 1 == after:
+            os.kill(os.getpid(), number)
+        return step(run, *rest)
+
+    with monkeypatch.context() as context:
+        context.setattr(Run, "_step", signalled)
+        with pytest.raises(Stopped, match=f"after step {after} of {STEPS}, which is saved") as stop:
+            start(tmp_path).fit()
     assert stop.value.number == number
     assert signal.getsignal(number) == before
     run = start(tmp_path)
