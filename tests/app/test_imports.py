@@ -155,7 +155,7 @@ LIGHT = {"torch", "torchvision", "training", "safetensors", "httpx", "ray", "pya
         ("import app.client", (LIGHT - {"httpx"}) | {"fastapi", "starlette", "uvicorn", "onnxruntime", "PIL"}),
         ("import app.imaging.decode", LIGHT | {"fastapi", "starlette", "onnxruntime", "pydantic"}),
         ("import app.network", {"fastapi", "starlette", "onnxruntime", "training"}),
-        ("import training.__main__", {"fastapi", "starlette", "uvicorn", "httpx"}),
+        ("import training.command_line", {"fastapi", "starlette", "uvicorn", "httpx"}),
     ],
     ids=["service", "local files", "client", "decoder", "network", "training"],
 )

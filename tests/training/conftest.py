@@ -14,7 +14,7 @@ import torch
 
 from app.network.mobilenet import mobilenet_v2
 from tests.training.tiny import FASHION_HEADER, TINY, TINY_OPTIONS, lively_weights, make_images
-from training.__main__ import main
+from training.command_line import main
 from training.data import cifar10
 from training.data.unrelated import FASHION_MNIST
 from training.evaluate import evaluate

@@ -60,7 +60,7 @@ def train(folder: Path, config: Config = TINY) -> None:
 
 def command(folder: Path) -> None:
     """The same by `python -m training fit`."""
-    from training.__main__ import main  # which takes seconds, and the other programs do without
+    from training.command_line import main  # which takes seconds, and the other programs do without
 
     images = LabelledImages(*(torch.cat(pair) for pair in zip(TRAIN, SELECT, strict=True)))
     cifar10.load = lambda *_, **__: images

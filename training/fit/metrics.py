@@ -2,7 +2,7 @@
 
 Every EVERY steps and at the end of each epoch, means over the images since the line before, or since the run went on:
 
-    {"time": "2026-12-01T12:00:00+00:00", "step": 50, "epoch": 1, "lr": 0.0001, "train_loss": 1.71,
+    {"time": "2026-12-01T12:00:00+00:00", "step": 10, "epoch": 1, "lr": 0.0001, "train_loss": 1.71,
      "train_accuracy": 0.39, "images_per_second": 88.1}
 
 After each epoch, the averaged weights on the selection split:
@@ -22,7 +22,7 @@ from training.atomic_files import write_atomically
 from training.data.cifar10 import LabelledImages
 from training.fit.checkpoint import Progress
 
-EVERY = 50  # steps
+EVERY = 10  # steps
 
 
 class Board(Protocol):

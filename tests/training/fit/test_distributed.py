@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests.training.conftest import Answer
 from tests.training.distributed_run import SELECT, TRAIN, TROUBLED_STEP, Noting
 from tests.training.tiny import TINY, shallow
-from training import __main__ as program
+from training import command_line as program
 from training.errors import TrainingError
 from training.fit import initial_weights
 from training.fit.distributed import LeaderFailed, World, join

@@ -1,0 +1,385 @@
+"""The training command line, `python -m training`.
+
+python -m training all                           # fit, evaluate, export: runs/mobilenet_v2_cifar10/bundle
+python -m training fit --epochs 7 --run-dir runs/seven
+torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, or on two GPUs
+python -m training evaluate --run-dir runs/seven
+python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifar10 --force
+python -m training show RUN                      # where a run stands, and its curve
+python -m training compare OLD NEW               # two runs or bundles: better, or chance?
+python -m training labels RUN --labels FOLDER    # its accuracy by the labels of other people
+python -m training leave-two-out                 # which score detects unknown classes
+python -m training card BUNDLE                   # render a bundle's model card again
+
+A command that was stopped resumes when it is given again.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from pydantic.fields import FieldInfo
+from rich.console import Console
+from typer.exceptions import TyperException
+
+from app.bundle.manifest import Manifest
+from app.cores import available_cores
+from training.config import FIELDS, Config, allowed
+from training.data.cifar10 import Dataset
+from training.errors import TrainingError
+from training.evaluate import leave_two_out
+from training.evaluate.compare import compare, correct, read_model
+from training.evaluate.evaluate import check_sources, evaluate, evaluated
+from training.evaluate.human_labels import figures, read_human_labels
+from training.evaluate.test_set_log import check_log
+from training.export.bundle import bundle_name, check_target, export, render_card_again
+from training.fit.banner import begins, tell
+from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
+from training.fit.overview import draw, read_overview, render
+from training.fit.progress_bar import ProgressBar
+from training.fit.progress_lines import ProgressLines
+from training.fit.run import Run
+from training.fit.run_folder import BUNDLE, TENSORBOARD, FinishedRun, split_seed
+from training.fit.stop import Stopped
+from training.fit.teachers import read_teacher
+from training.fit.tensorboard import TensorBoard, check_tensorboard
+from training.provenance import describe, environment
+
+cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="The folder of cifar-10-batches-py.")]
+Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
+RunDir = Annotated[Path, typer.Option(help="The run's folder; the same folder resumes the run.")]
+Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
+Teacher = Annotated[
+    list[Path] | None, typer.Option(help="A bundle or finished run to learn from, or several; needs --views.")
+]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads in each process; the bits depend on it.")]
+ComputeOn = Annotated[Device, typer.Option(help="auto uses GPUs if there are any.")]
+Board = Annotated[bool, typer.Option("--tensorboard", help="Write figures and mistakes for TensorBoard, too.")]
+TestReads = Annotated[Path, typer.Option(help="The log of the readings of the test set, which is appended to.")]
+Near = Annotated[Path, typer.Option(help="The result of leave-two-out, which becomes part of the report.")]
+Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
+Photos = Annotated[
+    Path | None, typer.Option(help="Folder of photographs to calibrate and measure on: a folder a class, and other/.")
+]
+BundleDir = Annotated[
+    Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
+]
+Force = Annotated[bool, typer.Option(help="Replace an existing bundle.")]
+
+PROGRAM = "python -m training"
+DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
+TEST_READS = Path("models/test_reads.csv")
+LABELS = Path("data/labels")
+NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
+
+
+def default_threads() -> int:
+    """This process's share of the cores that are available to all processes of the run on this machine, at least 1."""
+    return max(1, available_cores() // processes_here())
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with an option for every field of Config in place of its parameter `config`."""
+    signature = inspect.signature(command)
+    kept = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+    options = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[field.annotation, typer.Option(help=_help(field))],
+        )
+        for name, field in FIELDS.items()
+    ]
+
+    def called(**values: Any) -> None:
+        config = Config(**{option.name: values.pop(option.name) for option in options})
+        command(**values, config=config)
+
+    # Typer reads the parameters from here.
+    called.__signature__ = signature.replace(parameters=kept + options)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in kept + options}
+    called.__name__, called.__doc__ = command.__name__, command.__doc__
+    return called
+
+
+def _help(field: FieldInfo) -> str:
+    # Config refuses values out of range, with exit code 1; Typer's own min and max would do so with 2.
+    bounds = allowed(field)
+    return f"{field.description} {bounds.capitalize()}." if bounds.startswith("from") else str(field.description)
+
+
+# Without the \\b, Typer would join the command lines.
+@cli.callback(invoke_without_command=True, help=__doc__.replace("\n\n", "\n\n\b\n", 1))
+def bare(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+    elif context.invoked_subcommand != "fit" and processes() > 1:
+        raise TrainingError(f"{context.invoked_subcommand} runs in one process: torchrun is for fit")
+
+
+@cli.command("fit")
+@with_config
+def fit_command(
+    *,
+    config: Config,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    init: Init = "imagenet",
+    teacher: Teacher = None,
+    threads: Threads = default_threads(),
+    device: ComputeOn = "auto",
+    tensorboard: Board = False,
+) -> None:
+    """Train, or resume a run that was stopped."""
+    torch.set_num_threads(threads)
+    _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device, tensorboard)
+
+
+def progress_on(console: Console, views: int = 0) -> ProgressBar | ProgressLines:
+    return ProgressBar(console, views) if console.is_terminal else ProgressLines(console, views)
+
+
+def _fit(
+    config: Config,
+    dataset: Dataset,
+    run_dir: Path,
+    init: str,
+    teachers: list[Path],
+    device: Device,
+    tensorboard: bool,
+) -> None:
+    console = Console(stderr=True)
+    if tensorboard:
+        check_tensorboard()
+    with join(device) as world, ExitStack() as stack:
+        console.quiet = not world.leads
+        tell(console, "run", str(run_dir))
+        tell(console, "device", describe(environment(world.size, world.device)["hardware"]))
+        images, parts, graphs = world.from_leader(
+            lambda: (
+                dataset.training,
+                dataset.split(config.split_seed),
+                [read_teacher(folder, config.split_seed) for folder in teachers],
+            )
+        )
+        train, select = (images.take(part) for part in (parts.train, parts.select))
+        counts = f"{len(train.labels):,} images to train on, {len(select.labels):,} to validate with"
+        tell(console, "data", f"{counts}, from {dataset.folder}")
+        run = Run(run_dir, config, init, train, select, graphs, world)
+        tell(console, "network", f"{bundle_name(config.architecture)}, from {init}")
+        tell(console, "start", begins(run))
+        progress = progress_on(console, min(config.views, config.epochs))
+        stack.enter_context(progress)
+        board = TensorBoard(run_dir / TENSORBOARD, run.steps_done) if tensorboard and world.leads else None
+        if board is not None:
+            stack.enter_context(board)
+        weights = run.fit(progress if world.leads else None, progress.answered, board)
+    if world.leads:
+        last = run.progress.history[-1]
+        print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
+
+
+@cli.command("evaluate")
+def evaluate_command(
+    *,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    threads: Threads = default_threads(),
+    test_reads: TestReads = TEST_READS,
+    near: Near = NEAR,
+    fashion_mnist: Fashion = None,
+    photographs: Photos = None,
+) -> None:
+    """Compute a finished run's logits and its report on the test set."""
+    torch.set_num_threads(threads)
+    _evaluate(Dataset(data_dir, download=download), run_dir, test_reads, near, fashion_mnist, photographs)
+
+
+def _evaluate(
+    dataset: Dataset,
+    run_dir: Path,
+    test_reads: Path,
+    near: Path,
+    fashion_mnist: Path | None,
+    photographs: Path | None,
+) -> None:
+    run = FinishedRun.read(run_dir)
+    with Console(stderr=True).status("computing logits"):
+        report = evaluate(run, dataset, test_reads, near=near, fashion_mnist=fashion_mnist, photographs=photographs)
+    low, high = report.accuracy.ci95
+    print(f"{run_dir}: test accuracy {report.accuracy.value:.2%} (95 % interval {low:.2%} to {high:.2%})")
+
+
+@cli.command("export")
+def export_command(
+    *,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    threads: Threads = default_threads(),
+    bundle: BundleDir = None,
+    force: Force = False,
+) -> None:
+    """Write the bundle of a run that was evaluated."""
+    torch.set_num_threads(threads)
+    _export(Dataset(data_dir, download=download), run_dir, bundle or run_dir / BUNDLE, force)
+
+
+def _export(dataset: Dataset, run_dir: Path, bundle: Path, force: bool) -> None:
+    run = FinishedRun.read(run_dir)
+    with Console(stderr=True).status("writing the bundle"):
+        manifest = export(run, dataset, bundle, force=force)
+    _print_bundle(bundle, manifest)
+
+
+@cli.command("all")
+@with_config
+def all_command(
+    *,
+    config: Config,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = RUN_DIR,
+    init: Init = "imagenet",
+    teacher: Teacher = None,
+    threads: Threads = default_threads(),
+    device: ComputeOn = "auto",
+    tensorboard: Board = False,
+    test_reads: TestReads = TEST_READS,
+    bundle: BundleDir = None,
+    force: Force = False,
+    near: Near = NEAR,
+    fashion_mnist: Fashion = None,
+    photographs: Photos = None,
+) -> None:
+    """Fit, evaluate, export. Whatever can be refused is refused before the training."""
+    torch.set_num_threads(threads)
+    bundle = bundle or run_dir / BUNDLE
+    check_target(bundle, force=force)
+    check_log(test_reads)
+    check_sources(near, fashion_mnist, photographs)
+    dataset = Dataset(data_dir, download=download)
+    _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard)
+    _evaluate(dataset, run_dir, test_reads, near, fashion_mnist, photographs)
+    _export(dataset, run_dir, bundle, force)
+
+
+@cli.command("show")
+def show_command(*, run: Annotated[Path, typer.Argument(help="The folder of a run, finished or not.")]) -> None:
+    """Print what a run is, where it stands and its curve, which is drawn into its folder, too."""
+    overview, console = read_overview(run), Console(highlight=False, markup=False)
+    for part in render(overview):
+        console.print(part)
+    if overview.history:
+        print(f"drawn: {draw(overview)}")
+
+
+@cli.command("compare")
+def compare_command(
+    *,
+    old: Annotated[Path, typer.Argument(help="A bundle or the folder of a finished run.")],
+    new: Annotated[Path, typer.Argument(help="Another.")],
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    threads: Threads = default_threads(),
+) -> None:
+    """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
+    torch.set_num_threads(threads)
+    seed = split_seed(old) or Config().split_seed
+    models = [read_model(source, seed) for source in (old, new)]  # refuses either before it computes for minutes
+    dataset = Dataset(data_dir, download=download)
+    parts = dataset.split(seed)
+    held_out = dataset.training.take(torch.cat([parts.select, parts.calibrate]))
+    found = compare(*(correct(model, held_out) for model in models))
+    print(f"{old}: {found.old_accuracy:.2%} of {found.n:,}, {found.only_old} that the other has wrong")
+    print(f"{new}: {found.new_accuracy:.2%} of {found.n:,}, {found.only_new} that the other has wrong")
+    print(f"McNemar's exact test: p = {found.p_value:.3g}: {found.verdict}")
+    raise typer.Exit(0 if found.better else 1)
+
+
+@cli.command("labels")
+def labels_command(
+    *,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs that were evaluated.")],
+    labels: Annotated[Path, typer.Option(help="The folder of CIFAR-10H's, ciFAIR's and cleanlab's files.")] = LABELS,
+    download: Annotated[bool, typer.Option(help="Fetch those that are missing.")] = True,
+) -> None:
+    """Compare saved predictions for the test images with the labels of other people, and leave out near-duplicates."""
+    tests = [evaluated(FinishedRun.read(run))[0].test for run in runs]
+    people = [read_human_labels(labels, test.labels.numpy(), download=download) for test in tests]
+    for run, test, human in zip(runs, tests, people, strict=True):
+        print(f"{run}: accuracy, its 95 % interval, the accuracy of CIFAR-10's own labels")
+        for name, n, accuracy, (low, high), given in figures(test.predicted(), test.labels.numpy(), human):
+            print(f"{name:26} {n:6,} images  {accuracy:7.2%}  {low:7.2%} to {high:7.2%}  {given:7.2%}")
+
+
+@cli.command("leave-two-out")
+def leave_two_out_command(
+    *,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    run_dir: RunDir = NEAR_RUNS,
+    init: Init = "imagenet",
+    threads: Threads = default_threads(),
+    near: Near = NEAR,
+) -> None:
+    """Train five networks, each without two classes, and compare the scores that should detect images of those."""
+    torch.set_num_threads(threads)
+    config, dataset = leave_two_out.CONFIG, Dataset(data_dir, download=download)
+    parts = dataset.split(config.split_seed)
+    with progress_on(Console(stderr=True)) as watch:
+        folds = leave_two_out.leave_two_out(run_dir, config, init, dataset.training, parts, watch)
+        areas = leave_two_out.compare_methods(folds)
+    leave_two_out.write_near(near, config, areas)
+    for name, by_pair in areas.items():
+        print(f"{name:16} {sum(by_pair) / len(by_pair):.4f}   " + "  ".join(f"{area:.4f}" for area in by_pair))
+
+
+@cli.command("card")
+def card_command(*, bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")]) -> None:
+    """Render the model card of a bundle again from its manifest and report; no other file of it changes."""
+    _print_bundle(bundle, render_card_again(bundle))
+
+
+def _print_bundle(bundle: Path, manifest: Manifest) -> None:
+    print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
+
+
+def main() -> None:
+    """Run the command line; an error that the user can correct is one line."""
+    try:
+        code = cli(prog_name=PROGRAM, standalone_mode=False)
+    except LeaderFailed:
+        sys.exit(1)
+    except Stopped as stop:
+        _stop(str(stop), stop.exit_code)
+    except TrainingError as error:
+        _stop(str(error), 1)
+    except TyperException as error:
+        message = " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else PROGRAM
+        _stop(f"{message} ({command} --help shows what is allowed)", error.exit_code)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""  # a failed write does not tell it
+        _stop(f"{error.strerror}{where}: free some space, or name another folder", 1)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:
+        _stop("interrupted: the same command goes on from what is saved", 130)
+    sys.exit(code)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"error: {speaker()}{message}", file=sys.stderr)
+    sys.exit(code)
