@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM while a run trains: it stops after the step in progress, whose state is saved."""
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -35,4 +36,7 @@ class StopRequest:
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.number == number == signal.SIGINT:
             raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            # Not by print: the signal may have come in the middle of one.
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
         self.number = self.number or number

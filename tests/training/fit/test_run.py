@@ -204,13 +204,14 @@ def test_a_signal_during_the_validation_is_heeded_after_it(tmp_path: Path, monke
     assert (tmp_path / HISTORY).exists()
 
 
-def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_at_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def impatient(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path).fit(impatient)
+    assert capfd.readouterr().err == "\nstopping after this step; Ctrl-C again stops at once\n"
     assert not (tmp_path / STATE).exists()
 
 
