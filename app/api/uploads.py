@@ -127,7 +127,7 @@ def _check_sent_as_it_is(content: bytes, kind: str) -> None:
     """
     if b"\0" in content:  # as in any image
         return
-    if STRIPPED.match(content) and b"\r" not in content and b"\n" not in content:
+    if STRIPPED.match(content) and not content.isascii() and b"\r" not in content and b"\n" not in content:
         raise UndecodableImage(
             f"the image has lost its zero bytes and line ends, as by curl -d @photo.png: send it as it is: {AS_CURL}"
         )

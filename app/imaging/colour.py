@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 MAX_PROFILE_BYTES = 1 << 20
+PROBES = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).astype(np.uint8).reshape(6, 36, 3)
+ROUNDING = 2  # levels by which a profile of sRGB may change the probes
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 
 
@@ -22,11 +24,18 @@ def to_srgb(pixels: NDArray[np.uint8], profile: bytes | None) -> NDArray[np.uint
         return pixels
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != "RGB" or "sRGB" in (source.profile.profile_description or ""):
+        if source.profile.xcolor_space.strip() != "RGB":
             return pixels
         transform = ImageCms.buildTransform(source, SRGB, "RGB", "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
     except (ImageCms.PyCMSError, OSError, ValueError):
         return pixels
-    rows = Image.fromarray(pixels.reshape(-1, pixels.shape[2], 3))
-    ImageCms.applyTransform(rows, transform, inPlace=True)
-    return np.asarray(rows).reshape(pixels.shape)
+    # Names of profiles do not tell: there are linear ones called sRGB.
+    if np.abs(_applied(transform, PROBES).astype(int) - PROBES).max() <= ROUNDING:
+        return pixels
+    return _applied(transform, pixels.reshape(-1, pixels.shape[2], 3)).reshape(pixels.shape)
+
+
+def _applied(transform: ImageCms.ImageCmsTransform, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    image = Image.fromarray(pixels)
+    ImageCms.applyTransform(image, transform, inPlace=True)
+    return np.asarray(image)

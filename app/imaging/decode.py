@@ -25,13 +25,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageChops, ImageFile
 
 from ..errors import ImageTooLarge, Problem, UndecodableImage
-from . import jpeg, png
+from . import jpeg, png, webp
 from .avif import largest_av1_frame
 from .colour import to_srgb
 from .formats import DECODERS, recognise
@@ -49,7 +50,7 @@ COLOURED = ("RGB", "RGBA", "P", "PA")  # modes of images whose profile is one fo
 # Pillow scales pixels of these raw modes to 8 bits, but not the transparent value that the tRNS chunk names.
 TRANSPARENCY_SCALES = {"L;2": 85.0, "L;4": 17.0, "RGB;16B": 1 / 256}
 
-ESSENTIAL = {"JPEG": jpeg.essential, "PNG": png.essential}
+ESSENTIAL = {"JPEG": jpeg.essential, "PNG": png.essential, "WEBP": webp.essential}
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -61,11 +62,20 @@ TRANSPOSITIONS = {
 }
 
 
+class Decoded(NamedTuple):
+    """size: in pixels, before JPEG's scaled decoding rounded it up; small: the image reduced by `factor`."""
+
+    image: ImageFile.ImageFile
+    size: tuple[float, float]
+    small: Image.Image
+    factor: int
+
+
 @dataclass(frozen=True)
 class EncodedImage:
     """An image file that is not decoded yet. Its header has been read and its size checked."""
 
-    content: bytes = field(repr=False)  # of a PNG or JPEG, what its picture needs
+    content: bytes = field(repr=False)  # of a JPEG, PNG or WebP, what its picture needs
     format: str  # a key of DECODERS
     width: int  # as stored, before orientation
     height: int
@@ -111,11 +121,7 @@ class EncodedImage:
         returned bit for bit. Raises UndecodableImage or ImageTooLarge.
         """
         with _pillow_errors_as_problems(self.format):
-            contents = jpeg.completions(self.content) if self.format == "JPEG" else [self.content]
-            image, drafted, small, factor = self._decode(contents[0])
-            for other in contents[1:]:
-                if ImageChops.difference(small, self._decode(other)[2]).getbbox():
-                    raise ValueError("pixels are missing")
+            image, drafted, small, factor = self._decode_whole()
             orientation = _orientation(image)
             profile = image.info.get("icc_profile") if image.mode in COLOURED else None
         # The size in pixels of the small image. It may be fractional: the last row and column can cover less than
@@ -132,13 +138,28 @@ class EncodedImage:
             thumbnails.append(_on_white(view))
         return to_srgb(np.stack(thumbnails), profile)
 
-    def _decode(self, content: bytes) -> tuple[ImageFile.ImageFile, tuple[float, float], Image.Image, int]:
-        """The decoded image, its size before rounding up, a smaller copy, and the factor between them."""
-        image = _open(self.format, content)
+    def _decode_whole(self) -> Decoded:
+        """Raises ValueError if pixels are missing."""
+        if self.format == "JPEG":
+            for contents in jpeg.completions(self.content):
+                first, *others = map(self._decode, contents)
+                if not any(ImageChops.difference(first.small, other.small).getbbox() for other in others):
+                    return first
+            raise ValueError("the data ends before the last pixel")
+        decoded = self._decode(self.content)
+        if self.format == "PNG" and png.has_empty_end(decoded.image):
+            del decoded  # two of them would take twice the memory
+            decoded = self._decode(self.content, png.FilledImageFile)
+            if not png.has_empty_end(decoded.image):
+                raise ValueError("the data ends before the last row")
+        return decoded
+
+    def _decode(self, content: bytes, decoder: type[ImageFile.ImageFile] | None = None) -> Decoded:
+        image = _open(self.format, content) if decoder is None else decoder(io.BytesIO(content))
         image.decodermaxblock = len(content)  # libjpeg cannot wait for more of an arithmetic-coded file
         drafted = _draft(image)
         _load(image)
-        return image, drafted, *_reduce(image)
+        return Decoded(image, drafted, *_reduce(image))
 
 
 @contextmanager

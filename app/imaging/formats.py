@@ -4,6 +4,7 @@ recognise(content)      # "PNG"; raises UnsupportedMediaType for other formats
 is_tiny(content)        # whether a thread of the service may decode it, without a process of its own
 """
 
+import math
 import re
 import warnings
 
@@ -25,6 +26,7 @@ from . import jpeg, png
 # Up to these limits a PNG or JPEG takes a thread about 1 ms. A process would cost more.
 TINY_BYTES = 1 << 14
 TINY_PIXELS = 1 << 16
+TINY_METADATA = 1 << 10  # bytes: Pillow reads EXIF in Python
 TINY_PARTS = 64  # segments or chunks: each is read in Python, under the interpreter's lock
 
 
@@ -116,23 +118,19 @@ def recognise(content: bytes) -> str:
 
 
 def is_tiny(content: bytes) -> bool:
-    """Whether the file is a PNG or JPEG within TINY_BYTES, TINY_PIXELS and TINY_PARTS, without a colour profile.
+    """Whether the file is a PNG or JPEG within TINY_BYTES, TINY_PIXELS and TINY_PARTS, undamaged and without a profile.
 
     C code decodes these in linear time. The pixels of a progressive JPEG count 16 times.
     """
     if len(content) > TINY_BYTES or b"iCCP" in content or b"ICC_PROFILE" in content:
         return False
-    try:
-        if content.startswith(png.SIGNATURE):
-            png.chunks(content, TINY_PARTS)
-            width, height = png.size(content)
-        elif content.startswith(jpeg.START):
-            width, height = jpeg.size(content, TINY_PARTS)
-        else:
-            return False
-    except UndecodableImage:
+    if content.startswith(png.SIGNATURE):
+        plain, size = png.is_plain(content, TINY_PARTS, TINY_METADATA), png.size
+    elif content.startswith(jpeg.START):
+        plain, size = jpeg.is_plain(content, TINY_PARTS, TINY_METADATA), jpeg.size
+    else:
         return False
-    return bool(width * height <= TINY_PIXELS)
+    return plain and math.prod(size(content)) <= TINY_PIXELS
 
 
 def _is_run_length_encoded(content: bytes) -> bool:

@@ -2,7 +2,7 @@
 
 size(content)           # width and height in pixels
 essential(content)      # the same picture without the segments that it does not need
-completions(content)    # a file without its end marker, completed in two ways
+completions(content)    # a file without its end marker, completed in several ways
 
 Metadata is never damage: segments that the picture does not need are left out.
 """
@@ -31,9 +31,12 @@ JPEG_LS_FRAME = 0xF7
 METADATA = {*range(0xE0, 0xF0), 0xFE}  # APP0 to APP15, and comments
 APP2 = 0xE2  # colour profiles
 NEEDED_METADATA = {0xE0: b"JFIF", 0xE1: b"Exif\0\0", 0xEE: b"Adobe"}  # with what the data begins
+RESTARTS = 0xDD  # the segment that says after how many blocks the coder starts anew
+MAX_COMPONENTS = 4
+MAX_ZEROS = 3  # bytes at the end of a file that may be the picture's own
 LEAST_METADATA_BYTES = 12  # Pillow reads as many
-# What data after the cut may be: no decoder gives the same pixels for it as for the zeros that it takes for none.
-OTHER_DATA = bytes(range(1, 255)) * 16
+# What data after the cut may be. It differs from the zeros that a decoder takes for none in its first bit.
+OTHER_DATA = bytes(range(254, 0, -1)) * 16
 
 
 class Segment(NamedTuple):
@@ -129,26 +132,51 @@ def _refuse_unsupported(marker: int, frame: bytes) -> None:
     raise UnsupportedMediaType(f"this is {name}: save it as an ordinary JPEG, with 8 bits a channel, or as PNG")
 
 
-def completions(content: bytes) -> list[bytes]:
-    """The file, or two files if it lacks its end marker: one as if zeros followed, one as if other data did.
+def is_plain(content: bytes, most_segments: int, most_metadata: int) -> bool:
+    """Whether the file ends with its end marker, and has few segments and few bytes of metadata.
 
-    All pixels are there if both decode to the same ones. Zeros at the end count as missing: a broken copy leaves them.
-    Raises UndecodableImage if whole scans are missing.
+    Decoding such a file needs none of the repairs here, and reading its metadata takes no time.
+    """
+    metadata = 0
+    try:
+        for segment in segments(content, most_segments):
+            metadata += segment.end - segment.start if segment.marker in METADATA else 0
+    except UndecodableImage:
+        return False
+    return metadata <= most_metadata and content.endswith(END)
+
+
+def completions(content: bytes) -> list[list[bytes]]:
+    """Alternatives, each a list of files. All pixels are there if the files of one alternative decode to the same ones.
+
+    A file with its end marker is the only one. A file without it is completed as if zeros followed, and as if other
+    data did. Zeros at the end count as missing: a broken copy leaves them. A few may belong to the picture, so there is
+    an alternative with them. Raises UndecodableImage if whole scans are missing.
     """
     if content.endswith(END):
-        return [content]
-    scan = next((segment.start for segment in segments(content) if segment.marker == SCAN), len(content))
+        return [[content]]
+    found = list(segments(content))
+    scan = next((segment.start for segment in found if segment.marker == SCAN), len(content))
     if content.find(END, scan) >= 0:
-        return [content]
+        return [[content]]
     if not _has_all_scans(content, scan):
         raise UndecodableImage("the JPEG is cut short or corrupt")
-    content = content.rstrip(b"\0\xff")
-    return [content + END, content + OTHER_DATA + END]
+    other_data = [OTHER_DATA]
+    if any(segment.marker == RESTARTS for segment in found):
+        # At a restart, a decoder skips data up to the next marker.
+        last = max((content.rfind(bytes([0xFF, 0xD0 + number]), scan), number) for number in range(8))
+        following = (last[1] + 1) % 8 if last[0] >= 0 else 0
+        other_data.append(bytes([0xFF, 0xD0 + following]) + OTHER_DATA)
+    whole = content.rstrip(b"\0\xff")
+    bases = [whole] if not 0 < len(content) - len(whole) <= MAX_ZEROS else [whole, content]
+    return [[base + END, *(base + data + END for data in other_data)] for base in bases]
 
 
 def _has_all_scans(content: bytes, first: int) -> bool:
     """Whether the scans, from offset `first` on, hold each coefficient of each component to its last bit."""
     frame = next(segment.data(content) for segment in segments(content) if segment.marker in FRAMES)
+    if frame[5] > MAX_COMPONENTS:
+        return False
     missing = {(component, place) for component in frame[6 : 6 + 3 * frame[5] : 3] for place in range(64)}
     position = first
     for _ in range(MAX_SCANS):
@@ -158,6 +186,8 @@ def _has_all_scans(content: bytes, first: int) -> bool:
         count = content[position + 4]
         components = content[position + 5 : position + 5 + 2 * count : 2]
         low, high, bits = content[position + 5 + 2 * count : position + 8 + 2 * count]
+        if count > MAX_COMPONENTS or high > 63:
+            break
         if not bits & 0x0F:
             missing -= {(component, place) for component in components for place in range(low, high + 1)}
         position += 2

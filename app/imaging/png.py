@@ -11,6 +11,8 @@ import struct
 import zlib
 from typing import NamedTuple
 
+from PIL import Image, PngImagePlugin
+
 from ..errors import UndecodableImage, UnsupportedMediaType
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -66,6 +68,25 @@ def chunks(content: bytes, most: int = MAX_CHUNKS) -> list[Chunk]:
     raise UndecodableImage(f"the PNG has more than {most:,} chunks")
 
 
+def is_plain(content: bytes, most_chunks: int, most_metadata: int) -> bool:
+    """Whether the file has one header, at its beginning, its end chunk, and few chunks and bytes of metadata.
+
+    Decoding such a file needs none of the repairs here, and reading its metadata takes no time.
+    """
+    try:
+        found = chunks(content, most_chunks)
+    except UndecodableImage:
+        return False
+    metadata = sum(chunk.end - chunk.start for chunk in found if chunk.kind not in NEEDED)
+    return _has_header(found) and found[-1].kind == b"IEND" and metadata <= most_metadata
+
+
+def _has_header(found: list[Chunk]) -> bool:
+    """Whether the header comes first and once, with its 13 bytes: a second one would be another size."""
+    kinds = [chunk.kind for chunk in found]
+    return kinds[:1] == [b"IHDR"] and kinds.count(b"IHDR") == 1 and found[0].end - found[0].start == 25
+
+
 def essential(content: bytes) -> bytes:
     """The same picture, of the chunks alone that its pixels, its orientation and its colours need.
 
@@ -75,7 +96,9 @@ def essential(content: bytes) -> bytes:
     found = chunks(content)
     if found and found[0].kind == b"CgBI":
         raise UnsupportedMediaType("this is a PNG in Apple's own variant (CgBI): save it as an ordinary PNG")
-    if not found or found[-1].kind != b"IEND":
+    if not _has_header(found):
+        raise ValueError("the PNG does not begin with its only header")
+    if found[-1].kind != b"IEND":
         return _with_end(content)
     if all(chunk.kind in NEEDED for chunk in found):
         return content
@@ -143,3 +166,18 @@ def _with_checksum(stream: bytes) -> bytes:
     if not inflater.eof or len(trailing) >= 4:
         return stream
     return stream[: len(stream) - len(trailing)] + struct.pack(">I", checksum)
+
+
+class FilledImageFile(PngImagePlugin.PngImageFile):
+    """Pillow's PNG, with ones instead of zeros where no pixels are decoded."""
+
+    def load_prepare(self) -> None:
+        super().load_prepare()
+        bands = Image.getmodebands(self.mode)
+        self.im.paste(1 if bands == 1 else (1,) * bands, (0, 0, *self.size))
+
+
+def has_empty_end(image: Image.Image) -> bool:
+    """Whether the last row is zeros: what Pillow leaves where the data ends too early without being cut short."""
+    width, height = image.size
+    return image.crop((0, height - 1, width, height)).getbbox(alpha_only=False) is None

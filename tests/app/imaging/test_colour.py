@@ -69,6 +69,13 @@ def test_pixels_stay_as_they_are_without_a_usable_profile(icc: bytes | None) -> 
     assert to_srgb(pixels, icc) is pixels
 
 
+def test_a_linear_profile_that_is_called_srgb_is_converted() -> None:
+    named = profile("linear").replace(b"desc\0\0\0\0\0\0\0\x07linear", b"desc\0\0\0\0\0\0\0\x07g1sRGB")
+    assert named != profile("linear")
+    pixels = from_srgb(COLOURS, "linear")[np.newaxis]
+    np.testing.assert_array_equal(to_srgb(pixels, named), to_srgb(pixels, profile("linear")))
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_a_profile_for_rgb_does_not_change_other_modes(mode: str) -> None:
     image = Image.fromarray(COLOURS).convert(mode)

@@ -402,12 +402,13 @@ def test_an_image_cut_short_anywhere_is_refused_or_complete(name: str) -> None:
     """Whole, if only later frames or the mark of the end are missing."""
     content = SAMPLES[name]
     whole = thumbnail(content)
+    turned = [whole, np.rot90(whole)] if "WebP" in name else [whole]  # as it is stored, if its EXIF is cut short
     for length in {*random.Random(0).sample(range(len(content)), 40), len(content) - 1}:
         try:
             result = thumbnail(content[:length])
         except Problem:
             continue
-        np.testing.assert_array_equal(result, whole)
+        assert any(np.array_equal(result, one) for one in turned), length
 
 
 @pytest.mark.parametrize("name", ["PNG", "palette PNG", "16-bit PNG"])

@@ -119,3 +119,14 @@ def test_a_picture_of_many_parts_is_not_tiny(kind: str) -> None:
     few, many = (picture[:place] + part * count + picture[place:] for count in (TINY_PARTS // 2, TINY_PARTS))
     assert is_tiny(few) and not is_tiny(many)
     assert len(many) <= TINY_BYTES and recognise(many) == kind
+
+
+def test_a_picture_that_must_be_repaired_or_has_long_metadata_is_not_tiny() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "x" * 2_000
+    for kind, end in (("PNG", 12), ("JPEG", 2)):
+        assert not is_tiny(encoded(kind)[:-end])
+        assert not is_tiny(encoded(kind, exif=exif.tobytes()))
+        exif_of_a_camera = Image.Exif()
+        exif_of_a_camera[0x0112] = 6
+        assert is_tiny(encoded(kind, exif=exif_of_a_camera.tobytes()))

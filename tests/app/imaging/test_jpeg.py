@@ -2,6 +2,7 @@ import random
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import UndecodableImage, UnsupportedMediaType
 from app.imaging.decode import EncodedImage
@@ -47,6 +48,42 @@ def test_a_jpeg_that_lacks_pixels_is_refused(name: str, filling: bytes) -> None:
             thumbnail(content[:length] + filling)
 
 
+@pytest.mark.parametrize("blocks", [1, 2, 6])
+def test_a_jpeg_cut_at_a_restart_is_refused(blocks: int) -> None:
+    """There, a decoder skips what follows up to the next marker, and fills the rest with grey."""
+    content = encode(noise(90, 70), "JPEG", quality=60, restart_marker_blocks=blocks)
+    restarts = [place for place in range(len(content)) if content[place] == 0xFF and 0xD0 <= content[place + 1] <= 0xD7]
+    assert len(restarts) >= 4
+    for place in restarts:
+        for cut in (content[:place], content[: place + 1], content[: place + 2], content[:place] + bytes(900)):
+            with pytest.raises(UndecodableImage):
+                thumbnail(cut)
+
+
+def test_zeros_that_belong_to_the_picture_are_no_damage() -> None:
+    """Where the last byte of the coded pixels is zero, a file that lacks its end marker seems to end in zeros."""
+    found = []
+    for seed in range(300):
+        image = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        image.paste((255, 255, 255), (8, 8, 16, 16))
+        content = encode(image, "JPEG", quality=75)
+        if content.removesuffix(END).endswith(b"\0"):
+            found.append(content)
+            np.testing.assert_array_equal(thumbnail(content.removesuffix(END)), thumbnail(content))
+    assert found
+
+
+def test_headers_of_scans_cannot_name_more_than_there_is() -> None:
+    """Each of these would otherwise take the interpreter 10 ms."""
+    content = bytearray(KINDS["baseline"].removesuffix(END))
+    content[content.index(b"\xff\xc0") + 9] = 255
+    scan = b"\xff\xda\x02\x04\xff" + bytes(range(256)) * 2 + b"\x00\xff\x10"
+    with pytest.raises(UndecodableImage):
+        completions(bytes(content) + scan * 64)
+    with pytest.raises(UndecodableImage):
+        completions(KINDS["progressive"][:900] + scan * 64)
+
+
 def test_a_progressive_jpeg_that_lacks_whole_scans_is_refused() -> None:
     content = KINDS["progressive"]
     starts = [place for place in range(len(content)) if content[place : place + 2] == b"\xff\xda"]
@@ -58,7 +95,7 @@ def test_a_progressive_jpeg_that_lacks_whole_scans_is_refused() -> None:
 
 def test_what_follows_the_end_marker_does_not_matter() -> None:
     content = KINDS["baseline"] + bytes(1_000) + KINDS["grey"][:500]
-    assert completions(content) == [content]
+    assert completions(content) == [[content]]
     np.testing.assert_array_equal(thumbnail(content), thumbnail(KINDS["baseline"]))
 
 

@@ -3,9 +3,11 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from app.errors import UndecodableImage, UnsupportedMediaType
 from app.imaging.decode import EncodedImage
+from app.imaging.formats import is_tiny
 from app.imaging.png import END, MAX_CHUNKS, MAX_METADATA_BYTES, chunks, essential
 from tests.app.imaging.icc import profile
 from tests.app.imaging.test_decode import chunk, encode, exif, noise, picture
@@ -93,6 +95,30 @@ def test_a_wrong_checksum_of_pixels_is_noticed_without_an_end_too() -> None:
     for damaged in (content, content[:-12], content[:-14]):
         with pytest.raises(UndecodableImage):
             thumbnail(bytes(damaged))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"])
+def test_a_png_whose_data_ends_early_is_refused_and_black_rows_are_not(mode: str) -> None:
+    image = Image.new(mode, (40, 30))  # zeros
+    content = encode(image, "PNG")
+    whole = thumbnail(content)
+    start, rows = content.index(b"IDAT") + 4, zlib.decompress(content[content.index(b"IDAT") + 4 : -16])
+    for kept in (29, 15, 1):
+        short = content[: start - 8] + chunk(b"IDAT", zlib.compress(rows[: len(rows) * kept // 30])) + END
+        with pytest.raises(UndecodableImage):
+            thumbnail(short)
+    np.testing.assert_array_equal(thumbnail(content), whole)
+
+
+def test_a_png_begins_with_its_only_header() -> None:
+    """Another one, or another place, would be read as another size."""
+    content = encode(picture(), "PNG")
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    text = chunk(b"tEXt", bytes(16))
+    for damaged in (content[:8] + header + content[8:], with_chunks(content, header), content[:8] + text + content[8:]):
+        assert not is_tiny(damaged)
+        with pytest.raises(UndecodableImage):
+            thumbnail(damaged)
 
 
 def test_too_many_chunks_are_refused() -> None:
