@@ -168,7 +168,9 @@ def completions(content: bytes) -> list[list[bytes]]:
         following = (last[1] + 1) % 8 if last[0] >= 0 else 0
         other_data.append(bytes([0xFF, 0xD0 + following]) + OTHER_DATA)
     whole = content.rstrip(b"\0\xff")
-    bases = [whole] if not 0 < len(content) - len(whole) <= MAX_ZEROS else [whole, content]
+    bases = [whole]
+    if content.endswith(b"\0") and len(content) - len(whole) <= MAX_ZEROS:
+        bases.append(content)
     return [[base + END, *(base + data + END for data in other_data)] for base in bases]
 
 

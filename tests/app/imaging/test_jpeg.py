@@ -43,7 +43,8 @@ def test_a_jpeg_that_lacks_pixels_is_refused(name: str, filling: bytes) -> None:
     content = KINDS[name]
     scan = content.rindex(b"\xff\xda")
     chance = random.Random(0)
-    for length in [*(chance.randrange(scan, len(content) - 40) for _ in range(20)), scan, scan + 14]:
+    stuffed = [place + 1 for place in range(scan, len(content) - 40) if content[place] == 0xFF][:20]
+    for length in [*stuffed, *(chance.randrange(scan, len(content) - 40) for _ in range(20)), scan, scan + 14]:
         with pytest.raises(UndecodableImage, match="cut short or corrupt"):
             thumbnail(content[:length] + filling)
 
