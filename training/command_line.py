@@ -5,6 +5,7 @@ python -m training fit --epochs 7 --run-dir runs/seven
 torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, or on two GPUs
 python -m training evaluate --run-dir runs/seven
 python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifar10 --force
+python -m training photographs FOLDER            # pictures for `all --photographs FOLDER --photograph-batch 40`
 python -m training show RUN                      # where a run stands, and its curve
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
 python -m training labels RUN --labels FOLDER    # its accuracy by the labels of other people
@@ -30,12 +31,17 @@ from typer.exceptions import TyperException
 from app.bundle.manifest import Manifest
 from app.cores import available_cores
 from training.config import FIELDS, Config, allowed
-from training.data.cifar10 import Dataset
+from training.data.archive import fetch
+from training.data.cifar10 import Dataset, LabelledImages
+from training.data.photographs import training_photographs
+from training.data.tiny_imagenet import ARCHIVE as TINY_IMAGENET
+from training.data.tiny_imagenet import sort_pictures
 from training.errors import TrainingError
 from training.evaluate import leave_two_out
 from training.evaluate.compare import compare, correct, read_model
 from training.evaluate.evaluate import check_sources, evaluate, evaluated
 from training.evaluate.human_labels import figures, read_human_labels
+from training.evaluate.photographs import photograph_side
 from training.evaluate.test_set_log import check_log
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.fit.banner import begins, tell
@@ -66,7 +72,8 @@ TestReads = Annotated[Path, typer.Option(help="The log of the readings of the te
 Near = Annotated[Path, typer.Option(help="The result of leave-two-out, which becomes part of the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
 Photos = Annotated[
-    Path | None, typer.Option(help="Folder of photographs to calibrate and measure on: a folder a class, and other/.")
+    Path | None,
+    typer.Option(help="Folder of photographs: a folder a class, and other/. A part is for training, a part held out."),
 ]
 BundleDir = Annotated[
     Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
@@ -138,10 +145,11 @@ def fit_command(
     threads: Threads = default_threads(),
     device: ComputeOn = "auto",
     tensorboard: Board = False,
+    photographs: Photos = None,
 ) -> None:
     """Train, or resume a run that was stopped."""
     torch.set_num_threads(threads)
-    _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device, tensorboard)
+    _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device, tensorboard, photographs)
 
 
 def progress_on(console: Console, views: int = 0) -> ProgressBar | ProgressLines:
@@ -156,6 +164,7 @@ def _fit(
     teachers: list[Path],
     device: Device,
     tensorboard: bool,
+    photographs: Path | None,
 ) -> None:
     console = Console(stderr=True)
     if tensorboard:
@@ -164,17 +173,20 @@ def _fit(
         console.quiet = not world.leads
         tell(console, "run", str(run_dir))
         tell(console, "device", describe(environment(world.size, world.device)["hardware"]))
-        images, parts, graphs = world.from_leader(
+        images, parts, graphs, photos = world.from_leader(
             lambda: (
                 dataset.training,
                 dataset.split(config.split_seed),
                 [read_teacher(folder, config.split_seed) for folder in teachers],
+                _photographs(config, dataset, photographs),
             )
         )
         train, select = (images.take(part) for part in (parts.train, parts.select))
         counts = f"{len(train.labels):,} images to train on, {len(select.labels):,} to validate with"
         tell(console, "data", f"{counts}, from {dataset.folder}")
-        run = Run(run_dir, config, init, train, select, graphs, world)
+        if photos is not None:
+            tell(console, "photographs", f"{len(photos.labels):,}, from {photographs}")
+        run = Run(run_dir, config, init, train, select, graphs, world, photos)
         tell(console, "network", f"{bundle_name(config.architecture)}, from {init}")
         tell(console, "start", begins(run))
         progress = progress_on(console, min(config.views, config.epochs))
@@ -186,6 +198,15 @@ def _fit(
     if world.leads:
         last = run.progress.history[-1]
         print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
+
+
+def _photographs(config: Config, dataset: Dataset, folder: Path | None) -> LabelledImages | None:
+    """Those that training sees; None if it sees none."""
+    if folder is None or not config.photograph_batch:
+        return None
+    cifar10 = [dataset.training.images, dataset.test.images]
+    seen, _ = training_photographs(folder, photograph_side(config.enlarge), cifar10)
+    return LabelledImages(seen.images, seen.labels)
 
 
 @cli.command("evaluate")
@@ -269,7 +290,7 @@ def all_command(
     check_log(test_reads)
     check_sources(near, fashion_mnist, photographs)
     dataset = Dataset(data_dir, download=download)
-    _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard)
+    _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
     _evaluate(dataset, run_dir, test_reads, near, fashion_mnist, photographs)
     _export(dataset, run_dir, bundle, force)
 
@@ -282,6 +303,17 @@ def show_command(*, run: Annotated[Path, typer.Argument(help="The folder of a ru
         console.print(part)
     if overview.history:
         print(f"drawn: {draw(overview)}")
+
+
+@cli.command("photographs")
+def photographs_command(
+    *,
+    folder: Annotated[Path, typer.Argument(help="The folder that gets the pictures, for --photographs.")],
+    downloads: Annotated[Path, typer.Option(help="The folder of tiny-imagenet-200.zip.")] = DATA_DIR,
+) -> None:
+    """Fetch Tiny-ImageNet's pictures of seven of the classes and of other things: they are for research only."""
+    count = sort_pictures(fetch(TINY_IMAGENET, downloads), folder)
+    print(f"{folder}: {count:,} pictures; there are none of airplane, deer and horse")
 
 
 @cli.command("compare")

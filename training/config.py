@@ -71,6 +71,12 @@ class Config:
     cutout: int = Field(
         default=10, ge=0, le=32, description="Side of the square that is hidden, pixels; 0 turns it off."
     )
+    photograph_batch: int = Field(
+        default=0,
+        ge=0,
+        le=4096,
+        description="Photographs of --photographs in each step beside its images; three of five are of the classes.",
+    )
     views: int = Field(
         default=0,
         ge=0,

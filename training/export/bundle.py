@@ -256,7 +256,8 @@ def _fields(
             "seeds": {"run": config.seed, "split": config.split_seed},
             "split": {"file": SPLIT} | {name: len(index) for name, index in vars(parts).items()},
             "cpu_hours": round(run.cpu_seconds / 3600, 3),
-            **({"gpu": dict(run.gpu), "photographs": run.photographs} if run.gpu else {}),
+            **({"gpu": dict(run.gpu)} if run.gpu else {}),
+            **({"photographs": run.photographs} if run.photographs else {}),
         },
     }
 

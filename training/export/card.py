@@ -203,6 +203,8 @@ def _photographs(origin: Mapping[str, Any], *, shown: bool) -> str:
     count = origin.get("photographs")
     if not count:
         return ""
+    if not origin.get("gpu"):
+        return f"- Every batch held photographs, too: {count:,} of the folder that `--photographs` named.\n"
     return (
         f"- Every batch held photographs of 64x64 pixels, too: {count:,} of Tiny-ImageNet, Caltech-101 and PACS,\n"
         "  of nine of the classes (not deer) and of other things. Tiny-ImageNet has its own address\n"

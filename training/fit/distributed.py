@@ -20,6 +20,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.errors import TrainingError
+from training.fit.stop import Stopped
 
 Device = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
@@ -113,6 +114,9 @@ def join(device: Device = "auto") -> Iterator[World]:
         distributed.init_process_group(backend, timeout=TIMEOUT)
         yield Group(chosen)
         distributed.destroy_process_group()  # after an error this could wait for ranks that are gone
+    except Stopped:
+        distributed.destroy_process_group()  # all ranks stop together; threads that go on would abort the process
+        raise
     except RuntimeError as error:
         if isinstance(error, distributed.DistError) or any(words in str(error) for words in GLOO):
             raise TrainingError(f"another process of this run does not answer ({_reason(error)}); {SAVED}") from None

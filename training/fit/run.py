@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from app.bundle.report import Epoch
-from app.network.mobilenet import Preprocessed
+from app.network.mobilenet import SIDE, Preprocessed
 from training.atomic_files import write_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import augment
@@ -33,6 +33,7 @@ from training.fit.checkpoint import Progress, contiguous, restore_optimizer, sav
 from training.fit.distributed import LeaderFailed, World
 from training.fit.initial_weights import initialise
 from training.fit.metrics import Board, Metrics
+from training.fit.photographs import BothSizes, PhotographBatches
 from training.fit.precision import mixed, prepare
 from training.fit.run_folder import HISTORY, METRICS, STATE, WEIGHTS, claim, history_csv
 from training.fit.schedule import learning_rate
@@ -41,6 +42,7 @@ from training.fit.teachers import digest_of, distillation_loss, teacher_logits
 from training.provenance import environment
 
 SAVE_EVERY_SECONDS = 120.0
+PHOTOGRAPH_STREAM = 500_000  # random numbers of photographs are those of steps that no epoch reaches
 
 
 class Watcher(Protocol):
@@ -65,12 +67,16 @@ class Run:
         select: LabelledImages,
         teachers: Sequence[bytes] = (),
         world: World | None = None,
+        photographs: LabelledImages | None = None,
     ) -> None:
-        """`teachers` are ONNX graphs to learn from; `world` holds the processes that share the run, by default one."""
+        """`teachers` are ONNX graphs to learn from; `world` holds the processes that share the run, by default one.
+
+        `photographs` are seen in every step if config.photograph_batch is not 0; see `training.fit.photographs`.
+        """
         self.folder, self.config, self.train, self.select = folder, config, train, select
         self.teachers, self.world = teachers, world or World()
         self.steps_per_epoch = len(train.labels) // config.batch_size
-        _check(config, len(train.labels), self.world.size, bool(teachers))
+        _check(config, len(train.labels), self.world.size, bool(teachers), photographs is not None)
         network, init_digest = self.world.from_leader(lambda: initialise(config, init))
         prepare(network, config.precision, self.world.device)
         self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD).to(self.world.device)
@@ -84,6 +90,11 @@ class Run:
         }
         if teachers:
             identity["teacher"] = digest_of(teachers)
+        self.photographs: PhotographBatches | None = None
+        if photographs is not None and config.photograph_batch:
+            self.photographs = PhotographBatches(photographs, config.photograph_batch)
+            identity["photographs"] = len(photographs.labels)
+            identity["photograph_data"] = photographs.digest()
         here = environment(self.world.size, self.world.device)
         checkpoint = self.world.from_leader(lambda: claim(folder, config, identity, here))
         if checkpoint is not None:
@@ -92,7 +103,8 @@ class Run:
             averaged = checkpoint.part("averaged.")
             self.averaged = {name: value.to(self.world.device) for name, value in averaged.items()}
             restore_optimizer(self.optimizer, checkpoint.part("optimizer."))
-        self.parallel = self.world.wrap(self.model)
+        entrance = BothSizes(self.model, SIDE * config.enlarge) if self.photographs else self.model
+        self.parallel = self.world.wrap(entrance)
 
     @property
     def total_steps(self) -> int:
@@ -129,7 +141,8 @@ class Run:
                     done = epoch * self.steps_per_epoch + step
                     rate = learning_rate(done, steps=total, peak=config.lr, warmup=config.warmup)
                     target = None if targets is None else self._part_of_batch(targets[view], step)
-                    loss, correct = self._step(images, self.train.labels[batch], target, rate)
+                    random = _generator(config.seed, epoch, PHOTOGRAPH_STREAM + step)
+                    loss, correct = self._step(images, self.train.labels[batch], target, rate, random)
                     if (done + 1) % config.ema_every == 0 and world.leads:
                         self._average((done + 1) // config.ema_every)
 
@@ -168,24 +181,40 @@ class Run:
                 self._save()
         return world.from_leader(self._write_weights)
 
-    def _step(self, images: Tensor, labels: Tensor, target: Tensor | None, rate: float) -> tuple[float, int]:
+    def _step(
+        self, images: Tensor, labels: Tensor, target: Tensor | None, rate: float, random: torch.Generator
+    ) -> tuple[float, int]:
         """This process's part of a step: the mean loss of its images, and how many of them were right."""
         config, device = self.config, self.world.device
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         labels = labels.to(device)
         self.optimizer.zero_grad(set_to_none=True)
+        extra = self._photographs(random) if self.photographs else None
         with mixed(config.precision, device):
-            logits = self.parallel(images.to(device)).float()
+            seen = (images.to(device),) if extra is None else (images.to(device), extra[0])
+            logits, others = self.parallel(*seen).float().split([len(images), len(seen[-1]) * (extra is not None)])
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         if target is not None:
             weight, temperature = config.teacher_weight, config.teacher_temperature
             loss = distillation_loss(loss, logits, target.to(device), weight, temperature)
         # The mean over ranks of these is the gradient of the batch's mean, even if parts differ in size.
         share = len(images) * self.world.size / config.batch_size
-        (loss * share).backward()  # type: ignore[no-untyped-call]
+        if self.photographs is None or extra is None:
+            objective = loss * share
+        else:
+            _, targets, weights = extra
+            more = -((targets * F.log_softmax(others, 1)).sum(1) * weights).sum() * self.world.size
+            objective = (loss * share * config.batch_size + more) / (config.batch_size + self.photographs.weight)
+        objective.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return loss.item(), int((logits.argmax(1) == labels).sum())
+
+    def _photographs(self, random: torch.Generator) -> tuple[Tensor, ...]:
+        """This process's part of the photographs of a step, their targets and weights."""
+        assert self.photographs is not None
+        part = self.world.part(self.config.photograph_batch)
+        return tuple(tensor[part].to(self.world.device) for tensor in self.photographs(random))
 
     def _batches(self, view: int, world: World, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Indices and augmented images of this process's part of a view's batches, from number `first` on."""
@@ -285,7 +314,7 @@ class Run:
         )
 
 
-def _check(config: Config, images: int, processes: int, taught: bool) -> None:
+def _check(config: Config, images: int, processes: int, taught: bool, photographed: bool) -> None:
     """Raises TrainingError when `config` does not fit the number of images and processes."""
     steps = config.epochs * (images // config.batch_size)
     if config.batch_size > images:
@@ -300,6 +329,8 @@ def _check(config: Config, images: int, processes: int, taught: bool) -> None:
             f"ema_every is {config.ema_every}: it must be at most {steps}, the steps of the run, "
             f"or weights are never averaged"
         )
+    if config.photograph_batch and not photographed:
+        raise TrainingError(f"photograph_batch is {config.photograph_batch}: without --photographs it must be 0")
     if taught and not config.views:
         raise TrainingError("views is 0: with a teacher it must be at least 1, for it answers each view once")
 

@@ -70,7 +70,7 @@ def claim(folder: Path, config: Config, identity: Mapping[str, Any], here: Mappi
             return None
         record = json.loads(path.read_bytes())
         differences = config.differences(record["config"])
-        names = ("initial_weights", "train_data", "selection_data", "teacher")
+        names = ("initial_weights", "train_data", "selection_data", "teacher", "photograph_data")
         differences += [f"{name} differ" for name in names if identity.get(name) != record.get(name)]
     except OSError as error:
         raise TrainingError(

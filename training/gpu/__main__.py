@@ -28,13 +28,13 @@ from training.atomic_files import write_atomically
 from training.config import Config
 from training.data.cifar10 import Dataset, LabelledImages, split
 from training.data.mosaics import read_mosaics, write_mosaics
-from training.data.photographs import duplicates, read_photographs
+from training.data.photographs import SIDE, training_photographs
+from training.data.random_views import THUMBNAILS
 from training.errors import TrainingError
 from training.fit.checkpoint import Progress
 from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS, history_csv
 from training.fit.stop import Stopped
 from training.gpu import efficientnet_lite
-from training.gpu.augmentation import THUMBNAILS
 from training.gpu.learners import Learner, as_teacher, lite2, mobilenet
 from training.gpu.loop import Data, Outcome, Recipe, Teachers, best_share, train, validate
 from training.gpu.state import State
@@ -56,12 +56,8 @@ def pack(options: argparse.Namespace) -> None:
     cifar = Dataset(options.data_dir, download=False)
     write_mosaics(out, "cifar10", cifar.training.images)
     _save_labels(out / "cifar10_labels.npy", cifar.training.labels)
-    photographs = read_photographs(options.photographs)
-    seen = photographs.take(~photographs.held_out)
-    twins = duplicates(seen.images, torch.cat([cifar.training.images, cifar.test.images]))
-    twins |= duplicates(seen.images, photographs.take(photographs.held_out).images)
-    kept = seen.take(~twins)
-    _say(f"{len(kept.names)} photographs; {int(twins.sum())} near-duplicates left out")
+    kept, twins = training_photographs(options.photographs, SIDE, [cifar.training.images, cifar.test.images])
+    _say(f"{len(kept.names)} photographs; {twins} near-duplicates left out")
     write_mosaics(out, "photographs", kept.images, lossless=False, quality=options.quality)
     _save_labels(out / "photographs_labels.npy", kept.labels)
     weights = efficientnet_lite.read_imagenet(options.imagenet)

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from app.bundle.report import Epoch
 from training.data.cifar10 import LabelledImages
-from training.data.photographs import OTHER
+from training.data.random_views import PHOTOGRAPHS, THUMBNAILS, cutmix, mixup, random_views
 from training.errors import TrainingError
+from training.fit.photographs import PhotographSampler, photograph_targets
 from training.fit.stop import Stopped, StopRequest
-from training.gpu.augmentation import PHOTOGRAPHS, THUMBNAILS, cutmix, mixup, random_views
 from training.gpu.learners import Learner, Resized
 from training.gpu.state import Place, State
 
@@ -196,12 +196,7 @@ class _Batches:
 
     def __init__(self, data: Data, recipe: Recipe) -> None:
         self.data, self.recipe, self.device = data, recipe, data.train.labels.device
-        labels = data.photographs.labels
-        counts = torch.bincount(labels[labels != OTHER], minlength=CLASSES).clamp(min=1).float()
-        # Each class by the inverse root of its count: rare classes are shown more often, though not as often.
-        weights = torch.where(labels == OTHER, 0.0, counts[labels.clamp(min=0)].rsqrt())
-        self._cumulated = weights.cumsum(0)
-        self._other = (labels == OTHER).nonzero().flatten()
+        self._sampler = PhotographSampler(data.photographs.labels)
         self._order = torch.empty(0, dtype=torch.int64, device=self.device)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor, bool]:
@@ -229,18 +224,13 @@ class _Batches:
 
     def _photographs(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         recipe, device = self.recipe, self.device
-        known, other = recipe.known, recipe.other if len(self._other) else 0
+        known, other = recipe.known, recipe.other if self._sampler.has_other else 0
         images, labels = self.data.photographs
         ones = torch.ones(recipe.thumbnails, device=device)
         if not known + other or not len(labels):
             return images[:0].permute(0, 3, 1, 2).float(), torch.empty(0, CLASSES, device=device), ones
-        draws = torch.rand(known, generator=generator, device=device) * self._cumulated[-1]
-        chosen = torch.searchsorted(self._cumulated, draws).clamp(max=len(labels) - 1)
-        unlike = self._other[torch.randint(max(1, len(self._other)), (other,), generator=generator, device=device)]
-        chosen = torch.cat([chosen, unlike])
-        smooth = recipe.label_smoothing
-        known_targets = F.one_hot(labels[chosen[:known]].clamp(min=0), CLASSES) * (1 - smooth) + smooth / CLASSES
-        targets = torch.cat([known_targets, torch.full((other, CLASSES), 1 / CLASSES, device=device)])
+        chosen = self._sampler(known, other, generator)
+        targets = photograph_targets(labels[chosen], recipe.label_smoothing)
         weights = torch.cat([ones, torch.ones(known, device=device), ones.new_full((other,), recipe.other_weight)])
         return random_views(images[chosen], PHOTOGRAPHS, generator), targets, weights
 

@@ -5,16 +5,18 @@ import io
 import tarfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from training.data import archive
-from training.data.archive import FOLDER, MEMBERS, NAME, URL, unpack
+from training.data import cifar10, tiny_imagenet
+from training.data.cifar10 import FOLDER, MEMBERS, unpack
 from training.errors import TrainingError
 
+NAME, URL = cifar10.ARCHIVE.name, cifar10.ARCHIVE.variable
 CONTENTS = {name: np.random.default_rng(seed).bytes(20_000) for seed, name in enumerate(sorted(MEMBERS))}
 PART = f"{NAME}.part"
 
@@ -74,8 +76,8 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(archive, "SIZE", len(ARCHIVE))
-    monkeypatch.setattr(archive, "MD5", hashlib.md5(ARCHIVE).hexdigest())
+    ours = replace(cifar10.ARCHIVE, size=len(ARCHIVE), md5=hashlib.md5(ARCHIVE).hexdigest())
+    monkeypatch.setattr(cifar10, "ARCHIVE", ours)
     monkeypatch.delenv(URL, raising=False)
     with Server() as running:
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
@@ -89,7 +91,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def mirrors(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
     """The addresses to ask, by their behaviours."""
     found = [f"http://127.0.0.1:{server.server_port}/{behaviour}" for behaviour in request.param]
-    monkeypatch.setattr(archive, "MIRRORS", tuple(found))
+    monkeypatch.setattr(cifar10, "ARCHIVE", replace(cifar10.ARCHIVE, mirrors=tuple(found)))
     return found
 
 
@@ -145,7 +147,7 @@ def test_without_the_official_bytes_nothing_is_unpacked_and_one_line_tells_why(
     host = f"127.0.0.1:{server.server_port}"
     assert str(error.value) == (
         f"CIFAR-10 cannot be downloaded ({host}: HTTP 404; {host}: another file; {host}: another file; "
-        f"{host}: the connection broke after {HALF:,} bytes): put {NAME} (MD5 {archive.MD5}) into {tmp_path}, "
+        f"{host}: the connection broke after {HALF:,} bytes): put {NAME} (MD5 {cifar10.ARCHIVE.md5}) into {tmp_path}, "
         f"or set {URL} to an address that has it"
     )
     assert [path.name for path in tmp_path.iterdir()] == [PART]
@@ -191,6 +193,8 @@ def test_an_archive_that_is_there_needs_no_network(server: Server, mirrors: list
 
 
 def test_the_real_addresses_are_asked_over_https(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(URL, raising=False)
-    assert all(address.startswith("https://") and NAME in address for address in archive.addresses())
+    for archive in (cifar10.ARCHIVE, tiny_imagenet.ARCHIVE):
+        monkeypatch.delenv(archive.variable, raising=False)
+        assert archive.addresses()
+        assert all(address.startswith("https://") and archive.name in address for address in archive.addresses())
     assert {FOLDER} == {name.split("/")[0] for name in MEMBERS} and len(MEMBERS) == 7

@@ -15,7 +15,7 @@ class Clock:
 
 def test_without_a_terminal_there_is_a_line_at_once_and_one_a_minute() -> None:
     out, clock = io.StringIO(), Clock()
-    with DownloadProgress(170_000_000, Console(file=out, width=20), clock) as progress:
+    with DownloadProgress("CIFAR-10", 170_000_000, Console(file=out, width=20), clock) as progress:
         progress.begin("example.org", 0)
         for clock.now in range(0, 130, 10):
             progress.update(clock.now * 500_000)
@@ -30,7 +30,9 @@ def test_without_a_terminal_there_is_a_line_at_once_and_one_a_minute() -> None:
 
 def test_a_terminal_sees_a_bar_with_its_rate() -> None:
     out = io.StringIO()
-    with DownloadProgress(1000, Console(file=out, force_terminal=True, width=120, no_color=True)) as progress:
+    with DownloadProgress(
+        "CIFAR-10", 1000, Console(file=out, force_terminal=True, width=120, no_color=True)
+    ) as progress:
         progress.begin("example.org", 100)
         progress.update(500)
     last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).replace("\r", "\n").splitlines()[-1]

@@ -2,7 +2,7 @@
 
 import torch
 
-from training.gpu.augmentation import PHOTOGRAPHS, THUMBNAILS, Augmentation, cutmix, mixup, random_views
+from training.data.random_views import PHOTOGRAPHS, THUMBNAILS, Augmentation, cutmix, mixup, random_views
 
 NOTHING = Augmentation(shift=0, zoom=1, zoomed=0, stretch=1, colour=0, cutout=0)
 
