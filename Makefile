@@ -69,14 +69,13 @@ clean:  ## remove generated files, except data and training runs
 	@touch $@
 
 # The lock is installed first, so that the tests run with the versions that are deployed.
-.venv-dev/.train: pyproject.toml deploy/requirements.lock deploy/requirements-torch.txt | .venv-dev/bin/python
+.venv-dev/.torch: deploy/requirements.lock deploy/requirements-torch.txt | .venv-dev/bin/python
 	$(DEV)/pip install --require-hashes -r deploy/requirements.lock
 	$(DEV)/pip install $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -r deploy/requirements-torch.txt
-	$(DEV)/pip install --editable '.[train]'
 	@touch $@
 
-.venv-dev/.dev: .venv-dev/.train
-	$(DEV)/pip install --editable '.[dev]'
+.venv-dev/.train .venv-dev/.dev: .venv-dev/.%: pyproject.toml .venv-dev/.torch
+	$(DEV)/pip install --editable '.[$*]'
 	@touch $@
 
 $(NODE_MODULES)/.installed: tests/page/package.json tests/page/package-lock.json tests/page/.npmrc | node

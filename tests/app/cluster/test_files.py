@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from app import local_files as files
 from app.cluster import files as bulk
@@ -209,7 +210,8 @@ def test_incompatible_options_are_refused(arguments: list[str]) -> None:
 
 
 @pytest.mark.timeout(600)  # Ray starts twice, while other tests use the cores, too
-def test_a_killed_run_resumes(tmp_path: Path) -> None:
+def test_a_killed_run_resumes(tmp_path: Path, nodes: None) -> None:
+    """The first run starts a cluster of its own; the others use one that runs."""
     album, out = tmp_path / "album", tmp_path / "out"
     album.mkdir()
     for number in range(bulk.PART_FILES + 1):  # two parts
@@ -220,7 +222,8 @@ def test_a_killed_run_resumes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "app", "classify", "--ray", "--output", str(out), str(album)]
 
     def again() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+        running = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+        return subprocess.run(command, cwd=ROOT, env=os.environ | environment | running, capture_output=True, text=True)
 
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment)
     try:

@@ -1,4 +1,4 @@
-"""The service on real Ray: one small cluster for the whole module. Replicas are other processes."""
+"""The service on real Ray. Replicas are other processes."""
 
 import os
 import socket
@@ -29,46 +29,6 @@ pytestmark = pytest.mark.timeout(600)  # seconds; Ray starts many processes, and
 
 PATIENCE_SECONDS = 300
 SETTINGS = {"model_dir": BUNDLE, "inference_threads": 1, "grace_seconds": 0.5}
-# A site folder of the replicas: when the file `break` is there, the next inference is the engine's last.
-BREAKABLE = """
-import os, app.inference.sessions as sessions
-run, mark = sessions.OnnxSession.run, {mark!r}
-def breakable(self, images, maps=False):
-    if os.path.exists(mark):
-        os.remove(mark)
-        raise RuntimeError("broken on purpose")
-    return run(self, images, maps)
-sessions.OnnxSession.run = breakable
-"""
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "sitecustomize.py").write_text(BREAKABLE.format(mark=str(folder / "break")))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def nodes(site: Path) -> Iterator[None]:
-    """A cluster of one node with two cores, on this machine, that only these tests know."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # or it writes a token into the home folder
-        with patch.context() as at_start:
-            at_start.setenv("PYTHONPATH", f"{site}:{ROOT}")
-            at_start.setenv("WEB_CONCURRENCY", "4")  # what some platforms set everywhere
-            ray.init(
-                address="local",
-                num_cpus=2,
-                object_store_memory=100 * 1024 * 1024,
-                include_dashboard=False,
-                log_to_driver=False,
-            )
-        try:
-            yield
-        finally:
-            serve.shutdown()
-            ray.shutdown()
 
 
 @pytest.fixture(scope="module")
