@@ -4,8 +4,9 @@ import { curl, predict } from "./api.js";
 import { freshId, html } from "./elements.js";
 import { explanation } from "./explanation.js";
 import { explainFailure } from "./faults.js";
-import { alternatives, decimal, fileSize, level, milliseconds, probability } from "./format.js";
+import { fileSize, milliseconds, probability } from "./format.js";
 import { smaller } from "./images.js";
+import { abstention, trust } from "./verdict.js";
 
 const VISIBLE_BARS = 4; // until the visitor asks for all classes
 
@@ -91,27 +92,20 @@ export function answerCard(file, { limited, announce, removed }) {
       timing(answer.timing_ms, here),
     ];
     if (abstain) {
-      const title = "None of the ten classes";
       show(
         "abstained",
-        headline(title),
-        html(
-          "p",
-          { class: "verdict" },
-          "The model abstains: this picture is unlike the training images. " +
-            `Its out-of-distribution score is ${decimal(answer.ood_score, 3)}. ` +
-            `Above ${decimal(answer.ood_threshold, 3)} the model does not answer.`,
-        ),
+        headline("I don’t know"),
+        abstention(answer),
         html("p", { class: "hint" }, "Do not rely on its best guesses:"),
         bars(predictions, []),
         tools,
       );
-      announce(`${file.name}: none of the ten classes. The model abstains.`);
+      announce(`${file.name}: I don’t know. The model abstains.`);
     } else {
       show(
         "answered",
         headline(best.label, " ", html("span", { class: "sure" }, probability(best.probability))),
-        html("p", { class: "verdict" }, ...(set ? setInWords(set) : []), ...measuredInWords(answer.measured_on)),
+        trust(answer),
         bars(predictions, set?.labels ?? []),
         tools,
       );
@@ -154,17 +148,6 @@ export function answerCard(file, { limited, announce, removed }) {
 
   run();
   return item;
-}
-
-function setInWords({ coverage, labels }) {
-  const often = `A set like this contains the true class ${level(coverage)} of the time.`;
-  if (labels.length === 1) return ["Only ", html("strong", {}, labels[0]), ` is plausible. ${often}`];
-  return ["It may be ", html("strong", {}, alternatives(labels)), `. ${often} A smaller set would do so less often.`];
-}
-
-function measuredInWords(kind) {
-  if (kind) return [` This was measured on ${kind}.`];
-  return ["The model was not measured on pictures of this kind, so nothing is promised."];
 }
 
 function bars(predictions, inSet) {

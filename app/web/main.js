@@ -1,7 +1,9 @@
 // Connects the parts of the page. Each image becomes a card; the model's tab is filled when it is first opened.
 
 import { answerCard } from "./answer.js";
-import { getJson, onUnauthorized, useKey } from "./api.js";
+import { onUnauthorized, useKey } from "./api.js";
+import { knownClasses } from "./classes.js";
+import { description } from "./documents.js";
 import { listen } from "./intake.js";
 import { limit } from "./limit.js";
 import { modelTab } from "./model.js";
@@ -78,8 +80,10 @@ const go = tabs(document.querySelector("[role=tablist]"), (id) => {
   if (id === "model") modelTab(byId("model"), announce);
 });
 
-getJson("model").then(
-  ({ name, version }) => {
+description().then(
+  ({ classes, name, version }) => {
+    byId("known").replaceChildren(...knownClasses(classes));
+    byId("known").hidden = false;
     byId("model-name").textContent = `Answers come from ${name} ${version}`;
   },
   () => {}, // the next answer will show what is wrong

@@ -1,9 +1,10 @@
 // The model's tab: charts and tables of the report that the service has about its model.
 
-import { getJson, getPicture } from "./api.js";
+import { getPicture } from "./api.js";
 import { confusionChart } from "./charts/confusion.js";
 import { intervalChart } from "./charts/interval.js";
 import { lineChart, niceTicks } from "./charts/lines.js";
+import { report as getReport } from "./documents.js";
 import { html } from "./elements.js";
 import { explainFailure } from "./faults.js";
 import { count, decimal, level, percent } from "./format.js";
@@ -18,7 +19,7 @@ export async function modelTab(panel, announce) {
   panel.setAttribute("aria-busy", "true");
   panel.replaceChildren(html("p", { class: "hint" }, "Loading the report…"));
   try {
-    const report = await getJson("metrics/report");
+    const report = await getReport();
     panel.replaceChildren(...sections(report, announce));
     state = "shown";
   } catch (failure) {
