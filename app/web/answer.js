@@ -1,21 +1,26 @@
 // The card of one image. It is busy at first, then shows an answer or a failure.
 
-import { curl, predict } from "./api.js";
+import { predict } from "./api.js";
+import { bars } from "./bars.js";
+import { asCode } from "./code.js";
 import { freshId, html } from "./elements.js";
 import { explanation } from "./explanation.js";
 import { explainFailure } from "./faults.js";
-import { fileSize, milliseconds, probability } from "./format.js";
+import { alternatives, fileSize, milliseconds, probability } from "./format.js";
 import { smaller } from "./images.js";
+import { stateOf } from "./outcome.js";
+import { predictQuery } from "./settings.js";
 import { abstention, trust } from "./verdict.js";
 
-const VISIBLE_BARS = 4; // until the visitor asks for all classes
-
 /**
- * A list item for the file, whose classification starts at once. `limited(work)` runs `work` as soon as few enough
- * requests are under way. `announce` tells screen readers. `removed()` is called when the card is gone.
+ * {item, outcome, run, dismiss}: a list item for the file; `outcome()` is what became of it (see outcome.js); `run()`
+ * classifies it, with the settings of that moment; `dismiss()` removes it. `limited(work)` runs `work` as soon as few
+ * enough requests are under way. `announce` tells screen readers. `changed()` is called after each change of the
+ * outcome, `removed()` when the card is gone.
  */
-export function answerCard(file, { limited, announce, removed }) {
-  const life = new AbortController();
+export function answerCard(file, { limited, announce, changed, removed }) {
+  let life = new AbortController(); // of what shows the current answer
+  let outcome = { file, state: "busy" };
   const headlineId = freshId("answer");
   const address = URL.createObjectURL(file);
   const picture = html("img", {
@@ -31,43 +36,63 @@ export function answerCard(file, { limited, announce, removed }) {
     cross(),
   );
   const figure = html("figure", { class: "picture" }, picture);
-  const article = html("article", { "aria-labelledby": headlineId }, figure, said, remove);
+  const more = html(
+    "button",
+    { type: "button", class: "link more", "aria-expanded": "false", click: open },
+    "Details",
+    html("span", { class: "visually-hidden" }, ` of ${file.name}`),
+  );
+  const article = html("article", { "aria-labelledby": headlineId }, figure, said, more, remove);
   const item = html("li", { class: "answer" }, article);
 
-  item.dismiss = () => {
+  /** Shows all that is said, or the short form again. Only compact cards have a short form. */
+  function open() {
+    const opened = item.classList.toggle("open");
+    more.setAttribute("aria-expanded", String(opened));
+    more.firstChild.data = opened ? "Less" : "Details";
+  }
+
+  function dismiss() {
     life.abort();
     URL.revokeObjectURL(address);
     item.remove();
     removed();
-  };
+  }
 
   /** Removes the card. The focus moves to the next card, or to the button that chooses images. */
   function leave() {
-    const neighbour = item.nextElementSibling ?? item.previousElementSibling;
-    item.dismiss();
+    const others = [...item.parentElement.children].filter((other) => other === item || !other.hidden);
+    const place = others.indexOf(item);
+    const neighbour = others[place + 1] ?? others[place - 1];
+    dismiss();
     (neighbour?.querySelector(".close") ?? document.getElementById("choose")).focus();
   }
 
-  function show(state, ...content) {
-    item.dataset.state = state;
-    article.setAttribute("aria-busy", String(state === "busy"));
+  function show(now, ...content) {
+    outcome = { file, ...now };
+    item.dataset.state = now.state;
+    article.setAttribute("aria-busy", String(now.state === "busy"));
     said.replaceChildren(
       html("p", { class: "file" }, html("span", { class: "file-name" }, file.name), ` ${fileSize(file.size)}`),
       ...content.flat().filter(Boolean),
     );
+    changed();
   }
 
   const headline = (...text) => html("h4", { class: "headline", id: headlineId }, ...text);
 
   function busy(text) {
     show(
-      "busy",
+      { state: "busy" },
       headline(text),
       html("div", { class: "bars ghost", "aria-hidden": "true" }, html("i"), html("i"), html("i")),
     );
   }
 
   async function run() {
+    life.abort();
+    life = new AbortController();
+    const { signal } = life;
     busy("Classifying…");
     try {
       const onWait = (seconds) => {
@@ -75,46 +100,51 @@ export function answerCard(file, { limited, announce, removed }) {
         busy(text);
         announce(`${file.name}: ${text}`);
       };
-      const got = await limited(() => predict(file, { signal: life.signal, onWait }));
-      answered(got);
+      await limited(async () => {
+        const query = predictQuery();
+        answered(await predict(file, query, { signal, onWait }), query);
+      });
     } catch (failure) {
-      if (!life.signal.aborted) failed(failure);
+      if (!signal.aborted) failed(failure);
     }
   }
 
-  function answered({ answer, milliseconds: here }) {
+  function answered({ answer, milliseconds: here }, query) {
     const { predictions, abstain, prediction_set: set } = answer;
     const [best] = predictions;
     const map = explanation({ file, predictions, figure, signal: life.signal, announce });
     const tools = [
-      html("div", { class: "tools" }, map.toggle, asCurl(file, announce)),
+      html("div", { class: "tools" }, map.toggle, asCode({ fileName: file.name, query, answer, announce })),
       map.options,
       timing(answer.timing_ms, here),
     ];
     if (abstain) {
+      announce(`${file.name}: I don’t know. The model abstains.`);
       show(
-        "abstained",
+        { state: "abstained", answer },
         headline("I don’t know"),
         abstention(answer),
         html("p", { class: "hint" }, "Do not rely on its best guesses:"),
         bars(predictions, []),
         tools,
       );
-      announce(`${file.name}: I don’t know. The model abstains.`);
     } else {
+      announce(`${file.name}: ${best.label}, ${probability(best.probability)}.`);
+      const unsure = stateOf({ state: "answered", answer }) === "unsure";
       show(
-        "answered",
+        { state: "answered", answer },
         headline(best.label, " ", html("span", { class: "sure" }, probability(best.probability))),
+        unsure ? html("p", { class: "hint short" }, `or ${alternatives(set.labels.slice(1))}`) : null,
         trust(answer),
         bars(predictions, set?.labels ?? []),
         tools,
       );
-      announce(`${file.name}: ${best.label}, ${probability(best.probability)}.`);
     }
   }
 
   function failed(failure) {
     const { title, advice, smaller: shrinkable, again } = explainFailure(failure, file);
+    announce(`${file.name}: ${title}. ${advice}`);
     const actions = [];
     if (shrinkable)
       actions.push(
@@ -126,13 +156,12 @@ export function answerCard(file, { limited, announce, removed }) {
       );
     const id = failure.instance ? ` (request ${failure.instance})` : "";
     show(
-      "failed",
+      { state: "failed", failure },
       headline(title),
       html("p", { class: "verdict" }, advice),
       actions.length ? html("div", { class: "tools" }, actions) : null,
       html("p", { class: "hint detail" }, `Details: ${failure.message}${id}`),
     );
-    announce(`${file.name}: ${title}. ${advice}`);
   }
 
   async function shrink() {
@@ -146,46 +175,7 @@ export function answerCard(file, { limited, announce, removed }) {
     run();
   }
 
-  run();
-  return item;
-}
-
-function bars(predictions, inSet) {
-  const rows = predictions.map(({ label, probability: value }, place) => {
-    const bar = html("i");
-    bar.style.inlineSize = `${value * 100}%`;
-    const member = inSet.includes(label);
-    return html(
-      "li",
-      { class: member ? "in-set" : null, hidden: place >= VISIBLE_BARS && !member },
-      html(
-        "span",
-        { class: "name" },
-        label,
-        member ? html("span", { class: "visually-hidden" }, ", in the set") : null,
-      ),
-      html("span", { class: "track", "aria-hidden": "true" }, bar),
-      html("span", { class: "value" }, probability(value)),
-    );
-  });
-  const hidden = rows.filter((row) => row.hidden);
-  const list = html("ol", { class: "bars" }, rows);
-  const more = html(
-    "button",
-    {
-      type: "button",
-      class: "link",
-      "aria-expanded": "false",
-      click: () => {
-        const open = more.getAttribute("aria-expanded") === "false";
-        more.setAttribute("aria-expanded", String(open));
-        more.textContent = open ? "Fewer classes" : "All classes";
-        for (const row of hidden) row.hidden = !open;
-      },
-    },
-    "All classes",
-  );
-  return hidden.length ? [list, more] : [list];
+  return { item, outcome: () => outcome, run, dismiss };
 }
 
 function timing({ decode, queue, inference, total }, here) {
@@ -193,23 +183,6 @@ function timing({ decode, queue, inference, total }, here) {
     `${milliseconds(here)} with the network, ${milliseconds(total)} in the service: ` +
     `decoding ${milliseconds(decode)}, waiting ${milliseconds(queue)}, inference ${milliseconds(inference)}`;
   return html("p", { class: "timing" }, text);
-}
-
-function asCurl(file, announce) {
-  const command = html("code", {}, curl(file.name));
-  const copy = html("button", { type: "button", class: "quiet", click: () => copyText() }, "Copy");
-  async function copyText() {
-    try {
-      await navigator.clipboard.writeText(command.textContent);
-      copy.textContent = "Copied";
-      announce("The command is copied.");
-    } catch {
-      // Browsers allow access to the clipboard only over HTTPS and on localhost.
-      getSelection().selectAllChildren(command);
-      announce("The command is selected. Copy it with your keyboard.");
-    }
-  }
-  return html("details", { class: "curl" }, html("summary", {}, "As curl"), html("pre", {}, command), copy);
 }
 
 function cross() {

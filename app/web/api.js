@@ -113,19 +113,21 @@ function pause(seconds, signal) {
   });
 }
 
-export async function predict(image, options) {
-  const { content, milliseconds } = await send("predict?top_k=10", JSON_CONTENT, {
-    method: "POST",
-    body: image,
-    ...options,
-  });
+/** Whether the page sends a key. */
+export function hasKey() {
+  return key !== "";
+}
+
+/** {answer, milliseconds} of the image, a Blob. */
+export async function predict(image, query, options) {
+  const sent = { method: "POST", body: image, ...options };
+  const { content, milliseconds } = await send(`predict?${query}`, JSON_CONTENT, sent);
   return { answer: content, milliseconds };
 }
 
-/** The activation map of the class, as a picture. */
-export async function explain(image, classId, options) {
-  const path = `explain?class_id=${classId}`;
-  return (await send(path, PICTURE, { method: "POST", body: image, ...options })).content;
+/** The activation map of a class, as a picture. */
+export async function explain(image, query, options) {
+  return (await send(`explain?${query}`, PICTURE, { method: "POST", body: image, ...options })).content;
 }
 
 export async function getJson(path) {
@@ -134,15 +136,4 @@ export async function getJson(path) {
 
 export async function getPicture(path) {
   return (await send(path, PICTURE)).content;
-}
-
-/** The page's request for this file as a shell command. The shell fills in the key. */
-export function curl(fileName) {
-  const parts = ["curl", "--data-binary", quoted(`@${fileName}`)];
-  if (key !== "") parts.push("-H", '"Authorization: Bearer $API_KEY"');
-  return [...parts, quoted(new URL("predict?top_k=10", document.baseURI).href)].join(" ");
-}
-
-function quoted(word) {
-  return `'${word.replaceAll("'", `'\\''`)}'`;
 }

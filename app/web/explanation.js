@@ -3,6 +3,7 @@
 import { explain } from "./api.js";
 import { freshId, html } from "./elements.js";
 import { explainFailure } from "./faults.js";
+import { explainQuery } from "./settings.js";
 
 /** A toggle for the map, and options with the choice of a class. The map replaces the content of `figure`. */
 export function explanation({ file, predictions, figure, signal, announce }) {
@@ -56,7 +57,7 @@ export function explanation({ file, predictions, figure, signal, announce }) {
     note.hidden = true;
     toggle.setAttribute("aria-busy", "true");
     try {
-      const drawn = await explain(file, choice.value, { signal });
+      const drawn = await explain(file, explainQuery(choice.value), { signal });
       if (request !== lastRequest) return;
       release();
       address = URL.createObjectURL(drawn);
@@ -79,6 +80,10 @@ export function explanation({ file, predictions, figure, signal, announce }) {
   function release() {
     if (address !== null) URL.revokeObjectURL(address);
   }
-  signal.addEventListener("abort", release);
+  signal.addEventListener("abort", () => {
+    release();
+    showMap(false);
+    map.remove();
+  });
   return { toggle, options };
 }

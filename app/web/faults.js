@@ -27,6 +27,12 @@ export function explainFailure({ code }, file) {
       return file?.size === 0
         ? { title: "This file is empty", advice: "It contains no data. Choose another file." }
         : { title: "This image is damaged", advice: "The file is incomplete or corrupt. Save or download it again." };
+    case "invalid_parameter":
+      return {
+        title: "The model does not have these settings",
+        advice: "It may be another model than before. Reload this page, and choose the settings again.",
+        again: true,
+      };
     case "overloaded":
       return {
         title: "The service is busy",

@@ -1,20 +1,22 @@
 // Connects the parts of the page. Each image becomes a card; the model's tab is filled when it is first opened.
 
-import { answerCard } from "./answer.js";
 import { onUnauthorized, useKey } from "./api.js";
 import { knownClasses } from "./classes.js";
 import { description } from "./documents.js";
+import { gallery } from "./gallery.js";
 import { listen } from "./intake.js";
 import { limit } from "./limit.js";
 import { modelTab } from "./model.js";
+import { settings } from "./settings.js";
 import { tabs } from "./tabs.js";
+import { webcam } from "./webcam.js";
 
 const MAX_CONCURRENT_REQUESTS = 4; // a single visitor leaves room for others
 
 const byId = (id) => document.getElementById(id);
 
-const answers = byId("answers");
-const limited = limit(MAX_CONCURRENT_REQUESTS);
+const places = { list: byId("answers"), head: byId("answers-head"), summary: byId("summary") };
+const answers = gallery(places, { limited: limit(MAX_CONCURRENT_REQUESTS), announce });
 
 function announce(text) {
   byId("announce").textContent = text;
@@ -25,14 +27,7 @@ function take(files) {
   byId("refusal").textContent = "";
   byId("note").textContent = "";
   go("classify");
-  const cards = files.map((file) => answerCard(file, { limited, announce, removed: count }));
-  answers.prepend(...cards);
-  count();
-  cards[0].scrollIntoView({ block: "nearest" });
-}
-
-function count() {
-  byId("answers-head").hidden = answers.children.length === 0;
+  answers.add(files);
 }
 
 function refuse(sentence) {
@@ -41,7 +36,7 @@ function refuse(sentence) {
 }
 
 byId("clear").addEventListener("click", () => {
-  for (const card of [...answers.children]) card.dismiss();
+  answers.clear();
   announce("All answers are removed.");
   byId("choose").focus();
 });
@@ -76,8 +71,12 @@ function note(sentence) {
 
 listen({ take, refuse, note });
 
+const stopCamera = webcam({ button: byId("live"), place: byId("webcam") }, { take, refuse, note, announce });
+
 const go = tabs(document.querySelector("[role=tablist]"), (id) => {
-  if (id === "model") modelTab(byId("model"), announce);
+  if (id !== "model") return;
+  stopCamera();
+  modelTab(byId("model"), announce);
 });
 
 description().then(
@@ -88,3 +87,5 @@ description().then(
   },
   () => {}, // the next answer will show what is wrong
 );
+
+settings(byId("settings"), { changed: answers.again, note, announce }).catch(() => {});

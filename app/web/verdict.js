@@ -16,8 +16,8 @@ export function trust({ prediction_set: set, measured_on: kind }) {
     ...plausible(labels),
     ` A set like this is made to contain the true class ${level(coverage)} of the time, ` +
       `for ${kind} of the model’s classes.`,
-    labels.length > 1 ? " A smaller set would do so less often." : "",
     later(report(), (whole) => held(of(kind, whole), kind, coverage)),
+    labels.length > 1 ? " A smaller set would do so less often." : "",
   );
 }
 

@@ -72,8 +72,9 @@ def chromium() -> str:
 # Of the package, not the session: while Playwright runs, its event loop is this thread's, and others need theirs.
 @pytest.fixture(scope="package")
 def browser(chromium: str) -> Iterator[Browser]:
-    # Chromium's sandbox refuses to work for root, which containers often are.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]  # a camera, and no question
+    if os.geteuid() == 0:
+        arguments.append("--no-sandbox")  # Chromium's sandbox refuses to work for root, which containers often are
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield running

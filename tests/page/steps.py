@@ -31,6 +31,14 @@ def the_answer(page: Page, state: str) -> Locator:
     return answers(page)
 
 
+def show_code(card: Locator, language: str) -> None:
+    choice = card.get_by_label("As", exact=True)
+    if not choice.is_visible():
+        card.get_by_text("As code").click()
+    choice.focus()
+    choice.select_option(language)
+
+
 def open_model(page: Page) -> Locator:
     """The model's tab, with its charts drawn."""
     page.get_by_role("tab", name="The model").click()

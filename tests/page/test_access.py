@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import DATA, ROOT
 from tests.page.conftest import Visit, shoot
-from tests.page.steps import CAT, answers, open_model, pick, sample, the_answer
+from tests.page.steps import CAT, answers, open_model, pick, sample, show_code, the_answer
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -30,8 +30,9 @@ def show_every_state(page: Page) -> None:
     card = answers(page).first
     card.get_by_role("button", name="All classes").click()
     card.get_by_role("button", name="Where it looks").click()
-    card.get_by_text("As curl").click()
+    show_code(card, "curl")
     expect(card.get_by_role("img", name="Activation map")).to_be_visible()
+    page.get_by_text("Settings", exact=True).click()
     page.evaluate("document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: new DataTransfer()}))")
     expect(page.get_by_role("alert")).to_be_visible()
 
@@ -50,6 +51,18 @@ def test_axe_finds_nothing(visit: Visit, scheme: str, size: dict[str, object]) -
     panel.get_by_text("The same as a table").click()
     assert_accessible(page)
     shoot(page, f"model-{kind}-{scheme}")
+
+
+@SCHEMES
+def test_axe_finds_nothing_in_many_answers_and_the_camera(visit: Visit, scheme: str) -> None:
+    page = visit(color_scheme=scheme, refused=(415,))
+    pick(page, *(DATA / f"{name}.png" for name in ("cat", "dog", "ship", "frog", "deer")), ROOT / "README.md")
+    sample(page, "a chessboard")
+    expect(page.locator(".answer[data-state=busy]")).to_have_count(0)
+    page.get_by_role("button", name="Details of dog.png").click()
+    page.get_by_role("button", name="Use the camera live").click()
+    expect(page.get_by_role("button", name="Keep this answer")).to_be_visible()
+    assert_accessible(page)
 
 
 def test_axe_finds_what_is_wrong(visit: Visit) -> None:
@@ -104,6 +117,8 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     the_answer(page, "answered")
     expect(page.get_by_role("button", name="Choose images")).to_be_focused()
 
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Use the camera live")).to_be_focused()
     for _ in range(12):  # the samples
         page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Try the sample: a chessboard")).to_be_focused()
@@ -111,8 +126,14 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     expect(page.locator(".answer[data-state=abstained]")).to_have_count(1)
 
     card = answers(page).first
+    page.keyboard.press("Tab")  # the settings
     for focused in (
         page.get_by_role("button", name="Clear all"),
+        page.get_by_role("button", name="All 2"),
+        page.get_by_role("button", name="Abstained 1"),
+        page.get_by_role("button", name="cat 1"),
+        page.get_by_role("button", name="Save as CSV"),
+        page.get_by_role("button", name="Save as JSON"),
         card.get_by_role("button", name="All classes"),
         card.get_by_role("button", name="Where it looks"),
     ):
@@ -124,6 +145,7 @@ def test_by_keyboard_alone(visit: Visit) -> None:
     page.keyboard.press("Enter")
     expect(card.get_by_role("code")).to_be_visible()
     for focused in (
+        card.get_by_label("As", exact=True),
         card.get_by_role("button", name="Copy"),
         card.get_by_label("Evidence for"),
         card.get_by_role("button", name="Remove chessboard.png"),

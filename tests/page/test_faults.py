@@ -13,7 +13,7 @@ from playwright.sync_api import Route, expect
 from app.errors import BY_CODE
 from tests.conftest import DATA, ROOT
 from tests.page.conftest import Visit, served, shoot
-from tests.page.steps import CAT, answers, pick, sample, the_answer
+from tests.page.steps import CAT, answers, pick, sample, show_code, the_answer
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_a_service_that_wants_a_key(visit: Visit) -> None:
         page.get_by_role("button", name="Use this key").click()
         card = the_answer(page, "answered")
         expect(page.get_by_role("contentinfo")).to_contain_text("mobilenet_v2_cifar10")
-        card.get_by_text("As curl").click()
+        show_code(card, "curl")
         expect(card.get_by_role("code")).to_contain_text('-H "Authorization: Bearer $API_KEY"')
         expect(page.locator("body")).not_to_contain_text("sesame")
         page.get_by_role("tab", name="The model").click()

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.page.conftest import Visit, Watch, served
-from tests.page.steps import open_model, sample, the_answer
+from tests.page.steps import open_model, sample, show_code, the_answer
 
 PREFIX = "/images/cifar10"
 
@@ -21,7 +21,7 @@ def test_under_a_prefix(visit: Visit) -> None:
         card = the_answer(page, "answered")
         card.get_by_role("button", name="Where it looks").click()
         expect(card.get_by_role("img", name="Activation map")).to_be_visible()
-        card.get_by_text("As curl").click()
+        show_code(card, "curl")
         expect(card.get_by_role("code")).to_contain_text(f"{PREFIX}/predict?top_k=10'")
         open_model(page)
         assert len(paths) >= 4

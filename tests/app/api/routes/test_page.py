@@ -16,7 +16,7 @@ WEB = ROOT / "app/web"
 
 
 def links_of(text: str) -> set[str]:
-    return set(re.findall(r'(?:src|href)="([^"#]+)"', text)) | set(re.findall(r'from "([^"]+)"', text))
+    return set(re.findall(r'(?:src|href)="([^"#]+)"', text)) | set(re.findall(r'from "(\.[^"]+)"', text))
 
 
 def test_the_page_and_its_files_are_served(client: TestClient) -> None:
