@@ -4,11 +4,13 @@ import { getPicture } from "./api.js";
 import { confusionChart } from "./charts/confusion.js";
 import { intervalChart } from "./charts/interval.js";
 import { lineChart, niceTicks } from "./charts/lines.js";
+import { reliabilityChart } from "./charts/reliability.js";
 import { report as getReport } from "./documents.js";
 import { html } from "./elements.js";
 import { explainFailure } from "./faults.js";
 import { count, decimal, level, percent } from "./format.js";
 import { plainTable, sortableTable } from "./table.js";
+import { weaknesses } from "./weaknesses.js";
 
 let state = "new"; // then "loading", then "shown" or "failed"; after a failure the next visit tries again
 
@@ -56,12 +58,13 @@ function sections(report, announce) {
       accuracy(report),
       report.conformal || report.calibration ? promises(report) : null,
       report.photographs ? photographs(report.photographs) : null,
+      badAt(report),
       perClass(report, announce),
       confusion(report),
       training(report.history),
       report.calibration ? reliability(report.calibration) : null,
       report.selective ? riskCoverage(report.selective) : null,
-      report.conformal ? predictionSets(report.conformal) : null,
+      report.conformal ? predictionSets(report) : null,
     ),
   ];
 }
@@ -103,10 +106,7 @@ function promises({ conformal, calibration, abstention }) {
       facts.push([percent(held, 2), `of the prediction sets at level ${level(coverage)} contain the true class`]);
   }
   if (abstention)
-    facts.push([
-      percent(1 - abstention.kept, 1),
-      "of these images get no answer, although they belong to the ten classes",
-    ]);
+    facts.push([percent(1 - abstention.kept, 1), "of these images get no answer, although they belong to its classes"]);
   return card(
     "How far to trust it",
     {},
@@ -129,10 +129,7 @@ function photographs({ n, others, accuracy: { value }, macro_recall: mean, confo
       percent(promised.served_coverage, 1),
       `of the prediction sets at level ${level(0.99)} contain the true class`,
     ],
-    [
-      percent(1 - abstention.kept.value, 1),
-      "of these photographs get no answer, although they belong to the ten classes",
-    ],
+    [percent(1 - abstention.kept.value, 1), "of these photographs get no answer, although they belong to its classes"],
     [
       percent(abstention.refused.value, 1),
       `of ${count(others)} photographs of other things get no answer, as it should be`,
@@ -143,12 +140,24 @@ function photographs({ n, others, accuracy: { value }, macro_recall: mean, confo
     {
       lead:
         "Images with a side of 64 pixels or more. Training saw no photographs of their kinds. " +
-        `There were photographs of ${rows.length} of the ten classes.`,
+        `There were photographs of ${rows.length} of its classes.`,
     },
     html(
       "dl",
       { class: "facts" },
       facts.filter(Boolean).map(([share, text]) => html("div", {}, html("dt", {}, share), html("dd", {}, text))),
+    ),
+  );
+}
+
+function badAt(report) {
+  return card(
+    "What it is bad at",
+    {},
+    html(
+      "ul",
+      { class: "sentences" },
+      weaknesses(report).map((sentence) => html("li", {}, sentence)),
     ),
   );
 }
@@ -280,35 +289,8 @@ function reliability({ before, after, temperature }) {
     "About nine in ten answers with a probability of 90 % should be right. " +
     `The average gap is ${percent(after.ece.value, 2)}. ` +
     `Before calibration it was ${percent(before.ece.value, 2)} (temperature ${decimal(temperature)}).`;
-  const content = after.bins?.length ? reliabilityChart(before, after) : reliabilityPicture(lead);
-  return card("Do probabilities mean what they say?", { lead }, content);
-}
-
-function reliabilityChart(before, after) {
-  const points = ({ bins }) => (bins ?? []).map((bin) => [bin.confidence, bin.accuracy]);
-  const ticks = [0, 0.25, 0.5, 0.75, 1];
-  const format = (value) => percent(value, 0);
-  const sentences = after.bins.map(
-    ({ confidence, accuracy: right }) =>
-      `answers given with ${format(confidence)} are right ${format(right)} of the time`,
-  );
-  return lineChart({
-    x: { label: "Probability of the answer", from: 0, to: 1, ticks, format },
-    y: { label: "Share of right answers", from: 0, to: 1, ticks, format },
-    series: [
-      {
-        name: "ideal",
-        kind: "ideal",
-        points: [
-          [0, 0],
-          [1, 1],
-        ],
-      },
-      { name: "not calibrated", kind: "second", dots: true, points: points(before) },
-      { name: "calibrated", kind: "first", dots: true, points: points(after) },
-    ],
-    summary: `Reliability: ${sentences.join("; ")}`,
-  }).figure;
+  const content = after.bins?.length ? reliabilityChart(before, after) : [reliabilityPicture(lead)];
+  return card("Do probabilities mean what they say?", { lead }, ...content);
 }
 
 /** Older reports lack the bins, but have a picture of the diagram. */
@@ -372,17 +354,10 @@ function nearest(curve, coverage) {
   return gaps.indexOf(Math.min(...gaps));
 }
 
-function predictionSets({ levels }) {
-  return card(
-    "Prediction sets",
-    {
-      wide: true,
-      lead:
-        "Instead of one class, the model can name a set of classes. " +
-        "The set contains the true class as often as you ask for.",
-    },
+function predictionSets({ conformal, photographs: ofPhotographs }) {
+  const table = (caption, { levels }) =>
     plainTable({
-      caption: "Prediction sets by level",
+      caption,
       columns: ["Level", "With the true class", "Mean number of classes", "With one class"],
       rows: levels.map(({ coverage, served_coverage: held, mean_size: size, sizes }) => [
         level(coverage),
@@ -390,6 +365,19 @@ function predictionSets({ levels }) {
         decimal(size),
         percent(sizes[0] / sizes.reduce((a, b) => a + b, 0)),
       ]),
-    }),
+    });
+  return card(
+    "Prediction sets",
+    {
+      wide: true,
+      lead:
+        "Instead of one class, the model can name a set of classes. The set is made to contain the true class as " +
+        "often as you ask for.",
+    },
+    html("h4", {}, "Thumbnails"),
+    table("Prediction sets by level", conformal),
+    ...(ofPhotographs
+      ? [html("h4", {}, "Photographs"), table("Prediction sets of photographs by level", ofPhotographs.conformal)]
+      : []),
   );
 }

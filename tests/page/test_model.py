@@ -93,6 +93,25 @@ def test_hovering_tells_the_count_and_a_click_what_it_means(visit: Visit, report
     expect(panel.locator(".cell[aria-selected=true]")).to_have_count(1)
     page.mouse.move(0, 0)
     expect(panel.locator(".readout")).to_contain_text("cat, recognised")
+    worst = max(matrix[row][column] for row in range(10) for column in range(10) if row != column)
+    mistake = panel.get_by_role("button", name=re.compile("taken for")).first
+    expect(mistake).to_contain_text(str(worst))
+    mistake.click()
+    expect(panel.locator(".cell[aria-selected=true]")).to_have_attribute("aria-label", mistake.inner_text())
+    expect(meaning).to_contain_text(f"The model took {worst} ")
+
+
+def test_what_it_is_bad_at_is_said(visit: Visit, report: dict[str, Any]) -> None:
+    page = visit()
+    said = open_model(page).locator(".sentences")
+    worst = min(report["per_class"], key=lambda row: row["recall"])
+    expect(said).to_contain_text(f"Of test images, it finds {worst['label']} least often ({worst['recall'] * 100:.1f}")
+    photographs = [row for row in report["photographs"]["per_class"] if row["support"] >= 30]
+    worst = min(photographs, key=lambda row: row["recall"]["value"])
+    expect(said).to_contain_text(f"Of photographs, it finds {worst['label']} least often")
+    expect(said).to_contain_text("How well it finds deer or horse in photographs is not known")
+    expect(said).to_contain_text("Worst are gaussian noise")
+    expect(said).to_contain_text("it confuses cat with dog")
 
 
 def test_arrows_move_through_the_confusion_matrix(visit: Visit) -> None:
@@ -170,6 +189,9 @@ def test_reliability_is_drawn_from_its_bins(visit: Visit, report: dict[str, Any]
     page.route("**/metrics/report", lambda route: route.fulfill(json=report))
     chart = open_model(page).get_by_role("img", name="Reliability: answers given with 35")
     expect(chart.locator("circle")).to_have_count(2 * len(BINS))
+    expect(chart.locator(".faint circle")).to_have_count(2)  # of three images, in both curves
+    expect(chart).to_have_attribute("aria-label", re.compile(r"right 99\s% of the time \(957 images\)"))
+    expect(page.locator(".column")).to_have_text(["957", "40", "3"])
 
 
 def test_reports_without_bins_come_with_a_picture(visit: Visit, report: dict[str, Any]) -> None:
@@ -191,7 +213,7 @@ def test_a_report_of_accuracy_alone(visit: Visit, report: dict[str, Any]) -> Non
     page.reload()
     expect(page.get_by_role("grid")).to_be_visible()
     expect(page.get_by_role("heading", level=3)).to_have_text(
-        ["Accuracy", "Class by class", "Confusion matrix", "How it was trained"]
+        ["Accuracy", "What it is bad at", "Class by class", "Confusion matrix", "How it was trained"]
     )
 
 
@@ -214,3 +236,7 @@ def test_charts_are_drawn_anew_for_another_width(visit: Visit) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     page.wait_for_function("width => document.querySelector('.pair svg').clientWidth < width", arg=before)
     expect(panel.locator(".cell[aria-selected=true]")).to_have_attribute("aria-label", re.compile("cat, taken for dog"))
+    sizes = page.locator(".cell.right").evaluate_all(
+        "cells => cells.map((cell) => [...cell.querySelectorAll('text, .ground')].map((each) => each.getBBox().width))"
+    )
+    assert [each for each in sizes if len(each) != 2 or each[1] > each[0]] == []  # the number fits into its cell

@@ -5,6 +5,9 @@ import { count, percent } from "../format.js";
 import { fitted } from "./fitted.js";
 
 const OVERHANG = 14; // pixels: the last, rotated column head reaches beyond its column
+const DIGIT = 0.66; // the width of a bold digit, in font sizes
+const MIN_FONT = 6; // pixels; smaller counts are left out
+const MISTAKES = 8; // that are listed beside the matrix
 
 /** The opacity of a cell. Medium values are left out: neither light nor dark text has enough contrast on them. */
 function opacity(share, right) {
@@ -86,6 +89,9 @@ export function confusionChart({ labels, matrix }) {
     const strength = opacity(share(row, column), right);
     const x = left + side * column;
     const y = top + side * row;
+    const font = Math.min(12, (side - 4) / (DIGIT * String(value).length));
+    const text = svg("text", { x: x + side / 2, y: y + side / 2 + font / 3, "text-anchor": "middle" }, String(value));
+    text.style.fontSize = `${font.toFixed(1)}px`;
     return svg(
       "g",
       {
@@ -108,7 +114,7 @@ export function confusionChart({ labels, matrix }) {
         rx: 4,
         "fill-opacity": strength.toFixed(3),
       }),
-      value ? svg("text", { x: x + side / 2, y: y + side / 2 + 4, "text-anchor": "middle" }, String(value)) : null,
+      value && font >= MIN_FONT ? text : null,
     );
   }
 
@@ -131,10 +137,15 @@ export function confusionChart({ labels, matrix }) {
 
   function choose(row, column) {
     focusOn(row, column);
+    mark(row, column);
+  }
+
+  function mark(row, column) {
     if (chosen) cells[chosen[0]][chosen[1]].setAttribute("aria-selected", "false");
     chosen = [row, column];
     cells[row][column].setAttribute("aria-selected", "true");
     meaning.textContent = row === column ? explainRecognised(row) : explainMistake(row, column);
+    tell(chosen);
   }
 
   function explainRecognised(row) {
@@ -189,6 +200,32 @@ export function confusionChart({ labels, matrix }) {
     cells[row][column].focus();
   }
 
+  /** The most frequent mistakes; a click on one selects its cell. */
+  function frequentMistakes() {
+    const wrong = matrix.flatMap((counts, row) => counts.map((value, column) => ({ value, row, column })));
+    const most = wrong
+      .filter(({ value, row, column }) => value > 0 && row !== column)
+      .sort((a, b) => b.value - a.value)
+      .slice(0, MISTAKES);
+    if (most.length === 0) return null;
+    return html(
+      "div",
+      { class: "mistakes" },
+      html("h4", {}, "Most frequent mistakes"),
+      html(
+        "ol",
+        {},
+        most.map(({ row, column }) =>
+          html(
+            "li",
+            {},
+            html("button", { type: "button", class: "link", click: () => mark(row, column) }, describe(row, column)),
+          ),
+        ),
+      ),
+    );
+  }
+
   tell(null);
-  return html("figure", { class: "matrix" }, readout, fitted(draw), meaning);
+  return html("figure", { class: "matrix" }, readout, fitted(draw), meaning, frequentMistakes());
 }

@@ -4,11 +4,11 @@ import { html, svg } from "../elements.js";
 import { fitted } from "./fitted.js";
 
 const HEIGHT = 240;
-const MARGIN = { top: 12, right: 20, bottom: 44, left: 52 };
+export const MARGIN = { top: 12, right: 20, bottom: 44, left: 52 };
 
 /**
- * {figure, redraw}. `x`, `y`: {label, from, to, ticks, format}. `series`: [{name, kind, points: [[x, y], ...], dots}],
- * where `kind` is the CSS class that colours the series. `summary` is the chart's text for screen readers. `mark()`
+ * {figure, redraw}. `x`, `y`: {label, from, to, ticks, format}. `series`: [{name, kind, points: [[x, y], ...], dots,
+ * line}], where `kind` is the CSS class that colours the series; without `line` there are only the dots. `summary` is the chart's text for screen readers. `mark()`
  * returns the x of a vertical line, or null for none; `redraw()` moves the line there.
  */
 export function lineChart({ x, y, series, summary, mark = () => null }) {
@@ -46,14 +46,14 @@ export function lineChart({ x, y, series, summary, mark = () => null }) {
     return picture;
   }
 
-  function curve({ kind, points, dots }) {
+  function curve({ kind, points, dots, line: joined = true }) {
     const path = points
       .map(([a, b], index) => `${index ? "L" : "M"}${round(place.x(a))} ${round(place.y(b))}`)
       .join("");
     return svg(
       "g",
       { class: `curve ${kind}` },
-      svg("path", { d: path }),
+      joined ? svg("path", { d: path }) : null,
       dots ? points.map(([a, b]) => svg("circle", { cx: place.x(a), cy: place.y(b), r: 3.5 })) : [],
     );
   }
