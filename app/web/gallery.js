@@ -73,9 +73,10 @@ export function gallery({ list, head, summary }, { announce, ...options }) {
   function update() {
     const all = outcomes();
     const groups = grouped(all);
-    if (!groups.has(chosen)) chosen = "All";
-    for (const card of cards) card.item.hidden = !groups.get(chosen)?.includes(card.outcome());
     const busy = all.filter(({ state }) => state === "busy").length;
+    if (!groups.has(chosen) && busy === 0) chosen = "All"; // what is classified again may come back
+    const shown = groups.get(chosen) ?? all;
+    for (const card of cards) card.item.hidden = !shown.includes(card.outcome());
     head.hidden = all.length === 0;
     summary.hidden = all.length < 2;
     list.classList.toggle("compact", all.length > MAX_LARGE_CARDS);

@@ -54,7 +54,10 @@ export function webcam({ button, place }, { take, refuse, note, announce }) {
       video.srcObject = null;
     };
     signal.addEventListener("abort", release);
-    if (signal.aborted) release(); // stopped while the visitor was asked
+    if (signal.aborted) {
+      release(); // stopped while the visitor was asked
+      return;
+    }
     stream.getVideoTracks()[0].addEventListener("ended", () => stop());
     said.replaceChildren(html("p", { class: "headline" }, "Looking…"));
     keep.hidden = true;

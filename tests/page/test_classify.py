@@ -184,6 +184,12 @@ def test_several_are_summed_up_filtered_and_saved(visit: Visit, tmp_path: Path, 
     expect(answers(page)).to_have_count(6)
     expect(filters.first).to_have_attribute("aria-pressed", "true")
 
+    page.get_by_role("button", name="Abstained 1").click()
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_label("Sets contain the true class").select_option("0.95")
+    expect(page.locator(".answer[data-state=busy]")).to_have_count(0)
+    expect(answers(page)).to_have_text(re.compile("chessboard"))  # still that alone
+
 
 def test_more_than_a_visitor_may_want_are_cut(visit: Visit) -> None:
     page = visit()

@@ -60,6 +60,27 @@ def test_a_hidden_page_and_the_model_s_tab_stop_the_camera(visit: Visit) -> None
     assert page.evaluate("window.track.readyState") == "ended"
 
 
+def test_a_camera_that_comes_too_late_is_released(visit: Visit) -> None:
+    page = visit()
+    page.evaluate(
+        """() => {
+            const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+            navigator.mediaDevices.getUserMedia = async (wanted) => {
+                const stream = await real(wanted);
+                window.track = stream.getVideoTracks()[0];
+                await new Promise((resolve) => { window.allow = resolve; });
+                return stream;
+            };
+        }"""
+    )
+    page.get_by_role("button", name="Use the camera live").click()
+    page.wait_for_function("window.allow")
+    hide(page)
+    page.evaluate("window.allow()")
+    page.wait_for_function("window.track.readyState === 'ended'")
+    expect(page.get_by_role("region", name="Camera")).to_be_hidden()
+
+
 def test_a_camera_that_cannot_be_had(visit: Visit) -> None:
     page = visit()
     for name, sentence in (
