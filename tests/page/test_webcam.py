@@ -65,19 +65,23 @@ def test_a_camera_that_comes_too_late_is_released(visit: Visit) -> None:
     page.evaluate(
         """() => {
             const real = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-            navigator.mediaDevices.getUserMedia = async (wanted) => {
-                const stream = await real(wanted);
-                window.track = stream.getVideoTracks()[0];
-                await new Promise((resolve) => { window.allow = resolve; });
-                return stream;
-            };
+            const allowed = new Promise((resolve) => { window.allow = resolve; });
+            window.wanted = new Promise((resolve) => {
+                navigator.mediaDevices.getUserMedia = async (wanted) => {
+                    const stream = await real(wanted);
+                    window.track = stream.getVideoTracks()[0];
+                    resolve();
+                    await allowed;
+                    return stream;
+                };
+            });
         }"""
     )
     page.get_by_role("button", name="Use the camera live").click()
-    page.wait_for_function("window.allow")
+    page.evaluate("() => window.wanted")
     hide(page)
-    page.evaluate("window.allow()")
-    page.wait_for_function("window.track.readyState === 'ended'")
+    page.evaluate("async () => { window.allow(); await new Promise((resolve) => setTimeout(resolve)); }")
+    assert page.evaluate("window.track.readyState") == "ended"
     expect(page.get_by_role("region", name="Camera")).to_be_hidden()
 
 
