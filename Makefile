@@ -15,7 +15,7 @@ SOURCES := app training tests
 NODE_MODULES := tests/page/node_modules
 TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
 
-.PHONY: help serve test lint train docker-test docker-scale-test monitoring-test lock clean node
+.PHONY: help serve test lint train wheel docker-test docker-scale-test monitoring-test lock clean node
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -39,6 +39,10 @@ lint: $(NODE_MODULES)/.installed .venv-dev/.dev  ## run ruff (lint and format) a
 train: .venv-dev/.train  ## train, evaluate, export to runs/mobilenet_v2_cifar10/bundle (ARGS="--epochs 1"; python -m training --help)
 	@echo "$(if $(TCMALLOC),tcmalloc: $(TCMALLOC),tcmalloc is not installed: training takes up to twice as long (Debian: libtcmalloc-minimal4))"
 	$(if $(TCMALLOC),LD_PRELOAD=$(TCMALLOC)) $(DEV)/python -m training all $(ARGS)
+
+wheel: .venv/bin/python  ## build the package in dist/, with the default model, for `pip install`
+	rm -rf build/lib dist/cifar10_classifier-*.whl
+	.venv/bin/pip wheel --no-deps --wheel-dir dist .
 
 docker-test:  ## build the image, run it, classify an image, stop it (DOCKER_BUILD_FLAGS for `docker build`)
 	$(PYTHON) tests/deploy/check_container.py

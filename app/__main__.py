@@ -1,4 +1,4 @@
-"""The service's command line.
+"""The service's command line: `cifar10-classifier` where the package is installed, `python -m app` in a clone.
 
 python -m app serve                      # what a bare `python -m app` does too
 python -m app classify photos cat.png    # no server
@@ -19,6 +19,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from . import __version__
 from . import local_files as files
 from .bundle.reader import Bundle, BundleError
 from .errors import Problem
@@ -33,11 +34,13 @@ from .process.server import Server
 from .settings import Settings, SettingsError
 
 cli = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # frames around errors help neither logs nor scripts
     help="Image classification: a service, and a command for files.",
 )
+
+
+Model = Annotated[Path | None, typer.Option(help="The bundle's folder, instead of MODEL_DIR.")]
 
 
 class StartupError(Exception):
@@ -62,21 +65,31 @@ class OutputError(Exception):
 
 
 @cli.callback(invoke_without_command=True)
-def bare(context: typer.Context) -> None:
+def bare(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        _answer(f"cifar10-classifier {__version__}", flush=True)
+        raise typer.Exit
     if context.invoked_subcommand is None:
         serve()
 
 
 @cli.command()
-def serve() -> None:
-    """Serve the bundle over HTTP until SIGTERM; every setting is an environment variable."""
+def serve(
+    host: Annotated[str | None, typer.Option(help="The address to serve at, instead of HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Its port, instead of PORT.")] = None,
+    model: Model = None,
+) -> None:
+    """Serve the bundle over HTTP until SIGTERM. Every setting is an environment variable; these options override it."""
     try:
         refuse_several_processes()
         require_descriptors()
     except (SeveralProcesses, DescriptorsError) as error:
         raise StartupError(str(error)) from None
     give_memory_back()
-    settings = _settings()
+    settings = _settings(host=host, port=port, model_dir=model)
     try:
         sockets = bind(settings.host, settings.port)
     except BindError as error:
@@ -106,6 +119,7 @@ def classify(
     json: Annotated[bool, typer.Option("--json", help="A JSON object a line instead of a table.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="On Ray, here or at RAY_ADDRESS; a PATH may be a URL.")] = False,
     output: Annotated[str | None, typer.Option(help="With --ray: the folder or URL for Parquet files.")] = None,
+    model: Model = None,
 ) -> None:
     """Say what images on this machine show, without a server; settings are those of the service.
 
@@ -121,21 +135,21 @@ def classify(
     if ray != (output is not None) or (ray and json):
         raise UsageError("--ray and --output go together, and without --json")
     if output is not None:
-        failed, total = _classify_on_ray(paths, output, top_k)
+        failed, total = _classify_on_ray(paths, output, model, top_k)
     else:
-        failed, total = _classify_here(paths, top_k, json)
+        failed, total = _classify_here(paths, model, top_k, json)
     if failed:
         _complain(f"{failed} of {total} files failed\n")
         sys.exit(1)
 
 
-def _classify_here(patterns: Sequence[str], top_k: int, json: bool) -> tuple[int, int]:
+def _classify_here(patterns: Sequence[str], model: Path | None, top_k: int, json: bool) -> tuple[int, int]:
     """Returns how many files failed, and of how many."""
     try:
         found = files.find(patterns)
     except files.FilesError as error:
         raise UsageError(str(error)) from None
-    settings, loaded = _load()
+    settings, loaded = _load(model)
     _check(top_k, loaded[0])
     try:
         return asyncio.run(_print_results(found, settings, loaded, top_k, json)), len(found)
@@ -143,13 +157,13 @@ def _classify_here(patterns: Sequence[str], top_k: int, json: bool) -> tuple[int
         raise StartupError(problem.detail) from None
 
 
-def _classify_on_ray(patterns: Sequence[str], output: str, top_k: int) -> tuple[int, int]:
+def _classify_on_ray(patterns: Sequence[str], output: str, model: Path | None, top_k: int) -> tuple[int, int]:
     """Returns how many files failed, now or before, and of how many."""
     try:
         from .cluster import files as bulk
     except ImportError as error:
-        raise StartupError(f"--ray needs pip install 'cifar10-classifier[ray]' ({error})") from None
-    settings, (bundle, _) = _load()
+        raise StartupError(f"--ray needs the extra 'ray' ({error})") from None
+    settings, (bundle, _) = _load(model)
     _check(top_k, bundle)
     manifest = bundle.manifest
     try:
@@ -229,14 +243,15 @@ def _discard(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def _load() -> tuple[Settings, tuple[Bundle, Session]]:
-    settings = _settings()
+def _load(model: Path | None) -> tuple[Settings, tuple[Bundle, Session]]:
+    settings = _settings(model_dir=model)
     return settings, _load_session(settings)
 
 
-def _settings() -> Settings:
+def _settings(**options: object) -> Settings:
+    """The environment's settings, overridden by the options that were given."""
     try:
-        return Settings()
+        return Settings(**{name: value for name, value in options.items() if value is not None})
     except (ValidationError, SettingsError) as error:
         raise StartupError(refusal(error)) from None
 

@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from .cores import available_cores
 
+BUNDLE = "models/mobilenet_v2_cifar10"
 MEBIBYTE = 1024 * 1024
 ENV_FILE = ".env"
 GIBIBYTE = 1024 * MEBIBYTE
@@ -43,6 +44,13 @@ class SettingsError(ValueError):
     """The settings cannot be read, or one of their names is misspelt; the message is one line for the operator."""
 
 
+def default_bundle() -> Path:
+    """Where the wheel has installed the bundle; in a clone the current folder's, or the one beside the code."""
+    package = Path(__file__).parent
+    places = package / BUNDLE, Path(BUNDLE), package.parent / BUNDLE
+    return next((place for place in places if place.is_dir()), Path(BUNDLE))
+
+
 def default_threads() -> int:
     return min(available_cores(), MAX_THREADS)
 
@@ -58,7 +66,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    model_dir: Path = Field(Path("models/mobilenet_v2_cifar10"), description="The bundle's folder.")
+    model_dir: Path = Field(default_factory=default_bundle, description="The bundle's folder.")
     engine: Literal["onnx", "torch"] = Field("onnx", description="torch needs the extra of that name.")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)

@@ -28,6 +28,11 @@ DATA = ROOT / "tests" / "data"
 SHARING = ("tests/page/", "tests/app/cluster/")
 
 
+def in_a_clone(source: str) -> str:
+    """A documented program or command of the installed package, spelt as in a clone."""
+    return source.replace("cifar10_classifier", "app").replace("cifar10-classifier ", "python -m app ")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """`--dist loadfile`, which leaves a module to one worker, leaves it a whole folder if its tests share something.

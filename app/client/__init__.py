@@ -33,6 +33,12 @@ An attempt takes `deadline` seconds at most, and an answer `max_answer_bytes`. T
 compression and refuses compressed ones, so no answer grows on arrival; it ignores cookies and redirects.
 """
 
+try:
+    import httpx  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"{__name__} needs the extra 'client', which is httpx ({error})") from None
+
+from ..image_source import ImageSource
 from .calls import Explanation
 from .clients import AsyncClient, Client
 from .errors import (
@@ -43,7 +49,6 @@ from .errors import (
     NoAnswerError,
     ProblemError,
 )
-from .images import ImageSource
 
 __all__ = [
     "AnswerTimeoutError",

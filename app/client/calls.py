@@ -9,10 +9,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ..api.schemas import BatchResponse, Model, PredictResponse
 from ..bundle.report import Report
+from ..image_source import ImageSource, encoded, file_name
 from ..imaging.kinds import Kind
 from .answers import Answer, parsed, problem_document
 from .errors import EmptyBatchError, InvalidAnswerError, NoAnswerError, ProblemError, printable
-from .images import ImageSource, encoded, file_name
 from .retries import Outcome
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

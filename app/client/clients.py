@@ -11,12 +11,12 @@ import httpx
 
 from ..api.schemas import BatchResponse, Model, PredictResponse
 from ..bundle.report import Report
+from ..image_source import ImageSource
 from ..imaging.kinds import Kind
 from .answers import MAX_ANSWER_BYTES, Answer, AnswerReader
 from .calls import MODEL, REPORT, Call, Explanation, explain, predict, predict_batch
 from .deadline import Deadline, deadline_seconds
 from .errors import NoAnswerError, client_errors
-from .images import ImageSource
 from .retries import Outcome, pause_seconds
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -14,22 +14,28 @@ import httpx
 from tests.conftest import ROOT
 
 READY_SECONDS = 60
+SERVE = (sys.executable, "-m", "app", "serve")
 LISTENING = "0A"  # in /proc/net/tcp
 
 
 @contextmanager
 def serve(
-    *, stderr: int | IO[bytes] = subprocess.PIPE, descriptors: int | None = None, **environment: object
+    *,
+    command: Sequence[str] = SERVE,
+    folder: Path = ROOT,
+    stderr: int | IO[bytes] = subprocess.PIPE,
+    descriptors: int | None = None,
+    **environment: object,
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it.
 
-    It may hold at most `descriptors` open.
+    It runs in `folder` and may hold at most `descriptors` open.
     """
     limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
     settings = {"PORT": 0, "INFERENCE_THREADS": 1, "GRACE_SECONDS": 0, **environment}
     process = subprocess.Popen(
-        [*limited, sys.executable, "-m", "app", "serve"],
-        cwd=ROOT,
+        [*limited, *command],
+        cwd=folder,
         env=os.environ | {name: str(value) for name, value in settings.items()},
         stderr=stderr,
         text=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.app.server import serve
-from tests.conftest import BUNDLE, DATA, ROOT
+from tests.conftest import BUNDLE, DATA, ROOT, in_a_clone
 
 TEXT = (ROOT / "docs/clients.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -47,7 +47,7 @@ def run(program: list[str], source: str, address: str, folder: Path) -> str:
             "PYTHONPATH": str(ROOT),
             "MODEL_DIR": str(BUNDLE),
         },
-        input=source.replace("http://127.0.0.1:8000", address),
+        input=in_a_clone(source).replace("http://127.0.0.1:8000", address),
         capture_output=True,
         text=True,
         timeout=60,

@@ -17,6 +17,7 @@ import onnx
 import pytest
 from PIL import Image
 
+from app import __version__
 from tests.app.forged import forge, graph
 from tests.app.server import run, serve
 from tests.conftest import BUNDLE, DATA, ROOT
@@ -250,11 +251,29 @@ def test_a_host_with_several_addresses_is_served_at_each() -> None:
             assert httpx.get(f"{address}/readyz", timeout=30).status_code == 200
 
 
-def test_help_names_the_commands() -> None:
+def test_help_names_the_commands_and_completion() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "serve" in done.stdout
     assert "classify" in done.stdout
+    assert "--install-completion" in done.stdout
+
+
+def test_the_version_is_printed() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout) == (0, f"cifar10-classifier {__version__}\n")
+
+
+def test_options_override_the_settings() -> None:
+    done = run("serve", "--port", "0", "--host", "192.0.2.1", PORT="many", HOST="::1")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "cannot serve at '192.0.2.1', port 0" in one_line(done.stderr)
+    done = run("classify", "--model", "nowhere", str(DATA), MODEL_DIR=BUNDLE)
+    assert done.returncode == 1
+    assert "nowhere" in one_line(done.stderr)
+    done = run("serve", "--port", "70000")
+    assert done.returncode == 1
+    assert "PORT: Input should be less than or equal to 65535" in one_line(done.stderr)
 
 
 def test_classify_prints_a_table(cat_label: str) -> None:

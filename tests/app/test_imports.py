@@ -14,19 +14,27 @@ from tests.conftest import ROOT
 
 # A district, or a module beside the districts: what of ours it may import. docs/architecture.md draws it.
 ALLOWED = {
-    "app": set(),  # the package itself
+    "app": {"app.local"},  # the package itself
     "app.errors": set(),
     "app.cores": set(),
     "app.settings": {"app.cores"},
     "app.validation_errors": set(),
+    "app.image_source": set(),
     "app.bundle": {"app.validation_errors"},
     "app.network": {"app.bundle"},
     "app.sandbox": {"app.errors"},
     "app.imaging": {"app.sandbox", "app.errors"},
     "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.settings"},
     "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
+    "app.local": {
+        *("app.local_files", "app.inference", "app.imaging", "app.bundle"),
+        *("app.errors", "app.image_source", "app.settings", "app.validation_errors"),
+    },
     # What travels over the wire: these modules know no FastAPI.
-    "app.client": {"app.errors", "app.api.schemas", "app.inference.answers", "app.imaging.kinds", "app.bundle"},
+    "app.client": {
+        *("app.errors", "app.image_source", "app.api.schemas", "app.inference.answers"),
+        *("app.imaging.kinds", "app.bundle"),
+    },
     "app.api": {
         *("app", "app.inference", "app.imaging", "app.bundle"),
         *("app.sandbox", "app.errors", "app.settings", "app.validation_errors"),
@@ -151,13 +159,15 @@ LIGHT = {"torch", "torchvision", "training", "safetensors", "httpx", "ray", "pya
             "create_app(settings, load_session(settings))",
             LIGHT,
         ),
+        ("import app", LIGHT | {"fastapi", "starlette", "uvicorn", "onnxruntime", "numpy", "PIL", "pydantic"}),
         ("import app.local_files", LIGHT | {"fastapi", "starlette", "uvicorn"}),
+        ("import app; app.load", LIGHT | {"fastapi", "starlette", "uvicorn"}),
         ("import app.client", (LIGHT - {"httpx"}) | {"fastapi", "starlette", "uvicorn", "onnxruntime", "PIL"}),
         ("import app.imaging.decode", LIGHT | {"fastapi", "starlette", "onnxruntime", "pydantic"}),
         ("import app.network", {"fastapi", "starlette", "onnxruntime", "training"}),
         ("import training.command_line", {"fastapi", "starlette", "uvicorn", "httpx"}),
     ],
-    ids=["service", "local files", "client", "decoder", "network", "training"],
+    ids=["service", "package", "local files", "local", "client", "decoder", "network", "training"],
 )
 def test_optional_packages_are_not_loaded_without_need(program: str, never: set[str]) -> None:
     assert {name.split(".")[0] for name in loaded_by(program)} & never == set()

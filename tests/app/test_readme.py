@@ -15,7 +15,7 @@ from tests.app.server import serve
 from tests.benchmarks.docs.examples import rows
 from tests.benchmarks.docs.figures import README, RESULTS, Statement, shipped, statements, strays
 from tests.benchmarks.docs.frontier import ours
-from tests.conftest import BUNDLE, ROOT
+from tests.conftest import BUNDLE, ROOT, in_a_clone
 
 TEXT = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -37,7 +37,7 @@ def run(command: list[str], source: str, client: httpx.Client) -> str:
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    source = source.replace("localhost:8000", address).replace(".venv/bin/", "")
+    source = in_a_clone(source).replace("localhost:8000", address).replace(".venv/bin/", "")
     done = subprocess.run(
         command, cwd=ROOT, env=environment, input=source, stdout=subprocess.PIPE, text=True, timeout=60, check=True
     )
@@ -74,8 +74,9 @@ def test_the_ten_examples_are_answered_as_shown(client: httpx.Client) -> None:
 def test_the_other_commands_run(client: httpx.Client) -> None:
     (classify,) = [content for kind, content in BLOCKS if kind == "sh" and "app classify" in content]
     assert "cat.png" in run(["bash", "-eu"], classify, client)
-    (python,) = [content for kind, content in BLOCKS if kind == "python"]
-    assert "probability" in run([sys.executable, "-"], python, client)
+    with_a_client, without_a_server = [content for kind, content in BLOCKS if kind == "python"]
+    assert "probability" in run([sys.executable, "-"], with_a_client, client)
+    assert "probability" in run([sys.executable, "-"], without_a_server, client)
 
 
 SHIPPED, SMALL = shipped()

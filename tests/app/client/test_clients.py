@@ -1,4 +1,5 @@
 import email.utils
+import importlib
 import io
 import os
 import pickle
@@ -421,3 +422,10 @@ def test_a_server_that_does_not_listen_is_an_error() -> None:
     with Client(f"http://127.0.0.1:{port}", sleep=pauses.append) as client, pytest.raises(NoAnswerError):
         client.model()
     assert pauses == [0.5, 1, 2]
+
+
+def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "app.client")
+    with pytest.raises(ImportError, match=r"^app\.client needs the extra 'client', which is httpx \(.+\)$"):
+        importlib.import_module("app.client")

@@ -234,4 +234,4 @@ def test_without_the_extra_one_line_names_it(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line == "error: --ray needs pip install 'cifar10-classifier[ray]' (No module named 'ray')"
+    assert line == "error: --ray needs the extra 'ray' (No module named 'ray')"

@@ -1,4 +1,4 @@
-"""The images that a caller passes, as bytes to send."""
+"""The images that a Python program passes, as the bytes of image files."""
 
 import io
 import os
@@ -57,9 +57,9 @@ def _read(file: Any) -> bytes:
 
 def _png(image: Any) -> bytes:
     try:
-        from PIL import Image, ImageOps  # the client itself does not need Pillow
+        from PIL import Image, ImageOps  # the client needs it for nothing else
     except ImportError:
-        raise ImportError("an array is sent as PNG, which needs Pillow: pip install pillow") from None
+        raise ImportError("an array becomes a PNG, which needs Pillow: pip install pillow") from None
     if isinstance(image, Image.Image):
         picture = ImageOps.exif_transpose(image)  # the PNG carries no orientation
     else:
