@@ -17,7 +17,7 @@ from . import __version__
 from .api import problems
 from .api.metrics import Metrics
 from .api.middleware import middleware
-from .api.openapi import Application
+from .api.openapi import Application, operation_id
 from .api.routes import explain, page, routers
 from .api.service import Service
 from .bundle.reader import Bundle
@@ -67,6 +67,7 @@ def create_app(
         version=__version__,
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=operation_id,
         lifespan=lifespan,
         middleware=middleware(settings, metrics, tuple(explain.HEADERS)),
     )

@@ -3,12 +3,15 @@
 - Errors are problem documents, of their own media type; what a route says of its own errors is kept.
 - FastAPI adds a 422 of its own form to every route with a parameter. Errors here have another form, and no text in a
   path is invalid: a name that does not exist is 404.
-- The model determines the values that parameters may have, so only a running service's document has them.
+- The model determines the values that parameters may have, so only a running service's document has them. Coverages are
+  no `enum`: generators of clients make names of its values, and have none for fractions.
+- Operations have short ids, after which generated clients name their functions.
 """
 
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from ..bundle.names import PICTURES
 from .open_inference.models import VERSION
@@ -16,6 +19,11 @@ from .service import Service
 
 PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
 OF_FASTAPI = ("HTTPValidationError", "ValidationError")
+
+
+def operation_id(route: APIRoute) -> str:
+    """The name of the route's function."""
+    return route.name
 
 
 class Application(FastAPI):
@@ -54,11 +62,16 @@ def _values(service: Service) -> dict[str, dict[str, Any]]:
     return {
         "top_k": {"maximum": classes},
         "class_id": {"maximum": classes - 1},
-        "coverage": {"enum": levels} if levels else {"not": {}},
+        "coverage": _one_of(levels) if levels else {"not": {}},
         "model": {"enum": list(service.models)},
         "version": {"enum": [VERSION]},
         "picture": {"enum": [picture.removesuffix(".png") for picture in PICTURES if picture in service.bundle]},
     }
+
+
+def _one_of(levels: list[float]) -> dict[str, Any]:
+    names = ", ".join(map(str, levels))
+    return {"minimum": min(levels), "maximum": max(levels), "examples": levels, "description": f"One of {names}."}
 
 
 def _narrow(schema: dict[str, Any], more: dict[str, Any]) -> None:

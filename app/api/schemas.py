@@ -1,9 +1,14 @@
-"""The JSON documents that the service answers with."""
+"""The JSON documents that the service answers with, and the OpenAPI schemas of what is no JSON."""
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..bundle.manifest import ModelDescription
 from ..inference.answers import Fault, ImageResult
+
+BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
+TEXT: dict[str, Any] = {"type": "string"}
 
 
 class ProblemDocument(BaseModel):

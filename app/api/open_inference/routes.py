@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from ... import __version__
@@ -22,29 +23,54 @@ from ..fair_share import check_places, hold_places
 from ..problems import PROBLEM_RESPONSES
 from ..request_context import RequestContext, context_of
 from ..routes import health
-from ..schemas import ProblemDocument
+from ..schemas import BINARY, ProblemDocument
 from ..service import RunningService, Service
+from .documents import (
+    InferenceResponse,
+    ModelConfiguration,
+    ModelMetadata,
+    ModelNames,
+    ModelReady,
+    RepositoryEntry,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    StatisticsOfModels,
+)
 from .models import VERSION, ServedModel
 from .responses import render
 from .schema import MESSAGE
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+
+def _operation_id(route: APIRoute) -> str:
+    return f"v2_{route.name}"
+
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"], generate_unique_id_function=_operation_id)
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 BODY = {
+    "parameters": [
+        {
+            "name": HEADER_LENGTH,
+            "in": "header",
+            "description": "Bytes of JSON before the binary tensors; by default the body is JSON alone.",
+            "schema": {"type": "integer", "minimum": 0},
+        }
+    ],
     "requestBody": {
         "required": True,
         "description": f"JSON, and after it the binary tensors; {HEADER_LENGTH} says where the JSON ends.",
         "content": {
             "application/json": {"schema": MESSAGE},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": BINARY},
         },
-    }
+    },
 }
 ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {}}},
+    200: {"content": {"application/octet-stream": {"schema": BINARY}}},
     **PROBLEM_RESPONSES,
 }
 NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such model, or version of it."}}
@@ -75,6 +101,7 @@ def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], En
             f"/models/{{model}}/versions/{{version}}{path}",
             endpoint,
             methods=[method],
+            name=f"{endpoint.__name__}_of_version",
             dependencies=[Depends(_check_version)],
             **options,
         )
@@ -83,71 +110,71 @@ def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], En
     return add
 
 
-@router.get("")
+@router.get("", response_model=ServerMetadata)
 @router.get("/", include_in_schema=False)  # so in the protocol's OpenAPI document; clients follow no redirect
 async def server() -> dict[str, Any]:
     """The server's name and version, and the protocol's extensions that it supports."""
     return {"name": "cifar10-classifier", "version": __version__, "extensions": EXTENSIONS}
 
 
-@router.get("/health/live")
+@router.get("/health/live", response_model=ServerLive)
 async def live() -> dict[str, bool]:
     """As /livez."""
     return {"live": True}
 
 
-@router.get("/health/ready", responses={503: {"model": ProblemDocument}})
+@router.get("/health/ready", response_model=ServerReady, responses={503: {"model": ProblemDocument}})
 async def ready(service: RunningService) -> dict[str, bool]:
     """As /readyz."""
     await health.readyz(service)
     return {"ready": True, "live": True}
 
 
-@router.get("/models")
+@router.get("/models", response_model=ModelNames)
 async def models(service: RunningService) -> dict[str, list[str]]:
     """The models' names."""
     return {"models": list(service.models)}
 
 
-@router.get("/models/stats")
+@router.get("/models/stats", response_model=StatisticsOfModels)
 async def all_statistics(service: RunningService) -> dict[str, Any]:
     """The statistics of all models."""
     return {"model_stats": [model.statistics_document() for model in service.models.values()]}
 
 
-@router.post("/repository/index")
+@router.post("/repository/index", response_model=list[RepositoryEntry])
 async def repository(service: RunningService) -> list[dict[str, str]]:
     """The models and whether they are ready. The request's body is ignored."""
     state = {"state": "READY", "reason": ""} if service.engine.alive else {"state": "UNAVAILABLE", "reason": "died"}
     return [{"name": name, "version": VERSION, **state} for name in service.models]
 
 
-@_of_model("GET", "")
+@_of_model("GET", "", response_model=ModelMetadata)
 async def metadata(model: Model) -> dict[str, Any]:
     """The model's input and output tensors."""
     return model.metadata()
 
 
-@_of_model("GET", "/ready", responses={503: {"model": ProblemDocument}})
+@_of_model("GET", "/ready", response_model=ModelReady, responses={503: {"model": ProblemDocument}})
 async def model_ready(service: RunningService, model: Model) -> dict[str, Any]:
     """Whether the model is ready: it is whenever the server is."""
     await health.readyz(service)
     return {"name": model.name, "ready": True}
 
 
-@_of_model("GET", "/config")
+@_of_model("GET", "/config", response_model=ModelConfiguration)
 async def config(model: Model) -> dict[str, Any]:
     """Triton's model configuration."""
     return model.config()
 
 
-@_of_model("GET", "/stats")
+@_of_model("GET", "/stats", response_model=StatisticsOfModels)
 async def statistics(model: Model) -> dict[str, Any]:
     """Counts and durations since the service started (`ns`: nanoseconds, `last_inference`: Unix milliseconds)."""
     return {"model_stats": [model.statistics_document()]}
 
 
-@_of_model("POST", "/infer", response_model=dict[str, Any], responses=ANSWERS, openapi_extra=BODY)
+@_of_model("POST", "/infer", response_model=InferenceResponse, responses=ANSWERS, openapi_extra=BODY)
 async def infer(request: Request, service: RunningService, model: Model) -> Response:
     """Calibrated probabilities, or with the output parameter `classification` the best classes by name."""
     started = time.monotonic()

@@ -73,7 +73,7 @@ INPUT = {
         "name": {"type": "string", "examples": ["images"]},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}, "examples": [[1, 32, 32, 3]]},
         "datatype": {"type": "string", "enum": ["UINT8", "BYTES"]},
-        "data": {"type": "array"},
+        "data": {"type": "array", "items": {}},
         "parameters": {"type": "object"},
     },
 }

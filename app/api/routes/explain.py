@@ -11,7 +11,7 @@ from ..disconnect import unless_gone
 from ..fair_share import hold_places
 from ..problems import PROBLEM_RESPONSES
 from ..request_context import context_of
-from ..schemas import ProblemDocument
+from ..schemas import BINARY, ProblemDocument
 from ..service import RunningService
 from ..uploads import read_image
 from .predict import BODY, ImageKind
@@ -26,7 +26,7 @@ HEADERS = {
 PICTURE = {
     "description": "The image as the network saw it, in grey and enlarged, under the class's activation map: from dark"
     " blue, where nothing speaks for the class, to yellow.",
-    "content": {"image/png": {}},
+    "content": {"image/png": {"schema": BINARY}},
     "headers": {name: {"description": text, "schema": {"type": kind}} for name, (kind, text) in HEADERS.items()},
 }
 

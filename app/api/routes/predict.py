@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
@@ -15,6 +15,7 @@ from ..paths import prefix_of
 from ..problems import PROBLEM_RESPONSES, problem_document
 from ..request_context import context_of
 from ..schemas import (
+    BINARY,
     BatchFault,
     BatchProblemDocument,
     BatchResponse,
@@ -29,7 +30,6 @@ from ..uploads import MAX_IMAGES, Upload, most_images, read_image, read_images
 
 router = APIRouter(tags=["predict"])
 
-BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
 BODY = {
     "requestBody": {
         "required": True,

@@ -9,6 +9,7 @@ from ...bundle.names import PICTURES
 from ...bundle.report import Report
 from ...errors import NotFound
 from ..etags import revalidated
+from ..schemas import BINARY, TEXT
 from ..service import RunningService
 
 router = APIRouter(tags=["report"])
@@ -19,7 +20,7 @@ VARY = {"Vary": "Accept"}
 @router.get(
     "/metrics/report",
     response_model=Report,
-    responses={200: {"content": {"text/plain": {}}}, 304: {"description": "Unchanged."}},
+    responses={200: {"content": {"text/plain": {"schema": TEXT}}}, 304: {"description": "Unchanged."}},
 )
 async def report(request: Request, service: RunningService, accept: Annotated[str, Header()] = "*/*") -> Response:
     """Per-class precision, recall, f1 and support, accuracy with its interval, the confusion matrix, training history;
@@ -36,7 +37,7 @@ async def report(request: Request, service: RunningService, accept: Annotated[st
     "/metrics/report/{picture}.png",
     response_class=Response,
     responses={
-        200: {"content": {"image/png": {}}},
+        200: {"content": {"image/png": {"schema": BINARY}}},
         304: {"description": "Unchanged."},
         404: {"description": "There is no such picture."},
     },

@@ -49,7 +49,32 @@ def test_parameters_have_the_models_values(document: dict[str, Any], loaded: tup
     }
     assert (found["top_k"]["minimum"], found["top_k"]["maximum"]) == (1, 10)
     assert (found["class_id"]["minimum"], found["class_id"]["maximum"]) == (0, 9)
-    assert found["coverage"]["enum"] == [level.coverage for level in manifest.calibration.conformal.levels]
+    levels = [level.coverage for level in manifest.calibration.conformal.levels]
+    assert found["coverage"]["examples"] == levels
+    assert (found["coverage"]["minimum"], found["coverage"]["maximum"]) == (min(levels), max(levels))
     assert found["model"]["enum"] == ["cifar10", "cifar10_image"]
     assert found["version"]["enum"] == ["1"]
     assert "confusion_matrix" in found["picture"]["enum"]
+
+
+def inner(document: Any) -> Iterator[dict[str, Any]]:
+    """All objects in it."""
+    if isinstance(document, dict):
+        yield document
+    for value in document.values() if isinstance(document, dict) else document if isinstance(document, list) else ():
+        yield from inner(value)
+
+
+def test_generators_of_clients_find_names_for_functions_answers_and_values(document: dict[str, Any]) -> None:
+    ids = [operation["operationId"] for _, operation in operations(document)]
+    assert {"predict", "predict_batch", "explain", "report", "model", "v2_infer", "v2_infer_of_version"} < set(ids)
+    assert len(set(ids)) == len(ids)
+    assert max(map(len, ids)) <= 30
+    for path, operation in operations(document):
+        for media_type, content in operation["responses"]["200"]["content"].items():
+            schema = content["schema"]
+            schema = schema["items"] if schema.get("type") == "array" else schema
+            assert ("$ref" in schema) == (media_type == "application/json"), (path, media_type)
+    for schema in inner(document):
+        assert schema.get("type") != "array" or "items" in schema or "prefixItems" in schema, schema
+        assert not any(isinstance(value, float) for value in schema.get("enum", ())), schema

@@ -10,9 +10,9 @@ import argparse
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from tests.app.server import serve
-from tests.conftest import ROOT
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
                 *(options.schemathesis, "run", f"{client.base_url}/openapi.json", "--no-color"),
                 *("--max-examples", str(options.examples), "--seed", str(options.seed)),
             ],
-            cwd=ROOT / "tests/benchmarks",
+            cwd=Path(__file__).parent,
             env=os.environ | {"SCHEMATHESIS_HOOKS": "schemathesis_images"},
         )
     sys.exit(done.returncode)
