@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -27,7 +28,7 @@ from .inference.engine import ThreadsError
 from .inference.sessions import Session, SessionError, load_session
 from .main import create_app, refusal
 from .process.connection_limit import DescriptorsError, require_descriptors
-from .process.listener import BindError, bind
+from .process.listener import BindError, bound
 from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
 from .process.server import Server
@@ -91,9 +92,13 @@ def serve(
     give_memory_back()
     settings = _settings(host=host, port=port, model_dir=model)
     try:
-        sockets = bind(settings.host, settings.port)
+        with bound(settings) as sockets:
+            _serve(settings, sockets)
     except BindError as error:
         raise StartupError(str(error)) from None
+
+
+def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     loaded = _load_session(settings)
     configure_logging(settings.log_level)
     app = create_app(settings, loaded)
@@ -105,8 +110,6 @@ def serve(
         server.run(sockets)
     except ThreadsError as error:
         raise StartupError(f"INFERENCE_THREADS: {error}") from None
-    except BindError as error:
-        raise StartupError(str(error)) from None
     service = getattr(app.state, "service", None)
     if service is None or service.engine.died:
         sys.exit(1)

@@ -33,7 +33,8 @@ MAX_THREADS = 1024
 # APP_PORT and the like for a service that is called app.
 PREFIXES = ("APP_", "CIFAR_", "CIFAR10_", "CLASSIFIER_", "CIFAR10_CLASSIFIER_", "SERVICE_")
 ORDINARY = ("ROOTPATH",)  # Gentoo sets it
-SHORT, LONG = 6, 10  # letters: many other words differ from a shorter name by one letter
+# Letters. Many other words differ from a name shorter than SHORT by one letter, and any from one of less than LEAST.
+LEAST, SHORT, LONG = 4, 6, 10
 
 
 # .env's damaged lines are refused here; the library would pass over them with a warning.
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     engine: Literal["onnx", "torch"] = Field("onnx", description="torch needs the extra of that name.")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    uds: Path | None = Field(None, description="The file of a Unix socket to serve at, instead of HOST and PORT.")
 
     inference_threads: PositiveInt = Field(
         default_factory=default_threads, le=MAX_THREADS, description="Worker threads."
@@ -135,6 +137,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin[:80]!r} is no origin: scheme and host, no slash at the end")
         return origins
 
+    @field_validator("uds", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        return value or None
+
     @field_validator("views", mode="before")
     @classmethod
     def _number(cls, value: object) -> object:
@@ -194,7 +201,8 @@ def misspelt(name: str, known: Sequence[str]) -> str | None:
     A misspelling has one letter added, left out, replaced or exchanged with the next one (two such edits in names of
     LONG letters and more). It may have any separators, one of PREFIXES before it, and _FILE after it, as variables
     have that name a mounted secret.
-    Of names shorter than SHORT, only the plural, the singular and exchanged letters count.
+    Of names shorter than SHORT, only the plural, the singular and exchanged letters count; of names shorter than LEAST,
+    nothing does.
     """
     given = name.upper()
     if given in known or given in ORDINARY:
@@ -205,7 +213,9 @@ def misspelt(name: str, known: Sequence[str]) -> str | None:
             return setting
         ours, theirs = _letters(setting), _letters(given)
         edits = edit_distance(ours, theirs)
-        if len(ours) < SHORT:
+        if len(ours) < LEAST:
+            near = False
+        elif len(ours) < SHORT:
             near = edits == 1 and (sorted(ours) == sorted(theirs) or ours.removesuffix("S") == theirs.removesuffix("S"))
         else:
             near = edits <= (2 if len(ours) >= LONG else 1) or theirs == ours.removesuffix("IES") + "Y"

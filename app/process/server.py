@@ -21,7 +21,7 @@ from ..api.middleware.request_log import record_refused
 from ..settings import Settings
 from .connection import BODY_READ_BYTES, Connection
 from .connection_limit import ConnectionLimit, most_connections
-from .listener import BindError
+from .listener import BindError, place_of
 from .logging import log_stray_error
 from .runtime import keep_giving_memory_back, spare_the_collector
 from .turns import Turns
@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
             await super().startup(sockets)
         except OSError as error:  # another process began to listen on the port since it was bound
             await self._lifespan.aclose()
-            raise BindError(self._settings.host, self._settings.port, error) from None
+            raise BindError(place_of(self._settings), error) from None
         self._limit.most = most_connections()  # now that all other descriptors are open
         spare_the_collector()
         self._trimming = self._loop.create_task(keep_giving_memory_back())
@@ -104,7 +104,10 @@ class Server(uvicorn.Server):
 
 
 def log_ready(app: FastAPI, settings: Settings, addresses: list[str]) -> None:
-    """Log that the application has started. `addresses` are URLs; empty if another program listens for it."""
+    """Log that the application has started. `addresses` are URLs, or `unix:` and a path.
+
+    They are empty if another program listens for it.
+    """
     fields = {
         "model": app.state.service.bundle.manifest.version,
         "threads": settings.inference_threads,
@@ -115,5 +118,7 @@ def log_ready(app: FastAPI, settings: Settings, addresses: list[str]) -> None:
 
 
 def _address(bound: socket.socket) -> str:
+    if bound.family == socket.AF_UNIX:
+        return f"unix:{bound.getsockname()}"
     host, port = bound.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,6 +1,7 @@
 """A real server in a process of its own, for tests of what only a process has: signals, exit codes, sockets."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -27,9 +28,9 @@ def serve(
     descriptors: int | None = None,
     **environment: object,
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """`python -m app serve` on a free port; killed if it still runs at the end. Yields it and a client of it.
+    """`python -m app serve` on a free port, or at the Unix socket UDS. Yields it and a client of it.
 
-    It runs in `folder` and may hold at most `descriptors` open.
+    It is killed if it still runs at the end. It runs in `folder` and may hold at most `descriptors` open.
     """
     limited = [] if descriptors is None else ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"]
     settings = {"PORT": 0, "INFERENCE_THREADS": 1, "GRACE_SECONDS": 0, **environment}
@@ -41,7 +42,12 @@ def serve(
         text=True,
     )
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{_port(process)}", timeout=30) as client:
+        if path := environment.get("UDS"):
+            _wait_for(str(path), process)
+            address, transport = "http://service", httpx.HTTPTransport(uds=str(path))
+        else:
+            address, transport = f"http://127.0.0.1:{_port(process)}", httpx.HTTPTransport()
+        with httpx.Client(base_url=address, transport=transport, timeout=30) as client:
             yield process, client
     finally:
         process.kill()
@@ -60,6 +66,16 @@ def run(*arguments: str, **environment: object) -> subprocess.CompletedProcess[s
         text=True,
         timeout=READY_SECONDS,
     )
+
+
+def _wait_for(path: str, process: subprocess.Popen[str]) -> None:
+    """Until the Unix socket takes connections: the first client waits for the rest of the start."""
+    while process.poll() is None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                return
+        time.sleep(0.01)
+    raise AssertionError("the server did not start:\n" + (process.stderr.read() if process.stderr else ""))
 
 
 def _port(process: subprocess.Popen[str]) -> int:

@@ -11,6 +11,7 @@ from .admission import Admission
 from .api_keys import ApiKeys
 from .body_limits import BodyLimits
 from .close_when_draining import CloseWhenDraining
+from .head import Head
 from .lingering_close import LingeringClose
 from .prefix import Prefix
 from .problem_documents import ProblemDocuments
@@ -38,6 +39,7 @@ def middleware(settings: Settings, metrics: Metrics, exposed_headers: tuple[str,
         Middleware(LingeringClose, seconds=settings.deadline_seconds),
         Middleware(Prefix, prefix=settings.root_path),
         Middleware(RequestLog, metrics=metrics),
+        Middleware(Head),
         Middleware(SecurityHeaders),
         *([cors] if settings.cors_origins else []),
         Middleware(ProblemDocuments),

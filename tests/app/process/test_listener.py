@@ -1,8 +1,10 @@
 """The port is bound before anything else, or the reason why not is one line."""
 
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from app.bundle import Bundle
 from app.inference.sessions import Session
 from app.main import create_app
 from app.process import listener
-from app.process.listener import BindError, bind
+from app.process.listener import BindError, bind, bind_file
+from app.process.listener import bound as bound_for
 from app.process.server import Server
 from app.settings import Settings
 
@@ -46,10 +49,16 @@ def test_a_port_that_was_served_a_moment_ago_is_free_again() -> None:
         assert len(again) == 1
 
 
-def test_an_empty_host_stands_for_all_addresses() -> None:
-    with bound("", 0) as sockets:
-        assert {each.getsockname()[0] for each in sockets} <= {"0.0.0.0", "::"}
-        assert sockets
+@pytest.mark.parametrize("host", ["", "::"])
+def test_an_empty_host_and_two_colons_stand_for_all_addresses(host: str) -> None:
+    with bound(host, 0) as sockets:
+        addresses = {each.getsockname()[0] for each in sockets}
+        assert "0.0.0.0" in addresses
+        assert addresses <= {"0.0.0.0", "::"}
+        for each in sockets:
+            each.listen()
+            loopback = "127.0.0.1" if each.family == socket.AF_INET else "::1"
+            socket.create_connection((loopback, each.getsockname()[1]), timeout=10).close()
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 300, "127.0.0.1:80", "http://x", "::1::"])
@@ -113,3 +122,68 @@ async def test_a_port_taken_between_binding_and_listening_is_an_error_of_one_lin
         with pytest.raises(BindError, match="Address already in use"):
             await server.startup(second)
     assert not app.state.service.engine.alive
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "service.sock"
+
+
+def test_a_unix_socket_is_for_its_owner_and_group_and_goes_at_the_end(path: Path) -> None:
+    with bound_for(Settings(uds=path)) as (opened,):
+        assert stat.filemode(path.stat().st_mode) == "srw-rw----"
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        assert opened.family == socket.AF_UNIX
+    assert not path.exists()
+
+
+def test_the_file_of_a_killed_process_is_replaced(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    with bound_for(Settings(uds=path)), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+
+
+def test_a_unix_socket_in_use_is_refused_and_left_alone(path: Path) -> None:
+    with bound_for(Settings(uds=path)):
+        inode = path.stat().st_ino
+        with pytest.raises(BindError, match=r"^UDS: cannot serve at '.*service\.sock': Address already in use$"):
+            bind_file(path)
+        assert path.stat().st_ino == inode
+
+
+def test_a_unix_socket_that_another_process_has_taken_over_stays(path: Path) -> None:
+    with bound_for(Settings(uds=path)) as (opened,):
+        opened.close()
+        successor = bind_file(path)
+    with successor:
+        assert path.exists()
+
+
+def test_a_unix_socket_without_a_place_in_its_queue_is_in_use(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as first:
+        busy.bind(str(path))
+        busy.listen(0)
+        first.connect(str(path))
+        with pytest.raises(BindError, match="already in use"):
+            bind_file(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("a file", "there is a file that is no socket"),
+        ("a folder", "there is a file that is no socket"),
+        ("nowhere/service.sock", "No such file or directory"),
+        ("a file/service.sock", "Not a directory"),
+        ("x" * 110, "AF_UNIX path too long"),
+        ("a\0b", "embedded null"),
+    ],
+)
+def test_a_place_for_no_unix_socket_is_an_error_of_one_line(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "a file").write_text("content")
+    (tmp_path / "a folder").mkdir()
+    with pytest.raises(BindError, match=f"^UDS: cannot serve at .*: .*{reason}.*$"):
+        bind_file(tmp_path / name)
+    assert (tmp_path / "a file").read_text() == "content"

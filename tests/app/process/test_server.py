@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import pytest
@@ -166,3 +167,27 @@ def test_an_invalid_traceparent_is_replaced(client: TestClient, bad: str) -> Non
     answered = client.get("/model", headers={"traceparent": bad}).headers["traceparent"]
     assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", answered)
     assert TRACE.split("-")[1] not in answered
+
+
+def test_a_unix_socket_is_served_alone_and_removed_at_the_end(tmp_path: Path, cat: bytes, cat_label: str) -> None:
+    path = tmp_path / "service.sock"
+    failed = run("serve", UDS=path, MODEL_DIR="nowhere")
+    assert (failed.returncode, path.exists()) == (1, False)
+    with serve(UDS=path, TRUSTED_PROXIES="*") as (process, client):
+        forwarded = {"X-Forwarded-For": "203.0.113.9"}
+        answer = client.post("/predict", content=cat, headers=forwarded)
+        assert answer.json()["predictions"][0]["label"] == cat_label
+        second = run("serve", UDS=path)
+        assert (second.returncode, second.stderr) == (
+            1,
+            f"error: UDS: cannot serve at '{path}': Address already in use\n",
+        )
+        assert client.head("/model").status_code == client.get("/model").status_code == 200  # on one connection
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        lines = [json.loads(line) for line in process.stderr]
+        assert process.wait(30) == 0
+    assert not path.exists()
+    (ready,) = (line for line in lines if line["message"] == "ready")
+    assert ready["addresses"] == [f"unix:{path}"]
+    assert [line["client"] for line in lines if line.get("route") == "/predict"] == ["203.0.113.9"]

@@ -151,7 +151,7 @@ class TestAboutTheServer:
         ):
             response = client.request(method, path)
             assert_problem(response, 405, "method_not_allowed")
-            assert response.headers["allow"] in ("GET", "POST")
+            assert response.headers["allow"] in ("GET, HEAD", "POST")
 
     def test_probes_need_no_key_and_the_rest_does(self, make_client: MakeClient) -> None:
         client = make_client(api_keys="secret")
