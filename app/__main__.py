@@ -100,7 +100,7 @@ def serve(
 
 def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     loaded = _load_session(settings)
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     app = create_app(settings, loaded)
     server = Server(app, settings)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
@@ -117,7 +117,9 @@ def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
 
 @cli.command()
 def classify(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files, folders (and theirs) and globs.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files, folders (and theirs), globs; - for standard input.")
+    ],
     top_k: Annotated[int, typer.Option(help="How many classes to name.")] = 3,
     json: Annotated[bool, typer.Option("--json", help="A JSON object a line instead of a table.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="On Ray, here or at RAY_ADDRESS; a PATH may be a URL.")] = False,
@@ -148,16 +150,23 @@ def classify(
 
 def _classify_here(patterns: Sequence[str], model: Path | None, top_k: int, json: bool) -> tuple[int, int]:
     """Returns how many files failed, and of how many."""
+    skipped: list[files.Skipped] = []
+    named = [pattern for pattern in patterns if pattern != files.STANDARD_INPUT]
     try:
-        found = files.find(patterns)
+        found: list[Path | str] = [*files.find(named, skipped)]
     except files.FilesError as error:
         raise UsageError(str(error)) from None
+    if len(named) < len(patterns):
+        found.append(files.STANDARD_INPUT)
     settings, loaded = _load(model)
     _check(top_k, loaded[0])
     try:
-        return asyncio.run(_print_results(found, settings, loaded, top_k, json)), len(found)
+        failed = asyncio.run(_print_results(found, settings, loaded, top_k, json))
     except Problem as problem:
         raise StartupError(problem.detail) from None
+    if skipped:
+        _complain(files.about_skipped(skipped) + "\n")
+    return failed, len(found)
 
 
 def _classify_on_ray(patterns: Sequence[str], output: str, model: Path | None, top_k: int) -> tuple[int, int]:
@@ -199,7 +208,7 @@ def _check(top_k: int, bundle: Bundle) -> None:
 
 
 async def _print_results(
-    paths: Sequence[Path], settings: Settings, loaded: tuple[Bundle, Session], top_k: int, json: bool
+    paths: Sequence[Path | str], settings: Settings, loaded: tuple[Bundle, Session], top_k: int, json: bool
 ) -> int:
     """Print each result as it comes, and to a terminal how many there are to come. Returns how many files failed."""
     width = max(len(files.shown(path)) for path in paths)

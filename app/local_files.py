@@ -9,7 +9,8 @@ It uses the engine and the classifier of the service, with its settings and file
 
 Every path gets one result. A folder that cannot be listed gets an error as its result. A link to a file counts as a
 file of its own. Links to folders are followed only if a path or a glob without `**` names them, so a search ends even
-if links form a cycle. A file that is found in several ways is taken once.
+if links form a cycle. A file that is found in several ways is taken once. In a folder, files are images by their names
+or by their first bytes; the others are skipped.
 """
 
 import asyncio
@@ -20,21 +21,28 @@ import json
 import math
 import os
 import stat
+import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from .bundle.reader import Bundle
 from .errors import PayloadTooLarge, Problem
-from .imaging.formats import check_size
+from .imaging.formats import DECODERS, check_size, name_of
 from .inference.answers import Fault, ImageResult
 from .inference.classifier import Classifier
 from .inference.sessions import Session
 from .settings import Settings
 
-# A folder is searched for these; a file that is named is read whatever its suffix.
+STANDARD_INPUT = "-"
+NAMED_AT_MOST = 10  # of the files that are skipped
+HEAD_BYTES = 128  # in which a format shows
+# Files in a folder that are images whatever their first bytes are; a file that is named is read in any case.
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".webp"})
+
+
+OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
 class FilesError(Exception):
@@ -50,19 +58,43 @@ class FileResult:
     fault: Fault | None = None
 
 
-def find(patterns: Iterable[str]) -> list[Path]:
+@dataclass(frozen=True)
+class Skipped:
+    """A file in a folder that is not read; `format` of a picture that has no decoder here, else None."""
+
+    path: Path
+    format: str | None
+
+
+def find(patterns: Iterable[str], skipped: list[Skipped] | None = None) -> list[Path]:
     """The files that paths and globs name, and the images in folders and their folders; each once, in order.
 
-    A folder that cannot be listed is in the list itself. Raises FilesError for a pattern that names nothing.
+    The other files of folders are added to `skipped`. A folder that cannot be listed is in the list itself. Raises
+    FilesError for a pattern that names nothing.
     """
     found: dict[str, Path] = {}
+    left_out: dict[str, Skipped] = {}
     for pattern in patterns:
-        files = [file for match in _matches(pattern) for file in _files(match)]
+        others: list[Skipped] = []
+        files = [file for match in _matches(pattern) for file in _files(match, others)]
         if not files:
-            raise FilesError(_nothing(pattern))
+            raise FilesError(_nothing(pattern) + (f"; {about_skipped(others)}" if others else ""))
         for file in files:
             found.setdefault(entry(file), file)
+        for one in others:
+            left_out.setdefault(entry(one.path), one)
+    if skipped is not None:
+        skipped += (one for name, one in left_out.items() if name not in found)
     return list(found.values())
+
+
+def about_skipped(skipped: Sequence[Skipped]) -> str:
+    """How many files were skipped, and the names of the first of them, on one line."""
+    names = [f"{shown(one.path)} ({one.format or 'no image'})" for one in skipped[:NAMED_AT_MOST]]
+    more = len(skipped) - len(names)
+    return f"skipped {len(skipped)} file{'s' * (len(skipped) > 1)}: {', '.join(names)}" + (
+        f" and {more} more" if more else ""
+    )
 
 
 def entry(path: Path) -> str:
@@ -121,18 +153,39 @@ def _step(place: Path, part: str, unreadable: list[Path]) -> Iterator[Path]:
                 yield place / item.name
 
 
-def _files(path: Path) -> list[Path]:
-    """The images in a folder and in its folders, sorted; anything else is a file, whatever its name."""
+def _files(path: Path, skipped: list[Skipped]) -> list[Path]:
+    """The images in a folder and in its folders, sorted; anything else is a file, whatever its name.
+
+    The other files of a folder are added to `skipped`.
+    """
     if not os.path.isdir(path):
         return [path]
     unreadable: list[Path] = []
-    images = [
-        folder / item.name
-        for folder, entries in _walk(path, unreadable, hidden=True)
-        for item in entries
-        if Path(item.name).suffix.lower() in SUFFIXES and not os.path.isdir(item.path)
-    ]
+    images = []
+    for folder, entries in _walk(path, unreadable, hidden=True):
+        for item in entries:
+            if os.path.isdir(item.path):
+                continue
+            file = folder / item.name
+            format = None if Path(item.name).suffix.lower() in SUFFIXES else _format(file)
+            if format in DECODERS or Path(item.name).suffix.lower() in SUFFIXES:
+                images.append(file)
+            else:
+                skipped.append(Skipped(file, format))
+    skipped.sort(key=lambda one: one.path)
     return sorted([*images, *unreadable])
+
+
+def _format(path: Path) -> str | None:
+    """The image format that a regular file begins with; None for others and for what cannot be read."""
+    try:
+        _check_regular(os.stat(path))
+        descriptor = os.open(path, OPEN_FLAGS)
+        with open(descriptor, "rb", buffering=0) as file:
+            _check_regular(os.fstat(descriptor))
+            return name_of(_read_up_to(file, HEAD_BYTES))
+    except (OSError, ValueError):
+        return None
 
 
 def _walk(top: Path, unreadable: list[Path], *, hidden: bool) -> Iterator[tuple[Path, list["os.DirEntry[str]"]]]:
@@ -167,16 +220,20 @@ def _nothing(pattern: str) -> str:
 
 
 def read(path: Path | str, max_bytes: int) -> bytes:
-    """The content of a regular file, at least one byte. Never waits for a pipe or a device.
+    """The content of a regular file, or of standard input for "-", at least one byte. Never waits for another pipe.
 
     Raises OSError, or a Problem for an empty file and for one of more than `max_bytes`.
     """
+    if path == STANDARD_INPUT:
+        content = sys.stdin.buffer.read(max_bytes + 1) if sys.stdin is not None else b""
+        check_size(content, max_bytes)
+        return content
     if os.path.isdir(path):  # a search found this folder and could not list it
         os.scandir(path).close()
         raise OSError(0, "it is a folder")
     try:
         _check_regular(os.stat(path))  # before opening: to open a device can have effects
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptor = os.open(path, OPEN_FLAGS)
     except ValueError as error:  # a NUL, or a character that the file system's encoding does not have
         raise OSError(0, str(error)) from None
     with open(descriptor, "rb", buffering=0) as file:

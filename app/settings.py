@@ -56,6 +56,9 @@ def default_threads() -> int:
     return min(available_cores(), MAX_THREADS)
 
 
+LogFormat = Literal["auto", "json", "text"]
+
+
 class Settings(BaseSettings):
     """Field names are the variables' names in lower case."""
 
@@ -104,6 +107,7 @@ class Settings(BaseSettings):
     root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Prefix that a proxy serves this under.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated; none: no CORS.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: LogFormat = Field("auto", description="auto is text in a terminal, else JSON.")
 
     @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod

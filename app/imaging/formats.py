@@ -99,6 +99,11 @@ def check_size(content: bytes, max_bytes: int) -> None:
         raise UndecodableImage("the file is empty")
 
 
+def name_of(content: bytes) -> str | None:
+    """What the first bytes begin, a key of SIGNATURES; None if they begin nothing that is known here."""
+    return next((name for name, pattern in SIGNATURES.items() if re.match(pattern, content, re.DOTALL)), None)
+
+
 def recognise(content: bytes) -> str:
     """The format, a key of DECODERS.
 
@@ -107,8 +112,7 @@ def recognise(content: bytes) -> str:
     """
     if not content:
         raise UndecodableImage("the image is empty")
-    matching = (name for name, pattern in SIGNATURES.items() if re.match(pattern, content, re.DOTALL))
-    name = next(matching, "no image format known here")
+    name = name_of(content) or "no image format known here"
     if name not in DECODERS:
         hint = f". To convert it: {CONVERSIONS[name]}" if name in CONVERSIONS else ""
         raise UnsupportedMediaType(f"this is {name}; accepted are {', '.join(DECODERS)}{hint}")

@@ -1,4 +1,4 @@
-"""The process's log: one JSON object a line, on standard error, written by a thread of its own.
+"""The process's log, on standard error, written by a thread of its own: one JSON object a line, or text for people.
 
 The reader of standard error may stop, and a disk may be full or slow. Logging never waits for them. Lines wait in a
 queue of QUEUE_BYTES. When it is full, lines are dropped and counted; a later line in the log gives their number.
@@ -16,6 +16,8 @@ from collections import deque
 from types import TracebackType
 from typing import Any
 
+from ..settings import LogFormat
+
 QUEUE_BYTES = 1 << 20  # some 3,000 lines
 PAUSE_SECONDS = 0.01  # between two writes: lines that come together are written together
 FLUSH_SECONDS = 2.0  # for the queued lines when the process ends
@@ -31,16 +33,44 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
-            **getattr(record, "fields", {}),
+            **_fields(record),
         }
-        if record.exc_info:
-            # The kind and the place of the error. Its values could be a client's data, so they stay out of the log.
-            kind, _, trace = record.exc_info
-            line["error"] = getattr(kind, "__name__", "")
-            while trace is not None:
-                line["at"] = f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
-                trace = trace.tb_next
         return json.dumps(line, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """Local time, level, message and fields on one line, for a terminal. Texts of clients cannot control it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = _fields(record)
+        addresses = fields.pop("addresses", None)
+        message = record.getMessage() + (f": open {' or '.join(addresses)}" if addresses else "")
+        values = (f"{name}={_shown(value)}" for name, value in fields.items() if value not in (None, ""))
+        when = time.strftime("%H:%M:%S", time.localtime(record.created))
+        shown = "".join(character if character.isprintable() else "?" for character in message)
+        return "  ".join([when, record.levelname.lower(), shown, *values])
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What the record says beside its message, with the kind and the place of an error.
+
+    The error's values could be a client's data, so they stay out of the log.
+    """
+    fields = dict(getattr(record, "fields", {}))
+    if record.exc_info:
+        kind, _, trace = record.exc_info
+        fields["error"] = getattr(kind, "__name__", "")
+        while trace is not None:
+            fields["at"] = f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+            trace = trace.tb_next
+    return fields
+
+
+def _shown(value: object) -> str:
+    """As JSON, without quotes where they are not needed."""
+    if isinstance(value, str) and value.isascii() and value.isprintable() and " " not in value and '"' not in value:
+        return value
+    return json.dumps(value)
 
 
 class QueuedHandler(logging.Handler):
@@ -122,10 +152,10 @@ class QueuedHandler(logging.Handler):
         return (self.format(logging.makeLogRecord(values)) + "\n").encode()
 
 
-def configure_logging(level: str) -> None:
-    """Write logs, warnings and uncaught errors as JSON lines. Our access log replaces uvicorn's."""
+def configure_logging(level: str, style: LogFormat = "json") -> None:
+    """Write logs, warnings and uncaught errors in this style. Our access log replaces uvicorn's."""
     handler = QueuedHandler()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(formatter(style))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -134,6 +164,12 @@ def configure_logging(level: str) -> None:
     warnings.showwarning = _log_warning
     threading.excepthook = _log_threads_error
     sys.unraisablehook = _log_unraisable_error
+
+
+def formatter(style: LogFormat) -> logging.Formatter:
+    """The formatter of a style. "auto" is text if standard error is a terminal, else JSON."""
+    text = style == "text" or (style == "auto" and os.isatty(STANDARD_ERROR))
+    return TextFormatter() if text else JsonFormatter()
 
 
 def dropped_lines() -> int:

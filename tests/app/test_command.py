@@ -294,11 +294,21 @@ def test_classify_prints_json_lines(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no image")
     done = run("classify", str(DATA), str(tmp_path), "--json", "--top-k", "10")
     assert done.returncode == 1
-    assert one_line(done.stderr) == f"1 of {len(IMAGES) + 1} files failed"
+    skipped, failed = done.stderr.splitlines()
+    assert skipped.startswith("skipped ") and "openapi.json (no image)" in skipped
+    assert failed == f"1 of {len(IMAGES) + 1} files failed"
     *good, bad = (json.loads(line) for line in done.stdout.splitlines())
     assert [len(line["predictions"]) for line in good] == [10] * len(IMAGES)
     assert all(line["prediction_set"]["labels"] and isinstance(line["abstain"], bool) for line in good)
     assert bad == {"path": str(tmp_path / "bad.png"), "error": bad["error"]}
+
+
+def test_classify_reads_standard_input(cat: bytes, cat_label: str) -> None:
+    command = [sys.executable, "-m", "app", "classify", "-", "--json"]
+    done = subprocess.run(command, cwd=ROOT, input=cat, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+    answer = json.loads(done.stdout)
+    assert (answer["path"], answer["predictions"][0]["label"]) == ("-", cat_label)
 
 
 @pytest.mark.parametrize("arguments", [["nowhere/*.png"], [".", "nowhere.png"], [str(DATA), "--top-k", "11"]])

@@ -16,7 +16,17 @@ from app import local_files
 from app.errors import Unavailable
 from app.inference.answers import Fault, ImageResult, Prediction, PredictionSet
 from app.inference.sessions import Outputs, Session
-from app.local_files import FileResult, FilesError, as_json, as_row, classify, find, shown
+from app.local_files import (
+    FileResult,
+    FilesError,
+    Skipped,
+    about_skipped,
+    as_json,
+    as_row,
+    classify,
+    find,
+    shown,
+)
 from app.settings import Settings
 from tests.conftest import BUNDLE, DATA
 
@@ -42,6 +52,43 @@ def album(tmp_path: Path) -> Path:
 
 def test_a_folder_gives_its_images_recursively(album: Path) -> None:
     assert find([str(album)]) == [album / "a.JPG", album / "b.png", album / "deep/er/c.png"]
+
+
+def test_files_of_a_folder_are_images_by_content_too_and_the_others_are_named(tmp_path: Path, cat: bytes) -> None:
+    contents = {
+        "b": cat,
+        "a.dat": b"\xff\xd8\xff\xe0",
+        "c.heic": b"\0\0\0\x18ftypheic",
+        "d.txt": b"a cat, in words",
+        "e.png": b"words",
+        "empty": b"",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    os.mkfifo(tmp_path / "pipe")
+    skipped: list[Skipped] = []
+    assert [path.name for path in find([str(tmp_path)], skipped)] == ["a.dat", "b", "e.png"]
+    assert [(one.path.name, one.format) for one in skipped] == [
+        ("c.heic", "HEIC"),
+        ("d.txt", None),
+        ("empty", None),
+        ("pipe", None),
+    ]
+    folder = shown(tmp_path)
+    assert about_skipped(skipped[:2]) == f"skipped 2 files: {folder}/c.heic (HEIC), {folder}/d.txt (no image)"
+    assert about_skipped(skipped[:1] * 12).endswith("(HEIC) and 2 more")
+
+
+def test_a_file_that_is_named_is_not_skipped(album: Path) -> None:
+    skipped: list[Skipped] = []
+    assert album / "notes.txt" in find([str(album), str(album / "notes.txt")], skipped)
+    assert album / "notes.txt" not in [one.path for one in skipped]
+
+
+def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "c.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(FilesError, match=r"no images in the folder .*; skipped 1 file: .*c.heic \(HEIC\)"):
+        find([str(tmp_path)])
 
 
 def test_a_named_file_is_taken_with_any_name(album: Path) -> None:

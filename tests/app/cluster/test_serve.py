@@ -199,7 +199,7 @@ async def test_a_replica_is_healthy_as_long_as_the_service_is_ready_and_logs_it_
             return {"CPU": 1.0}
 
     monkeypatch.setattr(ray, "get_runtime_context", Context)
-    monkeypatch.setattr(cluster, "configure_logging", lambda level: None)  # the test's own stays
+    monkeypatch.setattr(cluster, "configure_logging", lambda *_: None)  # the test's own stays
     replica = cluster.Replica(Settings(model_dir=BUNDLE, trusted_proxies="10.0.0.1"))
     app = replica.__serve_build_asgi_app__()
     async with app.router.lifespan_context(app):

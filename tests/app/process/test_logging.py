@@ -14,7 +14,16 @@ from collections.abc import Iterator
 import pytest
 
 from app.process import logging as logs
-from app.process.logging import QUEUE_BYTES, JsonFormatter, QueuedHandler, configure_logging, log_stray_error
+from app.process.logging import (
+    QUEUE_BYTES,
+    JsonFormatter,
+    QueuedHandler,
+    TextFormatter,
+    configure_logging,
+    formatter,
+    log_stray_error,
+)
+from app.settings import LogFormat
 from tests.app.server import serve
 
 
@@ -208,3 +217,31 @@ def test_the_last_lines_of_a_server_are_not_lost() -> None:
         messages = [json.loads(line)["message"] for line in process.stderr]
     assert messages.count("request") == 50
     assert any(message.startswith("Finished server process") for message in messages)
+
+
+def test_text_names_the_address_to_open_and_its_fields() -> None:
+    fields = {"model": "1.5.0", "authentication": "API keys", "addresses": ["http://127.0.0.1:8000"], "none": None}
+    record = logging.makeLogRecord({"levelname": "INFO", "msg": "ready", "fields": fields})
+    when, _, rest = TextFormatter().format(record).partition("  ")
+    assert len(when) == len("12:34:56")
+    assert rest == 'info  ready: open http://127.0.0.1:8000  model=1.5.0  authentication="API keys"'
+
+
+@pytest.mark.parametrize("text", ["a\nb", "\x1b[2J", "\x9b31m", "\u202e", 'say "hi"'])
+def test_text_of_a_client_cannot_control_a_terminal(text: str) -> None:
+    record = logging.makeLogRecord({"levelname": "INFO", "msg": text, "fields": {"path": text}})
+    assert TextFormatter().format(record).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("style", "terminal", "kind"),
+    [
+        ("auto", True, TextFormatter),
+        ("auto", False, JsonFormatter),
+        ("json", True, JsonFormatter),
+        ("text", False, TextFormatter),
+    ],
+)
+def test_a_terminal_gets_text(style: LogFormat, terminal: bool, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _: terminal)
+    assert type(formatter(style)) is kind
