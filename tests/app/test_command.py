@@ -403,7 +403,8 @@ def test_classify_shows_progress_only_on_a_terminal() -> None:
         seen = file.read(4096)
     assert done.returncode == 0
     assert f"{len(IMAGES) - 1} of {len(IMAGES)} files".encode() in seen
-    assert seen.endswith(b"\r\x1b[K")
+    skipped = b"skipped 1 file: " + os.fsencode(DATA / "openapi.json") + b" (no image)\r\n"
+    assert seen.endswith(b"files\r\x1b[K" + skipped)
     assert b"\x1b" not in done.stdout
 
 
