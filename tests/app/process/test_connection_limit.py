@@ -106,7 +106,7 @@ def test_with_too_few_descriptors_the_service_says_so_in_one_line() -> None:
 def test_probes_are_answered_while_others_hold_connections_open(said: bytes) -> None:
     with serve(descriptors=80) as (process, client), contextlib.ExitStack() as idle:
         address = client.base_url.host, client.base_url.port
-        for _ in range(300):
+        for _ in range(120):
             connection = idle.enter_context(socket.create_connection(address, timeout=30))
             connection.sendall(said)
             with contextlib.closing(socket.create_connection(address, 30, source_address=("127.0.0.2", 0))) as probe:

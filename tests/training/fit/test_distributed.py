@@ -55,9 +55,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run after one of its processes was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    done = start(2, "command", folder, "--trouble", "killed")
+    done = start(2, "train", folder, "--trouble", "killed")
     assert done.returncode != 0
-    (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("TrainingError: "))
     assert "rank 0: " in complaint and "goes on from the last saved step" in complaint
     assert not (folder / WEIGHTS).exists()
     return folder
