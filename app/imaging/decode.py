@@ -141,10 +141,11 @@ class EncodedImage:
     def _decode_whole(self) -> Decoded:
         """Raises ValueError if pixels are missing."""
         if self.format == "JPEG":
-            for contents in jpeg.completions(self.content):
-                first, *others = map(self._decode, contents)
-                if not any(ImageChops.difference(first.small, other.small).getbbox() for other in others):
-                    return first
+            for content, *others in jpeg.completions(self.content):
+                smalls = [self._decode(other).small for other in others]  # whole ones would take memory together
+                decoded = self._decode(content)
+                if not any(ImageChops.difference(decoded.small, small).getbbox() for small in smalls):
+                    return decoded
             raise ValueError("the data ends before the last pixel")
         decoded = self._decode(self.content)
         if self.format == "PNG" and png.has_empty_end(decoded.image):

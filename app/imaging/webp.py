@@ -25,16 +25,14 @@ def essential(content: bytes) -> bytes:
         if len(kind) < 4:
             break
         length = int.from_bytes(content[position + 4 : position + 8], "little")
-        end = position + 8 + length + length % 2
-        complete = end <= len(content) + length % 2
+        part = content[position : position + 8 + length]
+        complete = len(part) == 8 + length
         frames += kind == FRAME
         if kind in NEEDED or (kind == FRAME and frames == 1) or (kind == EXIF and complete):
-            parts.append(
-                content[position:end].ljust(8 + length + length % 2, b"\0") if complete else content[position:]
-            )
+            parts.append(part + bytes(length % 2 if complete else 0))
         else:
             whole = False
-        position = end
+        position += 8 + length + length % 2
     else:
         raise ValueError("the WebP has too many chunks")
     if whole:
