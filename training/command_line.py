@@ -15,22 +15,19 @@ python -m training card BUNDLE                   # render a bundle's model card 
 A command that was stopped resumes when it is given again.
 """
 
-import inspect
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
-from pydantic.fields import FieldInfo
 from rich.console import Console
 from typer.exceptions import TyperException
 
 from app.bundle.manifest import Manifest
 from app.cores import available_cores
-from training.config import FIELDS, Config, allowed
+from training.config import Config
 from training.data.archive import fetch
 from training.data.cifar10 import Dataset, LabelledImages
 from training.data.photographs import training_photographs
@@ -54,31 +51,26 @@ from training.fit.run_folder import BUNDLE, TENSORBOARD, FinishedRun, split_seed
 from training.fit.stop import Stopped
 from training.fit.teachers import read_teacher
 from training.fit.tensorboard import TensorBoard, check_tensorboard
+from training.options import (
+    Board,
+    BundleDir,
+    ComputeOn,
+    DataDir,
+    Download,
+    Fashion,
+    Force,
+    Init,
+    Near,
+    Photos,
+    RunDir,
+    Teacher,
+    TestReads,
+    Threads,
+    with_config,
+)
 from training.provenance import describe, environment
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="The folder of cifar-10-batches-py.")]
-Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
-RunDir = Annotated[Path, typer.Option(help="The run's folder; the same folder resumes the run.")]
-Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
-Teacher = Annotated[
-    list[Path] | None, typer.Option(help="A bundle or finished run to learn from, or several; needs --views.")
-]
-Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads in each process; the bits depend on it.")]
-ComputeOn = Annotated[Device, typer.Option(help="auto uses GPUs if there are any.")]
-Board = Annotated[bool, typer.Option("--tensorboard", help="Write figures and mistakes for TensorBoard, too.")]
-TestReads = Annotated[Path, typer.Option(help="The log of the readings of the test set, which is appended to.")]
-Near = Annotated[Path, typer.Option(help="The result of leave-two-out, which becomes part of the report.")]
-Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
-Photos = Annotated[
-    Path | None,
-    typer.Option(help="Folder of photographs: a folder a class, and other/. A part is for training, a part held out."),
-]
-BundleDir = Annotated[
-    Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
-]
-Force = Annotated[bool, typer.Option(help="Replace an existing bundle.")]
 
 PROGRAM = "python -m training"
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
@@ -90,37 +82,6 @@ NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 def default_threads() -> int:
     """This process's share of the cores that are available to all processes of the run on this machine, at least 1."""
     return max(1, available_cores() // processes_here())
-
-
-def with_config(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` with an option for every field of Config in place of its parameter `config`."""
-    signature = inspect.signature(command)
-    kept = [parameter for name, parameter in signature.parameters.items() if name != "config"]
-    options = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[field.annotation, typer.Option(help=_help(field))],
-        )
-        for name, field in FIELDS.items()
-    ]
-
-    def called(**values: Any) -> None:
-        config = Config(**{option.name: values.pop(option.name) for option in options})
-        command(**values, config=config)
-
-    # Typer reads the parameters from here.
-    called.__signature__ = signature.replace(parameters=kept + options)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in kept + options}
-    called.__name__, called.__doc__ = command.__name__, command.__doc__
-    return called
-
-
-def _help(field: FieldInfo) -> str:
-    # Config refuses values out of range, with exit code 1; Typer's own min and max would do so with 2.
-    bounds = allowed(field)
-    return f"{field.description} {bounds.capitalize()}." if bounds.startswith("from") else str(field.description)
 
 
 # Without the \\b, Typer would join the command lines.
