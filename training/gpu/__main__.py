@@ -35,7 +35,7 @@ from training.fit.checkpoint import Progress
 from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS, history_csv
 from training.fit.stop import Stopped
 from training.gpu import efficientnet_lite
-from training.gpu.learners import Learner, as_teacher, lite2, mobilenet
+from training.gpu.learners import Learner, Resized, as_teacher, lite2, mobilenet
 from training.gpu.loop import Data, Outcome, Recipe, Teachers, best_share, train, validate
 from training.gpu.state import State
 from training.provenance import environment
@@ -103,15 +103,7 @@ def train_command(options: argparse.Namespace) -> None:
         _save_half(teacher_file, learner.weights())
         state.path.unlink(missing_ok=True)
         model = learner.averaged
-    before = mobilenet(STUDENTS["large"], folder / "start.safetensors").to(device).eval()
-    others = [as_teacher(before)]
-    teacher = as_teacher(model)
-    share = best_share(teacher, others, data.select)
-    for name, one in (("teacher", model.eval()), ("folded", teacher), ("start", before)):
-        loss, accuracy = validate(one, data.select)
-        _say(f"{name}: held out {accuracy:.4f}, nll {loss:.4f}")
-    _say(f"the start's share in the teachers' mean: {share}")
-    teachers = Teachers(teacher, others, share if share >= 0.2 else 0.0)
+    teachers = _teachers(options, model, data, device)
 
     recipe = Recipe(
         seconds=options.seconds,
@@ -119,7 +111,9 @@ def train_command(options: argparse.Namespace) -> None:
         thumbnails=options.batch,
         known=options.batch // 6,
         other=options.batch // 12,
-        mixed=0.5,
+        mixed=options.mixed,
+        shrunk=options.batch // 8,
+        stand_ins=options.batch // 12,
         seed=1,
         ema_decay=0.998,
     )
@@ -135,6 +129,25 @@ def train_command(options: argparse.Namespace) -> None:
         _write_run(options, learner, recipe, outcome, sets, device, initial[learner.name], len(packed["photographs"]))
     state.path.unlink(missing_ok=True)
     _say(f"{time.perf_counter() - begun:.1f} s in all, {outcome.passes:.1f} passes")
+
+
+def _teachers(options: argparse.Namespace, model: Resized, data: Data, device: torch.device) -> Teachers:
+    """The teacher and, if they help on the selection images or are asked for, the weights of `start`."""
+    teacher = as_teacher(model)
+    answering = {"teacher": model.eval(), "folded": teacher}
+    others: list[Resized] = []
+    share: float | None = options.start_share
+    if share is None or share > 0:
+        start = mobilenet(STUDENTS["large"], options.packed / "start.safetensors").to(device).eval()
+        answering["start"], others = start, [as_teacher(start)]
+    for name, one in answering.items():
+        loss, accuracy = validate(one, data.select)
+        _say(f"{name}: held out {accuracy:.4f}, nll {loss:.4f}")
+    if share is None:
+        share = best_share(teacher, others, data.select)
+        share = share if share >= 0.2 else 0.0
+    _say(f"the start's share in the teachers' mean: {share}")
+    return Teachers(teacher, others, share)
 
 
 def _state(options: argparse.Namespace, name: str, recipe: Recipe, sets: Sets, **identity: Any) -> State:
@@ -259,6 +272,8 @@ def _options() -> argparse.Namespace:
     two.add_argument("--seconds", type=float, default=370, help="for the students")
     two.add_argument("--lr", type=float, default=2e-3)
     two.add_argument("--batch", type=int, default=480, help="thumbnails in a student's batch")
+    two.add_argument("--mixed", type=float, default=0.5, help="share of the students' batches that are mixed")
+    two.add_argument("--start-share", type=float, help="of the initial weights in the teachers' mean; default: chosen")
     two.add_argument("--students", nargs="+", choices=list(STUDENTS), default=list(STUDENTS))
     two.add_argument("--again", action="store_true", help="begin with the students' own weights in --out")
     two.add_argument("--images", type=int, default=None, help="only so many training images, to try the command")

@@ -38,6 +38,8 @@ class Recipe:
     known: int  # photographs of the ten classes in a batch
     other: int  # photographs of other things in a batch
     mixed: float  # share of the batches whose thumbnails are mixed, half by mixup, half by cutmix
+    shrunk: int = 0  # photographs in a batch that enter as thumbnails; a third of them shows other things
+    stand_ins: int = 0  # thumbnails in a batch that enter as photographs as well, each in a mirrored frame
     teacher_weight: float = 0.9
     temperature: float = 2.0
     warmup: float = 0.05
@@ -107,7 +109,8 @@ def train(
         say(f"{place.elapsed:6.1f} s  step {place.step:5}  goes on from here")
     sums = torch.tensor(place.sums, device=device)
     begun, saved = clock() - place.elapsed, place.elapsed
-    per_epoch = max(1, len(data.train.labels) // recipe.thumbnails)
+    count = recipe.thumbnails
+    per_epoch = max(1, len(data.train.labels) // count)
     with StopRequest() as stop:
         while place.elapsed < recipe.seconds:
             step, rate = place.step, recipe.lr * _share_of_peak(place.elapsed / recipe.seconds, recipe.warmup)
@@ -119,9 +122,9 @@ def train(
                 loss = (losses * weights).sum() / weights.sum()
                 learner.learn(loss, rate)
                 learner.average(min(recipe.ema_decay, (1 + step) / (10 + step)))
-                right = (logits[: len(thumbnails)].argmax(1) == targets[: len(thumbnails)].argmax(1)).sum()
+                right = (logits[:count].argmax(1) == targets[:count].argmax(1)).sum()
                 row += torch.stack([loss.detach(), (right * plain).float()])
-            place.step, place.plainly_seen = step + 1, place.plainly_seen + len(thumbnails) * plain
+            place.step, place.plainly_seen = step + 1, place.plainly_seen + count * plain
             if place.step % CHECK_EVERY == 0 and not bool(sums.isfinite().all()):
                 raise TrainingError(f"a loss is not finite at step {place.step}, at a learning rate of {rate:.2g}")
             place.elapsed = clock() - begun
@@ -203,15 +206,25 @@ class _Batches:
         data, recipe = self.data, self.recipe
         generator = torch.Generator(self.device).manual_seed(recipe.seed * 10_000_000 + step)
         chosen = self._next(step)
-        thumbnails = random_views(data.train.images[chosen], THUMBNAILS, generator)
-        targets = F.one_hot(data.train.labels[chosen], CLASSES).float()
+        images, labels = data.train.images[chosen], data.train.labels[chosen]
+        thumbnails, targets = random_views(images, THUMBNAILS, generator), F.one_hot(labels, CLASSES).float()
+        if recipe.shrunk and len(data.photographs.labels):
+            views, more, _ = self._photographs(recipe.shrunk - recipe.shrunk // 3, recipe.shrunk // 3, generator)
+            thumbnails = torch.cat([thumbnails, F.interpolate(views, images.shape[1], mode="area").round()])
+            targets = torch.cat([targets, more])
         choice = random.Random(recipe.seed * 10_000_000 + step).random()  # noqa: S311 (no secret)
         plain = choice >= recipe.mixed
         if not plain:
             mix = mixup if choice < recipe.mixed / 2 else cutmix
             thumbnails, targets = mix(thumbnails, targets, generator)
-        photographs, more, weights = self._photographs(generator)
-        return thumbnails, photographs, torch.cat([targets, more]), weights, plain
+        photographs, more, weights = self._photographs(recipe.known, recipe.other, generator)
+        if recipe.stand_ins:
+            framed = _framed(images[: recipe.stand_ins], photographs.shape[-1])
+            photographs = torch.cat([random_views(framed, PHOTOGRAPHS, generator), photographs])
+            more = torch.cat([F.one_hot(labels[: recipe.stand_ins], CLASSES).float(), more])
+        targets = torch.cat([targets, more])
+        weights = torch.cat([torch.ones(len(targets) - len(weights), device=self.device), weights])
+        return thumbnails, photographs, targets, weights, plain
 
     def _next(self, step: int) -> Tensor:
         count, size = len(self.data.train.labels), self.recipe.thumbnails
@@ -222,17 +235,25 @@ class _Batches:
             self._order = torch.randperm(count, generator=generator, device=self.device)
         return self._order[place * size : (place + 1) * size]
 
-    def _photographs(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        recipe, device = self.recipe, self.device
-        known, other = recipe.known, recipe.other if self._sampler.has_other else 0
+    def _photographs(self, known: int, other: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Views float32 [N, 3, 64, 64], targets [N, classes] and weights [N]."""
         images, labels = self.data.photographs
-        ones = torch.ones(recipe.thumbnails, device=device)
+        other = other if self._sampler.has_other else 0
         if not known + other or not len(labels):
-            return images[:0].permute(0, 3, 1, 2).float(), torch.empty(0, CLASSES, device=device), ones
+            empty = torch.empty(0, CLASSES, device=self.device)
+            return images[:0].permute(0, 3, 1, 2).float(), empty, empty[:, 0]
         chosen = self._sampler(known, other, generator)
-        targets = photograph_targets(labels[chosen], recipe.label_smoothing)
-        weights = torch.cat([ones, torch.ones(known, device=device), ones.new_full((other,), recipe.other_weight)])
+        targets = photograph_targets(labels[chosen], self.recipe.label_smoothing)
+        weights = torch.ones(known + other, device=self.device)
+        weights[known:] = self.recipe.other_weight
         return random_views(images[chosen], PHOTOGRAPHS, generator), targets, weights
+
+
+def _framed(images: Tensor, side: int) -> Tensor:
+    """uint8 [N, side, side, 3]: each image [N, S, S, 3] in the centre, mirrored around it; `side` < 3 S."""
+    edge = (side - images.shape[1]) // 2
+    framed = F.pad(images.permute(0, 3, 1, 2).float(), (edge,) * 4, mode="reflect")
+    return framed.permute(0, 2, 3, 1).to(torch.uint8)
 
 
 def _losses(logits: Tensor, targets: Tensor, answers: Tensor | None, recipe: Recipe) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from tests.training.tiny import make_images
+from training.data.cifar10 import LabelledImages
 from training.data.photographs import OTHER
 from training.errors import TrainingError
 from training.fit.stop import Stopped
@@ -18,7 +20,7 @@ from training.gpu.learners import Learner, Resized
 from training.gpu.loop import Data, Outcome, Recipe, train
 from training.gpu.state import State
 
-RECIPE = Recipe(seconds=10, lr=1e-2, thumbnails=8, known=2, other=1, mixed=0.5)
+RECIPE = Recipe(seconds=10, lr=1e-2, thumbnails=8, known=2, other=1, mixed=0.5, shrunk=1, stand_ins=1)
 DATA = Data(make_images(30, seed=1), make_images(20, seed=2), make_images(12, seed=3))
 DATA.photographs.labels[10:] = OTHER
 
@@ -105,3 +107,26 @@ def test_a_damaged_state_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(TrainingError, match="is damaged .*: remove it to start again") as error:
         run(state(tmp_path), monkeypatch)
     assert "\n" not in str(error.value)
+
+
+def test_a_batch_holds_shrunk_photographs_and_framed_thumbnails() -> None:
+    recipe = replace(RECIPE, mixed=0, shrunk=3, stand_ins=2)
+    photographs = LabelledImages(
+        DATA.photographs.images.repeat_interleave(2, 1).repeat_interleave(2, 2), DATA.photographs.labels
+    )
+    thumbnails, large, targets, weights, plain = loop._Batches(replace(DATA, photographs=photographs), recipe)(0)
+    assert plain
+    assert thumbnails.shape == (8 + 3, 3, 32, 32)
+    assert large.shape == (2 + 2 + 1, 3, 64, 64)
+    assert targets[11:13].equal(targets[:2])  # the framed images are the first of the batch
+    assert weights.tolist() == [1.0] * 15 + [recipe.other_weight]
+    assert targets[10].equal(targets[15])
+    assert targets[10].unique().tolist() == [pytest.approx(0.1)]  # other things
+
+
+def test_a_framed_image_is_whole_in_the_centre_and_mirrored_around_it() -> None:
+    images = make_images(2, seed=4).images
+    framed = loop._framed(images, 64)
+    assert framed[:, 16:48, 16:48].equal(images)
+    assert framed[:, 15, 16:48].equal(images[:, 1])
+    assert framed[:, 16:48, 48].equal(images[:, :, 30])
