@@ -33,6 +33,7 @@ from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
 from .process.server import Server
 from .settings import Settings, SettingsError
+from .telemetry import TelemetryError
 
 cli = typer.Typer(
     pretty_exceptions_enable=False,
@@ -101,7 +102,10 @@ def serve(
 def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     loaded = _load_session(settings)
     configure_logging(settings.log_level, settings.log_format)
-    app = create_app(settings, loaded)
+    try:
+        app = create_app(settings, loaded)
+    except TelemetryError as error:
+        raise StartupError(str(error)) from None
     server = Server(app, settings)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
     signal.signal(signal.SIGTERM, lambda *_: None)

@@ -4,6 +4,7 @@ python -m app serve
 uvicorn app.main:app
 """
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from . import __version__
 from .api import problems
 from .api.metrics import Metrics
 from .api.middleware import middleware
+from .api.middleware.tracing import of_fastapi
 from .api.openapi import Application, operation_id
 from .api.routes import explain, page, routers
 from .api.service import Service
@@ -26,6 +28,8 @@ from .inference.sessions import Session, load_session
 from .process.logging import dropped_lines
 from .process.runtime import refuse_several_processes
 from .settings import Settings, SettingsError
+from .telemetry import TelemetryError
+from .telemetry import start as start_telemetry
 from .validation_errors import one_line
 
 
@@ -43,8 +47,8 @@ def create_app(
 
     After an error of the engine, the thread that met it calls `on_death`, which should end the process.
 
-    Raises SeveralProcesses in one of several workers, pydantic's ValidationError for invalid settings, and BundleError
-    or SessionError when the application starts.
+    Raises SeveralProcesses in one of several workers, pydantic's ValidationError for invalid settings, TelemetryError
+    for variables OTEL_*, and BundleError or SessionError when the application starts.
     """
     refuse_several_processes()
     settings = settings or Settings()
@@ -58,9 +62,12 @@ def create_app(
         finally:
             service.draining = True
             service.close()
+            if telemetry:
+                await asyncio.to_thread(telemetry.close)
 
     metrics = Metrics()
     metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
+    telemetry = start_telemetry(metrics.registry)
     app = Application(
         title="CIFAR-10 classifier",
         summary="Classifies images into the ten CIFAR-10 classes, and says how far to trust each answer.",
@@ -69,7 +76,8 @@ def create_app(
         redoc_url=None,
         generate_unique_id_function=operation_id,
         lifespan=lifespan,
-        middleware=middleware(settings, metrics, tuple(explain.HEADERS)),
+        middleware=middleware(settings, metrics, tuple(explain.HEADERS), telemetry),
+        telemetry=of_fastapi(telemetry, settings.root_path),
     )
     problems.install(app)
     for router in routers:
@@ -109,4 +117,6 @@ def __getattr__(name: str) -> Any:
             return create_app()
         except (ValidationError, SettingsError) as error:
             raise SystemExit(f"error: {refusal(error)}") from None  # exit code 1; uvicorn would show a traceback
+        except TelemetryError as error:
+            raise SystemExit(f"error: {error}") from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -59,6 +59,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         for variable in (name, name.upper()):
             if variable in os.environ:
                 monkeypatch.delenv(variable)
+    for variable in [name for name in os.environ if name.startswith("OTEL_")]:
+        monkeypatch.delenv(variable)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
 
 

@@ -7,7 +7,7 @@ context.deadline
 import ipaddress
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from starlette.types import Scope
 from ..errors import Problem
 
 if TYPE_CHECKING:
+    from ..inference.answers import Classification
     from .fair_share import Claim
 
 KEY = "classifier.request"  # in the ASGI scope
@@ -30,10 +31,13 @@ class RequestContext:
 
     request_id: str = ""  # RequestLog
     client: str = ""  # RequestLog; whom shares are counted by, see network_of
-    traceparent: str = ""  # RequestLog; W3C Trace Context
+    traceparent: str = ""  # Tracing if it is on, else RequestLog; W3C Trace Context
     route: str | None = None  # Admission and mounted applications, for requests that no route of ours answers
     deadline: float = math.inf  # BodyLimits; seconds of time.monotonic()
     claim: "Claim | None" = None  # BodyLimits; what this request holds of the memory and of the queue
+    began: float | None = None  # the route, when it begins to read images; seconds of time.monotonic()
+    read: float | None = None  # the route, when the body is whole; the same
+    results: "Sequence[Classification]" = ()  # the route; what it found
     fault: Problem | None = None  # the connection; what is wrong with a body that came
     outcome: str = "ok"  # the code of the problem that was answered
     log: dict[str, Any] = field(default_factory=dict)  # the route; more fields for the line in the log

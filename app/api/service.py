@@ -1,5 +1,6 @@
 """The running service: what the routes take from the application."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,6 +18,7 @@ from ..settings import Settings
 from .metrics import Metrics
 from .open_inference.models import ServedModel, served_models
 from .open_inference.parser import Parser
+from .request_context import RequestContext
 
 
 @dataclass
@@ -63,10 +65,16 @@ class Service:
         self.metrics.queue_images.set(self.engine.reserved_images)
         return self.metrics.render()
 
-    def observe(self, results: Sequence[Classification], *, read_seconds: float, total_seconds: float) -> None:
-        """Add a request's times, and its images' times and answers, to the metrics."""
+    def observe(self, context: RequestContext, results: Sequence[Classification]) -> float:
+        """Add a request's times, and its images' times and answers, to the metrics. Returns its seconds up to now.
+
+        `context` must say when the request's body was begun to be read, and when it was whole.
+        """
+        assert context.began is not None and context.read is not None
+        context.results = results
+        total_seconds = time.monotonic() - context.began
         metrics, stages = self.metrics, self.metrics.stages
-        stages["read"].observe(read_seconds)
+        stages["read"].observe(context.read - context.began)
         stages["total"].observe(total_seconds)
         for result in results:
             stages["decode"].observe(result.decode_seconds)
@@ -80,6 +88,7 @@ class Service:
                 metrics.abstentions.inc()
             if self.drift:
                 self.drift.add(result.rules.measured_on, result.class_id, result.confidence)
+        return total_seconds
 
 
 # FastAPI would run a plain function on a thread of its pool, which costs more than the function does.

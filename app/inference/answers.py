@@ -93,7 +93,14 @@ class Rules:
     ood_temperature: float | None  # of the entropy; None if the model gives the score
 
     def classify(
-        self, outputs: "Outputs", *, queue_seconds: float, inference_seconds: float, decode_seconds: float = 0.0
+        self,
+        outputs: "Outputs",
+        *,
+        queue_seconds: float,
+        inference_seconds: float,
+        decode_seconds: float = 0.0,
+        began: float | None = None,
+        ended: float = 0.0,
     ) -> "Classification":
         """What the outputs for one image's views say of it: logits and scores are averaged over the views."""
         scores = outputs.ood_scores
@@ -109,6 +116,8 @@ class Rules:
             decode_seconds=decode_seconds,
             queue_seconds=queue_seconds,
             inference_seconds=inference_seconds,
+            began=began,
+            ended=ended,
             ood_score=None if score is None else round(score, DIGITS),
         )
 
@@ -141,8 +150,9 @@ def _rules(
 
 @dataclass(frozen=True)
 class Classification:
-    """probabilities: [classes], calibrated, summing to 1. Times in seconds.
+    """probabilities: [classes], calibrated, summing to 1. Durations in seconds.
 
+    began: when its decoding began, None for pixels; ended: when its inference ended; in seconds of time.monotonic().
     ood_score is larger for images less like the training images, and None for a bundle without abstention.
     """
 
@@ -152,6 +162,8 @@ class Classification:
     decode_seconds: float
     queue_seconds: float
     inference_seconds: float
+    began: float | None
+    ended: float
     ood_score: float | None = None
 
     @cached_property

@@ -8,6 +8,7 @@ classifier.close()
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
@@ -103,11 +104,12 @@ class Classifier:
         or Unavailable.
         """
         check_size(content, self._max_file_bytes)
+        began = time.monotonic()
         decoded = await self.decoder.decode(
             content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline), client, kind
         )
         answer = await answer_to(decoded.handed_on, deadline)
-        return self._classification(answer, decoded.kind, decoded.seconds)
+        return self._classification(answer, decoded.kind, decoded.seconds, began)
 
     async def classify_batch(
         self, contents: Iterable[bytes], deadline: float, client: str = "", kind: Kind | None = None
@@ -139,6 +141,7 @@ class Classifier:
         Raises what `classify` does, and NotFound for a model without class maps.
         """
         check_size(content, self._max_file_bytes)
+        began = time.monotonic()
         decoded = await self.decoder.decode(
             content, 1, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline, maps=True), client, kind
         )
@@ -146,7 +149,7 @@ class Classifier:
         maps = answer.outputs.class_maps
         if maps is None:
             raise NotFound("this model has no class maps: its bundle was made without")
-        result = self._classification(answer, decoded.kind, decoded.seconds)
+        result = self._classification(answer, decoded.kind, decoded.seconds, began)
         if class_id is None:
             class_id = result.class_id
         picture = await asyncio.to_thread(activation_map.draw, decoded.thumbnails[0], maps[0], class_id)
@@ -168,12 +171,16 @@ class Classifier:
         self.engine.close()
         self.decoder.close()
 
-    def _classification(self, answer: Answer, kind: Kind, decode_seconds: float = 0.0) -> Classification:
+    def _classification(
+        self, answer: Answer, kind: Kind, decode_seconds: float = 0.0, began: float | None = None
+    ) -> Classification:
         return self.rules[kind].classify(
             answer.outputs,
             decode_seconds=decode_seconds,
             queue_seconds=answer.queue_seconds,
             inference_seconds=answer.inference_seconds,
+            began=began,
+            ended=answer.ended,
         )
 
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -32,16 +32,20 @@ logger = logging.getLogger("app.engine")
 
 @dataclass(frozen=True)
 class Answer:
-    """The outputs for the images of one call, the time they waited and the time of their batch's inference."""
+    """The outputs for the images of one call, the time they waited and the time of their batch's inference.
+
+    ended: when the inference ended, in seconds of time.monotonic().
+    """
 
     outputs: Outputs
     queue_seconds: float
     inference_seconds: float
+    ended: float = 0.0
 
     def by_image(self) -> Iterator["Answer"]:
         """One answer for each image, in order."""
         for index in range(len(self.outputs.logits)):
-            yield Answer(self.outputs.part(index, index + 1), self.queue_seconds, self.inference_seconds)
+            yield replace(self, outputs=self.outputs.part(index, index + 1))
 
 
 @dataclass(frozen=True)
@@ -185,12 +189,13 @@ class Engine:
                     np.concatenate([work.images for work in batch]) if batch[1:] else batch[0].images,
                     any(work.maps for work in batch),
                 )
-                seconds = time.monotonic() - started
+                ended = time.monotonic()
                 self._on_batch(len(outputs.logits))
                 first = 0
                 for work in batch:
                     last = first + len(work.images)
-                    work.future.set_result(Answer(outputs.part(first, last), started - work.submitted, seconds))
+                    answer = Answer(outputs.part(first, last), started - work.submitted, ended - started, ended)
+                    work.future.set_result(answer)
                     first = last
         except Exception:
             # All input was checked before, so the cause is the machine or a bug, and the next batch would fail too:

@@ -1,5 +1,7 @@
 """The middleware, one file each, all pure ASGI: BaseHTTPMiddleware would hide disconnects from the routes."""
 
+from typing import TYPE_CHECKING
+
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -17,14 +19,20 @@ from .prefix import Prefix
 from .problem_documents import ProblemDocuments
 from .request_log import RequestLog
 from .security_headers import SecurityHeaders
+from .tracing import Tracing
+
+if TYPE_CHECKING:
+    from ...telemetry.pipeline import Telemetry
 
 __all__ = ["middleware"]
 
 
-def middleware(settings: Settings, metrics: Metrics, exposed_headers: tuple[str, ...]) -> list[Middleware]:
+def middleware(
+    settings: Settings, metrics: Metrics, exposed_headers: tuple[str, ...], telemetry: "Telemetry | None" = None
+) -> list[Middleware]:
     """The middleware, outermost first. Middleware that raises a Problem must stand inside ProblemDocuments.
 
-    `exposed_headers`: headers of answers that scripts of other origins may read.
+    `exposed_headers`: headers of answers that scripts of other origins may read. `telemetry`: None if it is off.
     """
     cors = Middleware(
         CORSMiddleware,
@@ -38,6 +46,7 @@ def middleware(settings: Settings, metrics: Metrics, exposed_headers: tuple[str,
         Middleware(CloseWhenDraining),
         Middleware(LingeringClose, seconds=settings.deadline_seconds),
         Middleware(Prefix, prefix=settings.root_path),
+        *([Middleware(Tracing, telemetry=telemetry)] if telemetry else []),
         Middleware(RequestLog, metrics=metrics),
         Middleware(Head),
         Middleware(SecurityHeaders),

@@ -35,7 +35,8 @@ class RequestLog:
         headers = Headers(scope=scope)
         context = context_of(scope)
         context.client = network_of(client_address(scope))
-        context.request_id, context.traceparent = _request_id(headers), _traceparent(headers)
+        context.request_id = _request_id(headers)
+        context.traceparent = context.traceparent or _traceparent(headers)
         status = 0
 
         async def send_with_id(message: Message) -> None:

@@ -203,25 +203,25 @@ async def _infer(request: Request, service: Service, model: ServedModel, started
     header_length = _header_length(request)
     context = context_of(request.scope)
     check_places(request, model.views)  # a request holds at least one image; its body tells how many more
+    context.began = started
     async with read_body(request, service.settings.max_request_bytes) as body:
-        read = time.monotonic()
+        read = context.read = time.monotonic()
         inference = await service.parser.parse(body, header_length, model, context.deadline, context.client)
         parsed = time.monotonic()
         async with hold_places(request, len(inference.images) * model.views):
             results = await unless_gone(request, _classify(service, inference.images, context))
     computed = time.monotonic()
     content, json_length = render(inference, [result.probabilities for result in results], model, context.request_id)
-    now = time.monotonic()
-    service.observe(results, read_seconds=read - started, total_seconds=now - started)
+    total_seconds = service.observe(context, results)
     decode, queue, inference_seconds = _means(results)
     model.statistics.succeed(
         len(results),
         {
-            "success": now - started,
+            "success": total_seconds,
             "queue": queue,
             "compute_input": parsed - read + decode,
             "compute_infer": inference_seconds,
-            "compute_output": now - computed,
+            "compute_output": started + total_seconds - computed,
         },
         time.time(),
     )

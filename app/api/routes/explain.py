@@ -1,5 +1,6 @@
 """POST /explain: where in the image the model sees a class."""
 
+import time
 from typing import Annotated
 from urllib.parse import quote
 
@@ -56,11 +57,14 @@ async def explain(
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
     # Not counted as a prediction: a client explains an image that it has classified before.
     context = context_of(request.scope)
+    context.began = time.monotonic()
     content = await read_image(request, service.settings.max_file_bytes)
+    context.read = time.monotonic()
     async with hold_places(request, 1):
         explanation = await unless_gone(
             request, service.classifier.explain(content, class_id, context.deadline, context.client, kind)
         )
+    context.results = [explanation.result]
     label = service.classifier.labels[explanation.class_id]
     context.log = {"label": label, "abstain": explanation.result.abstain}
     values = (

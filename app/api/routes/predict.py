@@ -90,17 +90,16 @@ async def predict(
     request: Request, top_k: TopK = 5, coverage: Coverage = None, kind: ImageKind = None
 ) -> PredictResponse:
     """Which classes the image shows, most probable first, and how far to trust that."""
-    started = time.monotonic()
     service: Service = request.app.state.service
-    service.classifier.check(top_k, coverage)
     context = context_of(request.scope)
+    service.classifier.check(top_k, coverage)
+    context.began = time.monotonic()
     content = await read_image(request, service.settings.max_file_bytes)
-    read_seconds = time.monotonic() - started
+    context.read = time.monotonic()
     async with hold_places(request, service.settings.views):
         classifying = service.classifier.classify(content, context.deadline, context.client, kind)
         result = await unless_gone(request, classifying)
-    total_seconds = time.monotonic() - started
-    service.observe([result], read_seconds=read_seconds, total_seconds=total_seconds)
+    total_seconds = service.observe(context, [result])
     context.log = {
         "label": result.label,
         "confidence": round(result.confidence, 4),
@@ -130,14 +129,14 @@ async def predict_batch(
     One image that cannot be used refuses the batch, and the answer names every such image;
     with `partial=true` it fails alone, with a problem document in its place.
     """
-    started = time.monotonic()
     service: Service = request.app.state.service
-    service.classifier.check(top_k, coverage)
     context = context_of(request.scope)
+    service.classifier.check(top_k, coverage)
     views = service.settings.views
     most = most_images(service.settings.queue_images, views)
+    context.began = time.monotonic()
     uploads = await read_images(request, most)
-    read_seconds = time.monotonic() - started
+    context.read = time.monotonic()
     async with hold_places(request, len(uploads) * views):
         contents = [upload.content for upload in uploads]
         classifying = service.classifier.classify_batch(contents, context.deadline, context.client, kind)
@@ -145,8 +144,7 @@ async def predict_batch(
     good = [result for result in results if not isinstance(result, Problem)]
     if len(good) < len(results) and not partial:
         raise _refusal(uploads, results)
-    total_seconds = time.monotonic() - started
-    service.observe(good, read_seconds=read_seconds, total_seconds=total_seconds)
+    total_seconds = service.observe(context, good)
     context.log = {
         "images": len(results),
         "failed": len(results) - len(good),
