@@ -114,6 +114,8 @@ def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
         server.run(sockets)
     except ThreadsError as error:
         raise StartupError(f"INFERENCE_THREADS: {error}") from None
+    except SettingsError as error:  # FEEDBACK_DIR's
+        raise StartupError(str(error)) from None
     service = getattr(app.state, "service", None)
     if service is None or service.engine.died:
         sys.exit(1)

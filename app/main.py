@@ -20,9 +20,10 @@ from .api.metrics import Metrics
 from .api.middleware import middleware
 from .api.middleware.tracing import of_fastapi
 from .api.openapi import Application, operation_id
-from .api.routes import explain, page, routers
+from .api.routes import explain, feedback, page, routers
 from .api.service import Service
 from .bundle.reader import Bundle
+from .feedback.feedback import Feedback
 from .inference.classifier import Classifier
 from .inference.sessions import Session, load_session
 from .process.logging import dropped_lines
@@ -48,7 +49,7 @@ def create_app(
     After an error of the engine, the thread that met it calls `on_death`, which should end the process.
 
     Raises SeveralProcesses in one of several workers, pydantic's ValidationError for invalid settings, TelemetryError
-    for variables OTEL_*, and BundleError or SessionError when the application starts.
+    for variables OTEL_*, and BundleError, SessionError or SettingsError when the application starts.
     """
     refuse_several_processes()
     settings = settings or Settings()
@@ -67,6 +68,8 @@ def create_app(
 
     metrics = Metrics()
     metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
+    if settings.feedback_dir:
+        metrics.expect_feedback()
     telemetry = start_telemetry(metrics.registry)
     app = Application(
         title="CIFAR-10 classifier",
@@ -80,7 +83,7 @@ def create_app(
         telemetry=of_fastapi(telemetry, settings.root_path),
     )
     problems.install(app)
-    for router in routers:
+    for router in [*routers, *([feedback.router] if settings.feedback_dir else [])]:
         app.include_router(router)
     for files in (page.swagger_files, page.own_files):
         app.mount(files.mount, files)
@@ -91,6 +94,8 @@ def _start(
     settings: Settings, loaded: tuple[Bundle, Session], metrics: Metrics, on_death: Callable[[], None]
 ) -> Service:
     bundle, session = loaded
+    folder = settings.feedback_dir
+    kept = Feedback(settings, folder, bundle.manifest.classes) if folder else None
     metrics.describe(bundle.manifest)
     classifier = Classifier.start(
         bundle.manifest,
@@ -100,7 +105,7 @@ def _start(
         on_death=on_death,
         on_kill=metrics.killed,
     )
-    return Service(settings, bundle, classifier, metrics)
+    return Service(settings, bundle, classifier, metrics, kept)
 
 
 def refusal(error: ValidationError | SettingsError) -> str:

@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     )
     root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Prefix that a proxy serves this under.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated; none: no CORS.")
+    feedback_dir: Path | None = Field(None, description="A folder for feedback; none: no feedback.")
+    feedback_sample: float = Field(0.1, ge=0, le=1, description="Of unsure images, the share that is kept.")
+    feedback_days: PositiveFloat = Field(30, le=3650, description="For which such a copy is kept.")
+    feedback_max_bytes: PositiveInt = Field(100 * MEBIBYTE, le=1024 * GIBIBYTE, description="Of all such copies.")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: LogFormat = Field("auto", description="auto is text in a terminal, else JSON.")
 
@@ -141,7 +145,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin[:80]!r} is no origin: scheme and host, no slash at the end")
         return origins
 
-    @field_validator("uds", mode="before")
+    @field_validator("uds", "feedback_dir", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return value or None

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from ..bundle.manifest import Manifest
+from ..feedback.feedback import Verdict
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 STAGES = ("read", "decode", "queue", "inference", "total")
@@ -63,6 +64,20 @@ class Metrics:
         for label in manifest.classes:
             self.predictions.labels(label)
 
+    def expect_feedback(self) -> None:
+        """Show metrics of feedback. Without this there are none."""
+        own: dict[str, Any] = {"registry": self.registry}
+        self._feedback = Counter("feedback", "Answers whose true class was told.", ["correct", "abstained"], **own)
+        self._feedback_sets = Counter(
+            "feedback_sets", "Prediction sets of answers whose true class was told.", ["coverage", "covered"], **own
+        )
+
+    def count_feedback(self, verdict: Verdict) -> None:
+        """Count the true class of one answer."""
+        self._feedback.labels(_word(verdict.correct), _word(verdict.abstained)).inc()
+        if verdict.covered is not None:
+            self._feedback_sets.labels(verdict.coverage, _word(verdict.covered)).inc()
+
     def killed(self, reason: str) -> None:
         """Count a decoding process that was ended."""
         self.decoders_killed.labels(reason).inc()
@@ -74,6 +89,10 @@ class Metrics:
     def render(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def _word(true: bool) -> str:
+    return str(true).lower()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from prometheus_client import Metric
 
 from ..bundle.reader import Bundle
 from ..errors import Unavailable
+from ..feedback.feedback import Feedback
 from ..inference.answers import Classification
 from ..inference.classifier import Classifier
 from ..inference.drift import Drift, references_of
@@ -27,6 +28,7 @@ class Service:
     bundle: Bundle
     classifier: Classifier
     metrics: Metrics
+    feedback: Feedback | None = None  # None where it is off
     draining: bool = False
     parser: Parser = field(init=False, default_factory=Parser)
     models: dict[str, ServedModel] = field(init=False)  # by the names that Open Inference Protocol clients use
@@ -44,9 +46,11 @@ class Service:
         return self.classifier.engine
 
     def close(self) -> None:
-        """Kill all processes, and fail what is still under way."""
+        """Kill all processes, fail what is still under way, and write what is kept of images."""
         self.parser.close()
         self.classifier.close()
+        if self.feedback:
+            self.feedback.close()
 
     def check_ready(self) -> None:
         """Raises Unavailable when no request should be sent here."""

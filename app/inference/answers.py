@@ -9,7 +9,7 @@ class with a stated probability, for images like the training images. `abstain` 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from ..imaging.kinds import Kind
 from .decisions import entropy, prediction_set, probabilities, top_k
 
 if TYPE_CHECKING:
-    from .sessions import Outputs
+    from .sessions import Images, Outputs
 
 DIGITS = 6  # of numbers in answers; scores are compared after rounding, so that callers reach the same decision
 
@@ -101,6 +101,7 @@ class Rules:
         decode_seconds: float = 0.0,
         began: float | None = None,
         ended: float = 0.0,
+        thumbnail: "Images | None" = None,
     ) -> "Classification":
         """What the outputs for one image's views say of it: logits and scores are averaged over the views."""
         scores = outputs.ood_scores
@@ -118,6 +119,7 @@ class Rules:
             inference_seconds=inference_seconds,
             began=began,
             ended=ended,
+            thumbnail=thumbnail,
             ood_score=None if score is None else round(score, DIGITS),
         )
 
@@ -153,6 +155,7 @@ class Classification:
     """probabilities: [classes], calibrated, summing to 1. Durations in seconds.
 
     began: when its decoding began, None for pixels; ended: when its inference ended; in seconds of time.monotonic().
+    thumbnail: uint8 RGB [height, width, 3], the first view; None for pixels.
     ood_score is larger for images less like the training images, and None for a bundle without abstention.
     """
 
@@ -164,6 +167,7 @@ class Classification:
     inference_seconds: float
     began: float | None
     ended: float
+    thumbnail: "Images | None" = field(default=None, repr=False, compare=False)
     ood_score: float | None = None
 
     @cached_property

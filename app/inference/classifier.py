@@ -109,7 +109,7 @@ class Classifier:
             content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline), client, kind
         )
         answer = await answer_to(decoded.handed_on, deadline)
-        return self._classification(answer, decoded.kind, decoded.seconds, began)
+        return self._classification(answer, decoded.kind, decoded.seconds, began, decoded.thumbnails[0])
 
     async def classify_batch(
         self, contents: Iterable[bytes], deadline: float, client: str = "", kind: Kind | None = None
@@ -172,7 +172,12 @@ class Classifier:
         self.decoder.close()
 
     def _classification(
-        self, answer: Answer, kind: Kind, decode_seconds: float = 0.0, began: float | None = None
+        self,
+        answer: Answer,
+        kind: Kind,
+        decode_seconds: float = 0.0,
+        began: float | None = None,
+        thumbnail: Images | None = None,
     ) -> Classification:
         return self.rules[kind].classify(
             answer.outputs,
@@ -181,6 +186,7 @@ class Classifier:
             inference_seconds=answer.inference_seconds,
             began=began,
             ended=answer.ended,
+            thumbnail=thumbnail,
         )
 
 

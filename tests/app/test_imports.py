@@ -36,8 +36,9 @@ ALLOWED = {
         *("app.imaging.kinds", "app.bundle"),
     },
     "app.telemetry": {"app", "app.inference"},
+    "app.feedback": {"app.inference", "app.errors", "app.settings"},
     "app.api": {
-        *("app", "app.telemetry", "app.inference", "app.imaging", "app.bundle"),
+        *("app", "app.feedback", "app.telemetry", "app.inference", "app.imaging", "app.bundle"),
         *("app.sandbox", "app.errors", "app.settings", "app.validation_errors"),
     },
     "app.process": {"app.api", "app.errors", "app.settings"},
@@ -45,6 +46,7 @@ ALLOWED = {
         "app",
         "app.process",
         "app.api",
+        "app.feedback",
         "app.telemetry",
         "app.inference",
         "app.bundle",

@@ -106,7 +106,7 @@ def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, val
 
 
 def test_the_tests_cover_all_numbers() -> None:
-    assert len(numbers()) == 15
+    assert len(numbers()) == 18
 
 
 @pytest.mark.parametrize(("value", "allowed"), [("1024", True), ("1025", False), ("100000", False)])

@@ -10,6 +10,7 @@ from starlette.types import Scope
 
 from ... import __name__ as PACKAGE
 from ...errors import BY_CODE, NotFound
+from ...settings import Settings
 from ..etags import revalidated
 from ..request_context import context_of
 
@@ -27,6 +28,7 @@ DOCS_POLICY = (
 )
 WEB = resources.files(PACKAGE).joinpath("web")
 PAGE = WEB.joinpath("index.html").read_bytes()
+PROMISE = b"Images are not stored. The service reads each one in memory, answers, and discards it."
 DOCS = WEB.joinpath("docs.html").read_text()
 
 # Python before 3.12 and some systems map .js to another type, which browsers refuse for modules.
@@ -60,7 +62,18 @@ own_files = Files("/assets/web", (PACKAGE, "web"))
 @router.get("/")
 async def home(request: Request) -> Response:
     """The page."""
-    return revalidated(request, PAGE, "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY})
+    settings = request.app.state.service.settings
+    page = PAGE.replace(PROMISE, _about_copies(settings)) if settings.feedback_dir else PAGE
+    return revalidated(request, page, "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY})
+
+
+def _about_copies(settings: Settings) -> bytes:
+    if not settings.feedback_sample:
+        return PROMISE
+    return (
+        "To learn from its errors, the service keeps small copies of some images that it is unsure of, "
+        f"for at most {settings.feedback_days:g} days. All others are not stored."
+    ).encode()
 
 
 @router.get("/docs")

@@ -105,11 +105,10 @@ async def predict(
         "confidence": round(result.confidence, 4),
         "abstain": result.abstain,
     }
-    return PredictResponse(
-        model=_model_name(service),
-        timing_ms=_timing([result], total_seconds),
-        **dict(result.answer(top_k, coverage)),
-    )
+    answer = result.answer(top_k, coverage)
+    if service.feedback:
+        service.feedback.remember(context.request_id, answer, result)
+    return PredictResponse(model=_model_name(service), timing_ms=_timing([result], total_seconds), **dict(answer))
 
 
 @router.post(

@@ -1,0 +1,69 @@
+"""Recent answers and pictures together: what is remembered of an answer, and what its true label says of it."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InvalidParameter
+from ..inference.answers import Classification, ImageResult
+from ..settings import Settings
+from .answers import RecentAnswer, RecentAnswers
+from .pictures import Pictures
+
+LARGE_SET = 3  # labels
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the most probable class was right, and whether the prediction set held the true one (None without).
+
+    abstained, coverage: those of the answer.
+    """
+
+    correct: bool
+    covered: bool | None
+    abstained: bool
+    coverage: float | None
+
+
+class Feedback:
+    """For one thread; close it when done. labels: the model's. Raises SettingsError; see Pictures."""
+
+    def __init__(self, settings: Settings, folder: Path, labels: Sequence[str]) -> None:
+        self._labels = labels
+        self._sample = settings.feedback_sample
+        self._recent = RecentAnswers()
+        self._pictures = (
+            Pictures(folder, labels, settings.feedback_days, settings.feedback_max_bytes) if self._sample else None
+        )
+
+    def remember(self, request_id: str, answer: ImageResult, result: Classification) -> None:
+        """Remember an answer that waits for its label, and perhaps keep a copy of the image if it is an unsure one."""
+        found = answer.prediction_set
+        coverage, labels = (found.coverage, tuple(found.labels)) if found else (None, None)
+        unsure = answer.abstain or len(labels or ()) >= LARGE_SET
+        chosen = unsure and random.random() < self._sample  # noqa: S311  # no secret
+        picture = None
+        if chosen and self._pictures and result.thumbnail is not None:
+            picture = self._pictures.keep(result.thumbnail)
+        self._recent.add(request_id, RecentAnswer(result.label, answer.abstain, coverage, labels, picture))
+
+    def judge(self, request_id: str, label: str) -> Verdict:
+        """What the true label says of the answer to that request, once. Raises InvalidParameter and NotFound."""
+        if label not in self._labels:
+            raise InvalidParameter(f"label: {label[:40]!r} is no class of this model; GET /model lists them")
+        answer = self._recent.take(request_id)
+        if self._pictures and answer.picture:
+            self._pictures.label(answer.picture, label)
+        return Verdict(
+            correct=answer.label == label,
+            covered=None if answer.set_labels is None else label in answer.set_labels,
+            abstained=bool(answer.abstain),
+            coverage=answer.coverage,
+        )
+
+    def close(self) -> None:
+        """Write the pictures that wait."""
+        if self._pictures:
+            self._pictures.close()

@@ -1,0 +1,142 @@
+"""Copies of images in a folder, as the network saw them: 32x32 or 64x64 pixels, encoded anew, without metadata.
+
+FOLDER/unlabelled/NAME.png           of images whose class nobody has told
+FOLDER/labelled/CLASS/NAME.png       a folder a class, which `training` reads
+
+Names are random. A thread of its own writes, so that no request waits for the disk. Files that are too old are deleted,
+and the oldest when all together are too large. Files of other names are left alone.
+"""
+
+import io
+import logging
+import os
+import queue
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..settings import SettingsError
+
+MOST_WAITING = 64  # pictures; more are not kept
+PRUNE_SECONDS = 600.0
+DAY = 86_400
+NAME = re.compile(r"[0-9a-f]{32}\.(png|tmp)")
+logger = logging.getLogger("app.feedback")
+
+
+@dataclass
+class _File:
+    path: Path
+    time: float
+    size: int
+
+
+class Pictures:
+    """Close it when done. days: how long a file is kept; max_bytes: of all together.
+
+    Raises SettingsError if `folder` cannot be written, or if a label is no name of a folder.
+    """
+
+    def __init__(self, folder: Path, labels: Sequence[str], days: float, max_bytes: int) -> None:
+        self._unlabelled, self._labelled = folder / "unlabelled", folder / "labelled"
+        for label in labels:
+            if Path(label).name != label or label in ("", ".."):
+                raise SettingsError(f"FEEDBACK_DIR: the class {label[:40]!a} is no name of a folder")
+        try:
+            self._unlabelled.mkdir(parents=True, exist_ok=True)
+            for label in labels:
+                (self._labelled / label).mkdir(parents=True, exist_ok=True)
+            probe = self._unlabelled / _new_name(".tmp")
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise SettingsError(f"FEEDBACK_DIR: cannot write to {str(folder)!a}: {error.strerror}") from None
+        self._days = days
+        self._max_bytes = max_bytes
+        self._files: dict[str, _File] = {}  # by name, the oldest first; only the thread uses it
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(MOST_WAITING)
+        self._thread = threading.Thread(target=self._work, name="feedback-pictures", daemon=True)
+        self._thread.start()
+
+    def keep(self, thumbnail: NDArray[np.uint8]) -> str | None:
+        """Keep a copy of uint8 RGB [height, width, 3]. Returns its name; None if too many wait to be written."""
+        name = _new_name(".png")
+        return name if self._put(partial(self._write, name, thumbnail)) else None
+
+    def label(self, name: str, label: str) -> None:
+        """Move a copy to the folder of its class, unless it has been deleted."""
+        self._put(partial(self._move, name, label))
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _put(self, job: Callable[[], None]) -> bool:
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            return False
+        return True
+
+    def _work(self) -> None:
+        job: Callable[[], None] | None = self._find
+        while job is not None:
+            try:
+                job()
+                self._prune()
+            except OSError as error:
+                logger.warning("a picture cannot be kept: %s", error.strerror)
+            try:
+                job = self._jobs.get(timeout=PRUNE_SECONDS)
+            except queue.Empty:
+                job = self._prune
+
+    def _find(self) -> None:
+        """What an earlier process kept, and what it had no time to finish."""
+        found = []
+        for path in (*self._unlabelled.iterdir(), *self._labelled.glob("*/*")):
+            if NAME.fullmatch(path.name) and path.is_file():
+                if path.suffix == ".tmp":
+                    path.unlink()
+                else:
+                    found.append(_File(path, path.stat().st_mtime, path.stat().st_size))
+        self._files = {file.path.name: file for file in sorted(found, key=lambda file: file.time)}
+
+    def _write(self, name: str, thumbnail: NDArray[np.uint8]) -> None:
+        buffer = io.BytesIO()
+        Image.fromarray(thumbnail).save(buffer, "PNG")
+        path = self._unlabelled / name
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_bytes(buffer.getvalue())
+        os.replace(unfinished, path)
+        self._files[name] = _File(path, time.time(), buffer.tell())
+
+    def _move(self, name: str, label: str) -> None:
+        if file := self._files.get(name):
+            place = self._labelled / label / name
+            os.replace(file.path, place)
+            file.path = place
+
+    def _prune(self) -> None:
+        total = sum(file.size for file in self._files.values())
+        oldest = time.time() - self._days * DAY
+        for name, file in list(self._files.items()):
+            if file.time >= oldest and total <= self._max_bytes:
+                break
+            file.path.unlink(missing_ok=True)
+            del self._files[name]
+            total -= file.size
+
+
+def _new_name(suffix: str) -> str:
+    return secrets.token_hex(16) + suffix

@@ -1,0 +1,87 @@
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.feedback.pictures import DAY, Pictures
+from app.settings import SettingsError
+
+LABELS = ("cat", "dog")
+NOISE = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+SIZE = 3200  # bytes of one of them as a PNG, about
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_copy_is_moved_to_the_folder_of_its_class_and_holds_nothing_but_pixels(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path, LABELS, days=1, max_bytes=10**6)
+    first, second = pictures.keep(NOISE[0]), pictures.keep(NOISE[1])
+    assert first and second
+    pictures.label(first, "dog")
+    pictures.close()
+    assert files(tmp_path) == {f"labelled/dog/{first}", f"unlabelled/{second}"}
+    with Image.open(tmp_path / "labelled/dog" / first) as image:
+        assert (image.format, image.info) == ("PNG", {})
+        assert (np.array(image) == NOISE[0]).all()
+
+
+def test_the_oldest_are_deleted_when_all_together_are_too_large(tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path, LABELS, days=1, max_bytes=3 * SIZE)
+    names = [pictures.keep(noise) for noise in NOISE]
+    pictures.close()
+    kept = [f"unlabelled/{name}" for name in names if f"unlabelled/{name}" in files(tmp_path)]
+    assert kept == [f"unlabelled/{name}" for name in names][-len(kept) :] and 0 < len(kept) < len(names)
+    assert sum((tmp_path / name).stat().st_size for name in kept) <= 3 * SIZE
+
+
+def test_copies_of_an_earlier_process_are_found_and_deleted_when_they_are_too_old(tmp_path: Path) -> None:
+    before = Pictures(tmp_path, LABELS, days=1, max_bytes=10**6)
+    old, new = before.keep(NOISE[0]), before.keep(NOISE[1])
+    assert old and new
+    before.label(old, "cat")
+    before.close()
+    then = time.time() - 2 * DAY
+    os.utime(tmp_path / "labelled/cat" / old, (then, then))
+    (tmp_path / "unlabelled" / f"{'0' * 32}.tmp").touch()  # it was ended while it wrote
+    mine = tmp_path / "labelled/cat/mine.png"
+    mine.touch()
+    os.utime(mine, (then, then))
+    Pictures(tmp_path, LABELS, days=1, max_bytes=10**6).close()
+    assert files(tmp_path) == {f"unlabelled/{new}", "labelled/cat/mine.png"}
+
+
+def test_a_full_disk_does_not_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    pictures = Pictures(tmp_path, LABELS, days=1, max_bytes=10**6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", fail)
+        lost = pictures.keep(NOISE[0])
+        pictures._jobs.put(lambda: patch.undo())
+        kept = pictures.keep(NOISE[1])
+        assert lost and kept
+        pictures.label(lost, "cat")
+        pictures.close()
+    assert files(tmp_path) == {f"unlabelled/{kept}"}
+    assert [record.getMessage() for record in caplog.records] == ["a picture cannot be kept: No space left on device"]
+
+
+@pytest.mark.parametrize("label", ["a/b", "..", ".", "", "/etc"])
+def test_a_label_that_is_no_name_of_a_folder_is_refused(tmp_path: Path, label: str) -> None:
+    with pytest.raises(SettingsError, match="FEEDBACK_DIR: the class"):
+        Pictures(tmp_path / "feedback", [label], days=1, max_bytes=1)
+    assert not (tmp_path / "feedback").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="FEEDBACK_DIR: cannot write to .*: Not a directory"):
+        Pictures(tmp_path / "file", LABELS, days=1, max_bytes=1)
