@@ -36,6 +36,8 @@ class Service:
 
     def __post_init__(self) -> None:
         self.models = served_models(self.settings, self.bundle.manifest)
+        # Read when it is asked for, over HTTP or by an exporter of app.telemetry.
+        self.metrics.queue_images.set_function(lambda: self.engine.reserved_images)
         if references := references_of(self.bundle.manifest):
             self.drift = Drift(references, self.settings.drift_window_images)
             for of, index in (("labels", self.drift.labels), ("confidences", self.drift.confidences)):
@@ -60,13 +62,11 @@ class Service:
             raise Unavailable("the engine has died")
 
     def collect(self) -> list[Metric]:
-        """All metrics, with the gauges that are read when they are asked for."""
-        self.metrics.queue_images.set(self.engine.reserved_images)
+        """All metrics."""
         return list(self.metrics.registry.collect())
 
     def render_metrics(self) -> bytes:
         """The same, in the Prometheus text format."""
-        self.metrics.queue_images.set(self.engine.reserved_images)
         return self.metrics.render()
 
     def observe(self, context: RequestContext, results: Sequence[Classification]) -> float:

@@ -32,6 +32,7 @@ from .. import __version__
 from . import SCOPE
 
 CUMULATIVE = AggregationTemporality.CUMULATIVE
+OF_PROMETHEUS = f"{SCOPE}.prometheus"  # exporters take one list of metrics for each scope
 Key = tuple[tuple[str, str], ...]
 
 
@@ -46,7 +47,7 @@ class WithPrometheus(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         metrics = list(metrics_of(self._registry, self._start, time.time_ns()))
-        ours = ScopeMetrics(InstrumentationScope(SCOPE, __version__), metrics, "")
+        ours = ScopeMetrics(InstrumentationScope(OF_PROMETHEUS, __version__), metrics, "")
         (given,) = metrics_data.resource_metrics  # a provider has one resource
         more = replace(given, scope_metrics=[*given.scope_metrics, ours])
         return self._exporter.export(MetricsData([more]), timeout_millis, **kwargs)

@@ -21,3 +21,10 @@ def test_the_buckets_of_histograms_are_fixed() -> None:
         "prediction_ood_score": "-2.0 -1.0 0.0 0.25 0.5 0.75 1.0 1.25 1.5 1.75 2.0 2.25 3.0 4.0 6.0 8.0 12.0 16.0 32.0"
         " +Inf",
     }
+
+
+def test_the_queue_is_read_whenever_metrics_are_collected(client: TestClient) -> None:
+    service = client.app.state.service  # type: ignore[attr-defined]
+    with service.engine.reserve(2):
+        assert service.metrics.registry.get_sample_value("predict_queue_images") == 2
+    assert service.metrics.registry.get_sample_value("predict_queue_images") == 0

@@ -246,6 +246,7 @@ def test_the_metrics_are_those_of_the_prometheus_route(receiver: Receiver, servi
     assert not confidences.HasField("min")
     assert "prediction_drift" not in metrics  # NaN until there are enough answers
     assert metrics["model_info"].gauge.data_points[0].as_double == 1
+    assert metrics["process.uptime"].gauge.data_points[0].as_double > 0
     duration = metrics["http.server.request.duration"].histogram.data_points
     assert {attributes(point.attributes)["http.route"]: point.count for point in duration}["/predict"] == 3
 
