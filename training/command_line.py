@@ -35,8 +35,8 @@ from training.data.tiny_imagenet import ARCHIVE as TINY_IMAGENET
 from training.data.tiny_imagenet import sort_pictures
 from training.errors import TrainingError
 from training.evaluate import leave_two_out
-from training.evaluate.compare import compare, correct, read_model
-from training.evaluate.evaluate import check_sources, evaluate, evaluated
+from training.evaluate.compare import compare, predict, read_model
+from training.evaluate.evaluate import Sources, evaluate, evaluated
 from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.photographs import photograph_side
 from training.evaluate.test_set_log import check_log
@@ -61,6 +61,7 @@ from training.options import (
     Force,
     Init,
     Near,
+    People,
     Photos,
     RunDir,
     Teacher,
@@ -181,23 +182,18 @@ def evaluate_command(
     near: Near = NEAR,
     fashion_mnist: Fashion = None,
     photographs: Photos = None,
+    labels: People = None,
 ) -> None:
     """Compute a finished run's logits and its report on the test set."""
     torch.set_num_threads(threads)
-    _evaluate(Dataset(data_dir, download=download), run_dir, test_reads, near, fashion_mnist, photographs)
+    sources = Sources(near, fashion_mnist, photographs, labels)
+    _evaluate(Dataset(data_dir, download=download), run_dir, test_reads, sources)
 
 
-def _evaluate(
-    dataset: Dataset,
-    run_dir: Path,
-    test_reads: Path,
-    near: Path,
-    fashion_mnist: Path | None,
-    photographs: Path | None,
-) -> None:
+def _evaluate(dataset: Dataset, run_dir: Path, test_reads: Path, sources: Sources) -> None:
     run = FinishedRun.read(run_dir)
     with Console(stderr=True).status("computing logits"):
-        report = evaluate(run, dataset, test_reads, near=near, fashion_mnist=fashion_mnist, photographs=photographs)
+        report = evaluate(run, dataset, test_reads, sources)
     low, high = report.accuracy.ci95
     print(f"{run_dir}: test accuracy {report.accuracy.value:.2%} (95 % interval {low:.2%} to {high:.2%})")
 
@@ -249,10 +245,11 @@ def all_command(
     bundle = bundle or run_dir / BUNDLE
     check_target(bundle, force=force)
     check_log(test_reads)
-    check_sources(near, fashion_mnist, photographs)
+    sources = Sources(near, fashion_mnist, photographs)
+    sources.check()
     dataset = Dataset(data_dir, download=download)
     _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
-    _evaluate(dataset, run_dir, test_reads, near, fashion_mnist, photographs)
+    _evaluate(dataset, run_dir, test_reads, sources)
     _export(dataset, run_dir, bundle, force)
 
 
@@ -293,10 +290,15 @@ def compare_command(
     dataset = Dataset(data_dir, download=download)
     parts = dataset.split(seed)
     held_out = dataset.training.take(torch.cat([parts.select, parts.calibrate]))
-    found = compare(*(correct(model, held_out) for model in models))
-    print(f"{old}: {found.old_accuracy:.2%} of {found.n:,}, {found.only_old} that the other has wrong")
-    print(f"{new}: {found.new_accuracy:.2%} of {found.n:,}, {found.only_new} that the other has wrong")
-    print(f"McNemar's exact test: p = {found.p_value:.3g}: {found.verdict}")
+    found = compare(*(predict(model, held_out) for model in models))
+    for name, accuracy, only, loss in (
+        (old, found.old_accuracy, found.only_old, found.old_loss),
+        (new, found.new_accuracy, found.only_new, found.new_loss),
+    ):
+        print(f"{name}: {accuracy:.2%} of {found.n:,}, {only} that the other has wrong; log-loss {loss:.4f}")
+    print(f"answers (McNemar's exact test): p = {found.p_value:.3g}")
+    print(f"log-loss (sign flips): p = {found.loss_p_value:.3g}")
+    print(found.verdict)
     raise typer.Exit(0 if found.better else 1)
 
 
@@ -312,8 +314,9 @@ def labels_command(
     people = [read_human_labels(labels, test.labels.numpy(), download=download) for test in tests]
     for run, test, human in zip(runs, tests, people, strict=True):
         print(f"{run}: accuracy, its 95 % interval, the accuracy of CIFAR-10's own labels")
-        for name, n, accuracy, (low, high), given in figures(test.predicted(), test.labels.numpy(), human):
-            print(f"{name:26} {n:6,} images  {accuracy:7.2%}  {low:7.2%} to {high:7.2%}  {given:7.2%}")
+        for one in figures(test.predicted(), test.labels.numpy(), human):
+            accuracy, (low, high) = one.accuracy.value, one.accuracy.ci95
+            print(f"{one.name:26} {one.n:6,} images  {accuracy:7.2%}  {low:7.2%} to {high:7.2%}  {one.given:7.2%}")
 
 
 @cli.command("leave-two-out")

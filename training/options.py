@@ -28,6 +28,10 @@ Photos = Annotated[
     Path | None,
     typer.Option(help="Folder of photographs: a folder a class, and other/. A part is for training, a part held out."),
 ]
+People = Annotated[
+    Path | None,
+    typer.Option("--labels", help="Folder of CIFAR-10H's, ciFAIR's and cleanlab's files, which `labels` fetches."),
+]
 BundleDir = Annotated[
     Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
 ]

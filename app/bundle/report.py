@@ -55,6 +55,9 @@ class CalibrationScores(Frozen):
     """How well the probabilities agree with the results, on the report's images."""
 
     ece: Estimate = Field(description="Expected calibration error, a fraction; 15 bins with equal numbers of images.")
+    ece_by_chance: tuple[float, float] | None = Field(
+        None, description="95 % range of the error that exact probabilities would show on so many images."
+    )
     nll: Estimate = Field(description="Negative log-likelihood, in nats.")
     brier: Estimate = Field(description="Brier score, 0 to 2.")
     bins: list[ConfidenceBin] = Field([], description="By increasing confidence; bins without images are left out.")
@@ -183,6 +186,16 @@ class PhotographReport(Frozen):
     abstention: PhotographAbstention
 
 
+class LabelAccuracy(Frozen):
+    """Accuracy on the report's images by labels of other people, or without near-duplicates of training images."""
+
+    name: str = Field(description="What the labels are, or which images are left out.")
+    source: str = Field(description="The published file, its authors and its licence.")
+    n: PositiveInt = Field(description="The number of images.")
+    accuracy: Interval
+    given: Fraction = Field(description="Accuracy of CIFAR-10's own labels by these.")
+
+
 class Epoch(Frozen):
     """One row of history.csv. Losses are in nats. Validation is on the selection split, with averaged weights."""
 
@@ -212,4 +225,5 @@ class Report(Frozen):
     abstention: AbstentionReport | None = None
     robustness: RobustnessReport | None = None
     photographs: PhotographReport | None = None
+    labels: list[LabelAccuracy] | None = None
     history: list[Epoch]

@@ -22,7 +22,6 @@ from ..bundle.manifest import Manifest, SelfCheck
 from ..bundle.names import CHECKPOINT, CLASS_MAPS, GRAPH, INPUT, LOGITS, MANIFEST, NOVELTY, OOD_SCORE
 from ..bundle.reader import Bundle
 from ..settings import Settings
-from .decisions import ENTROPY
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,10 +98,10 @@ class OnnxSession:
         given = {tensor.name: tensor for tensor in outputs}
         if LOGITS not in given:
             raise SessionError(f"{GRAPH} gives no {LOGITS}")
-        self._scores = manifest.abstention is not None
+        self._scores = _graph_scores(manifest)
         self._maps = CLASS_MAPS in given  # not in the graphs of older bundles
         if self._scores and OOD_SCORE not in given:
-            raise SessionError(f"the bundle says when to abstain, but its graph gives no {OOD_SCORE}")
+            raise SessionError(f"the bundle abstains by the graph's own score, but its graph gives no {OOD_SCORE}")
         photographs = manifest.photographs or manifest.input
         one_size = (photographs.height, photographs.width) == (height, width)
         self._image = np.zeros((1, height, width, 3), np.uint8)
@@ -133,6 +132,11 @@ class OnnxSession:
         self._session.run([LOGITS], {INPUT: self._image}, options)
 
 
+def _graph_scores(manifest: Manifest) -> bool:
+    """Whether the network itself gives the out-of-distribution score, as in bundles before 1.5.0."""
+    return manifest.abstention is not None and manifest.abstention.temperature is None
+
+
 def _check_declared(tensor: onnxruntime.NodeArg, kind: str, expected: Shape) -> None:
     """Raises SessionError unless the graph declares this type and shape."""
     if tensor.type != kind or not _fits(tensor.shape, expected):
@@ -158,17 +162,18 @@ class TorchSession:
                 f"ENGINE=torch needs the extra 'torch' ({error}); ENGINE=onnx needs nothing more"
             ) from None
         manifest, abstention = bundle.manifest, bundle.manifest.abstention
-        if abstention and abstention.method not in (SCORE, ENTROPY):
+        scores = _graph_scores(manifest)
+        if abstention and scores and abstention.method != SCORE:
             raise SessionError(f"abstention: ENGINE=torch can compute {SCORE}, not {abstention.method[:40]!r}")
-        if abstention and NOVELTY not in bundle:
-            raise SessionError(f"the bundle says when to abstain, but holds no {NOVELTY} for ENGINE=torch")
+        if scores and NOVELTY not in bundle:
+            raise SessionError(f"the bundle abstains by {SCORE}, but holds no {NOVELTY} for ENGINE=torch")
         network = mobilenet_v2(manifest.architecture, len(manifest.classes))
         forms = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
         network.load_state_dict(_read_tensors(bundle, CHECKPOINT, load, forms))
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         novelty = None
-        if abstention:
+        if scores:
             width = network.last_channel
             tensors = _read_tensors(bundle, NOVELTY, load, _novelty_forms(width))
             novelty = Novelty(**{name: tensor.to(self._device) for name, tensor in tensors.items()})

@@ -21,15 +21,20 @@ def fit_temperature(scored: Predictions) -> float:
 
     Searched between 0.05 and 20; the likelihood is unimodal in the temperature's logarithm.
     """
-    logits, labels = _float64(scored)
 
     def loss(log_temperature: float) -> float:
-        return float(negative_log_likelihood(log_softmax(logits / np.exp(log_temperature), axis=1), labels).mean())
+        return float(log_losses(scored, np.exp(log_temperature)).mean())
 
     found = minimize_scalar(  # type: ignore[no-untyped-call]
         loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(found.x))
+
+
+def log_losses(scored: Predictions, temperature: float) -> Floats:
+    """float64 [N], in nats: minus the logarithm of each true class's probability."""
+    logits, labels = _float64(scored)
+    return negative_log_likelihood(log_softmax(logits / temperature, axis=1), labels)
 
 
 def calibration_report(calibrate: Predictions, test: Predictions) -> CalibrationReport:
@@ -53,6 +58,7 @@ def scores(scored: Predictions, temperature: float) -> CalibrationScores:
     likelihood, brier = negative_log_likelihood(log_probabilities, labels), brier_score(probabilities, labels)
     return CalibrationScores(
         ece=estimate(lambda index: expected_calibration_error(confidence[index], correct[index]), len(labels)),
+        ece_by_chance=error_by_chance(confidence),
         nll=estimate(lambda index: likelihood[index].mean(), len(labels)),
         brier=estimate(lambda index: brier[index].mean(), len(labels)),
         bins=reliability_bins(scored, temperature),
@@ -77,6 +83,21 @@ def expected_calibration_error(confidence: Floats, correct: Floats, bins: int = 
     order = np.argsort(confidence, kind="stable")
     gaps = [abs(confidence[part].sum() - correct[part].sum()) for part in np.array_split(order, min(bins, len(order)))]
     return float(sum(gaps) / len(order))
+
+
+def error_by_chance(confidence: Floats) -> tuple[float, float]:
+    """The 95 % range of the expected calibration error if `confidence`, float64 [N], were exact.
+
+    Results are drawn from the probabilities themselves (consistency resampling, Bröcker & Smith 2007,
+    doi:10.1175/WAF993.1).
+    """
+    random = np.random.default_rng(SEED)
+    drawn = [
+        expected_calibration_error(confidence, (random.random(len(confidence)) < confidence).astype(np.float64))
+        for _ in range(RESAMPLES)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return (float(low), float(high))
 
 
 def negative_log_likelihood(log_probabilities: Floats, labels: npt.NDArray[np.int64]) -> Floats:

@@ -1,4 +1,8 @@
-"""Is one model better than another, or is it chance? McNemar's test on held-out training images."""
+"""Is one model better than another, or is it chance? Two tests on held-out training images.
+
+McNemar's test looks at answers that only one of the two has right. A permutation test looks at the log-loss
+(negative log-likelihood), each model at its own best temperature: it sees differences that answers alone do not show.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,24 +10,27 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+import torch
+from scipy.stats import binomtest, permutation_test
 from torch import Tensor
 
 from app.bundle.names import GRAPH, MANIFEST
 from app.bundle.reader import Bundle, BundleError
 from training.data.cifar10 import LabelledImages
 from training.errors import TrainingError
-from training.evaluate.network_outputs import predict_logits
+from training.evaluate.calibration import fit_temperature, log_losses
+from training.evaluate.network_outputs import Predictions, predict_logits
 from training.export.graph import run_graph
 from training.fit.run_folder import FinishedRun, check_split
 
 Model = Callable[[Tensor], npt.NDArray[np.float32]]
 
 SIGNIFICANCE = 0.05
+RESAMPLES, SEED = 9999, 0
 
 
 class Comparison(NamedTuple):
-    """Two models on the same n images. Accuracies are fractions; p_value is two-sided."""
+    """Two models on the same n images. Accuracies are fractions, losses in nats, p-values two-sided."""
 
     n: int
     old_accuracy: float
@@ -31,25 +38,58 @@ class Comparison(NamedTuple):
     only_old: int  # images that the old model has right and the new one wrong
     only_new: int
     p_value: float
+    old_loss: float
+    new_loss: float
+    loss_p_value: float
 
     @property
     def better(self) -> bool:
-        """The new model is right more often, and the difference is significant."""
-        return self.only_new > self.only_old and self.p_value < SIGNIFICANCE
+        """The new model is significantly better by one test, and not significantly worse by the other."""
+        return self._gains() == {True}
 
     @property
     def verdict(self) -> str:
-        if self.p_value >= SIGNIFICANCE:
+        gains = self._gains()
+        if not gains:
             return f"no difference that {self.n:,} images can show"
+        if len(gains) == 2:
+            return "the new one is better by one test, and worse by the other"
         return "the new one is better" if self.better else "the new one is worse"
 
+    def _gains(self) -> set[bool]:
+        """Whether the significant differences are gains."""
+        answers, losses = self.only_new > self.only_old, self.new_loss < self.old_loss
+        tests = ((answers, self.p_value), (losses, self.loss_p_value))
+        return {gain for gain, p_value in tests if p_value < SIGNIFICANCE}
 
-def compare(old: npt.NDArray[np.bool_], new: npt.NDArray[np.bool_]) -> Comparison:
-    """Compare two arrays bool [N], whether each image's answer is right (McNemar 1947, exact)."""
-    only_old, only_new = int((old & ~new).sum()), int((new & ~old).sum())
+
+def compare(old: Predictions, new: Predictions) -> Comparison:
+    """Compare predictions for the same images: answers (McNemar 1947, exact), and losses (sign flips, Fisher 1935)."""
+    was, now = old.correct(), new.correct()
+    only_old, only_new = int((was & ~now).sum()), int((now & ~was).sum())
     discordant = only_old + only_new
-    p_value = float(binomtest(only_new, discordant).pvalue) if discordant else 1.0
-    return Comparison(len(old), float(old.mean()), float(new.mean()), only_old, only_new, p_value)
+    losses = [log_losses(one, fit_temperature(one)) for one in (old, new)]
+    return Comparison(
+        n=len(was),
+        old_accuracy=float(was.mean()),
+        new_accuracy=float(now.mean()),
+        only_old=only_old,
+        only_new=only_new,
+        p_value=float(binomtest(only_new, discordant).pvalue) if discordant else 1.0,
+        old_loss=float(losses[0].mean()),
+        new_loss=float(losses[1].mean()),
+        loss_p_value=_sign_flips(losses[1] - losses[0]),
+    )
+
+
+def _sign_flips(differences: npt.NDArray[np.float64]) -> float:
+    """The chance of a mean as far from zero if each difference, float64 [N], were as likely with the other sign."""
+    if not differences.any():
+        return 1.0
+    found = permutation_test(
+        (differences,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, batch=500, rng=SEED
+    )
+    return float(found.pvalue)
 
 
 def read_model(source: Path, seed: int) -> Model:
@@ -68,7 +108,5 @@ def read_model(source: Path, seed: int) -> Model:
     return lambda images: predict_logits(model, images).numpy()
 
 
-def correct(model: Model, held_out: LabelledImages) -> npt.NDArray[np.bool_]:
-    """bool [N]: whether the model's answer is right for each image."""
-    right: npt.NDArray[np.bool_] = model(held_out.images).argmax(1) == held_out.labels.numpy()
-    return right
+def predict(model: Model, held_out: LabelledImages) -> Predictions:
+    return Predictions(torch.from_numpy(model(held_out.images)), held_out.labels)

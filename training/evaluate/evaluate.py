@@ -15,11 +15,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
-from torch import Tensor
 
-from app.bundle.report import Report, RobustnessReport
+from app.bundle.report import LabelAccuracy, Report, RobustnessReport
 from app.network.mobilenet import Preprocessed
-from app.network.novelty import Novelty
 from app.network.served import ServedNetwork
 from training.atomic_files import write_atomically
 from training.data.cifar10 import Dataset, LabelledImages, Split
@@ -33,14 +31,14 @@ from training.evaluate.abstention import (
     aurocs,
     entropies,
     fit_all,
-    fit_novelty,
     threshold,
 )
 from training.evaluate.calibration import calibration_report
 from training.evaluate.conformal import conformal_report
+from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.leave_two_out import read_near
 from training.evaluate.metrics import build_report, report_text
-from training.evaluate.network_outputs import Outputs, Predictions, predict_features
+from training.evaluate.network_outputs import Outputs, Predictions, predict_features, predict_logits
 from training.evaluate.photographs import (
     PhotographPredictions,
     photograph_report,
@@ -59,43 +57,57 @@ UNRELATED_IMAGES = 1000  # of each kind
 CORRUPTED_IMAGES = 1000  # of the test set
 SEED = 0
 ROBUSTNESS = TypeAdapter(RobustnessReport | None)
+LABELS = TypeAdapter(list[LabelAccuracy] | None)
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """A network's outputs for the images that it is judged by.
 
-    novelty: the fitted out-of-distribution score. far: areas under the ROC curve by method and kind of unrelated image.
-    near: the same by method and pair of left out classes, from leave_two_out, or empty. robustness: takes longest, and
-    is None until it is computed. photographs: None if none were given.
+    far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of left out
+    classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed. photographs and
+    labels: None if none were given.
     """
 
     select: Predictions
     calibrate: Predictions
     test: Predictions
-    novelty: Novelty
     far: dict[str, dict[str, float]]
     near: dict[str, list[float]]
     robustness: RobustnessReport | None
     photographs: PhotographPredictions | None = None
+    labels: list[LabelAccuracy] | None = None
 
 
-def evaluate(
-    run: FinishedRun,
-    dataset: Dataset,
-    test_reads: Path,
-    *,
-    near: Path,
-    fashion_mnist: Path | None = None,
-    photographs: Path | None = None,
-) -> Report:
+@dataclass(frozen=True)
+class Sources:
+    """What a model is judged by beside CIFAR-10.
+
+    near: the file of leave_two_out. fashion_mnist, photographs, labels: folders, see training.data.unrelated,
+    training.data.photographs and training.evaluate.human_labels; None is left out.
+    """
+
+    near: Path
+    fashion_mnist: Path | None = None
+    photographs: Path | None = None
+    labels: Path | None = None
+
+    def check(self) -> None:
+        """Raises TrainingError unless `evaluate` can read them, so that it is known before hours of training."""
+        read_near(self.near)
+        if self.fashion_mnist is not None:
+            unrelated_images(1, SEED, self.fashion_mnist)
+        if self.photographs is not None:
+            read_photographs(self.photographs)
+
+
+def evaluate(run: FinishedRun, dataset: Dataset, test_reads: Path, sources: Sources) -> Report:
     """Evaluate a finished run and write its report; nothing that is saved is computed again.
 
-    `near` is the file of leave_two_out; `fashion_mnist` and `photographs` are folders, see training.data.unrelated and
-    training.data.photographs. All may be added later, without reading the test set again. Raises TrainingError when
-    the data are missing or not the run's, or when a file cannot be written.
+    All sources may be added later, without reading the test set again. Raises TrainingError when the data are missing
+    or not the run's, or when a file cannot be written.
     """
-    areas = read_near(near)
+    areas, fashion_mnist = read_near(sources.near), sources.fashion_mnist
     evaluation = saved_evaluation(run)
     if evaluation is None:
         evaluation = _evaluate(run, dataset, test_reads, fashion_mnist)
@@ -104,8 +116,12 @@ def evaluate(
         model = run.model()
         known = _in_distribution(model, *run.data(dataset))
         evaluation = replace(evaluation, far=_far(model, known, fashion_mnist))
-    if photographs is not None and evaluation.photographs is None:
-        found = predict_photographs(run.model(), evaluation.novelty, photographs, photograph_side(run.config.enlarge))
+    if sources.labels is not None:
+        people = read_human_labels(sources.labels, evaluation.test.labels.numpy(), download=False)
+        by_people = figures(evaluation.test.predicted(), evaluation.test.labels.numpy(), people)
+        evaluation = replace(evaluation, labels=by_people)
+    if sources.photographs is not None and evaluation.photographs is None:
+        found = predict_photographs(run.model(), sources.photographs, photograph_side(run.config.enlarge))
         evaluation = replace(evaluation, photographs=found)
     if evaluation.robustness is None:
         robustness = read_corrupted_test_set(run.model(), dataset.test, test_reads, run.weights_sha256)
@@ -116,15 +132,6 @@ def evaluate(
     write_atomically(run.folder / REPORT, (report.model_dump_json(indent=2) + "\n").encode())
     write_atomically(run.folder / REPORT_TEXT, report_text(evaluation.test).encode())
     return report
-
-
-def check_sources(near: Path, fashion_mnist: Path | None, photographs: Path | None = None) -> None:
-    """Raises TrainingError unless `evaluate` can read these, so that it is known before hours of training."""
-    read_near(near)
-    if fashion_mnist is not None:
-        unrelated_images(1, SEED, fashion_mnist)
-    if photographs is not None:
-        read_photographs(photographs)
 
 
 def evaluated(run: FinishedRun) -> tuple[Evaluation, Report]:
@@ -160,11 +167,11 @@ def saved_evaluation(run: FinishedRun) -> Evaluation | None:
             }
             return Evaluation(
                 **predictions,
-                novelty=Novelty(*(saved.get_tensor(f"novelty.{part}") for part in Novelty._fields)),
                 far=json.loads(about["far"]),
                 near=json.loads(about["near"]),
                 robustness=ROBUSTNESS.validate_json(about["robustness"]),
                 photographs=_saved_photographs(saved),
+                labels=LABELS.validate_json(about.get("labels", "null")),
             )
     except (OSError, SafetensorError, KeyError, ValidationError):  # also: saved by an older version
         return None
@@ -182,7 +189,7 @@ def _saved_photographs(saved: Any) -> PhotographPredictions | None:
 
 
 def _save(run: FinishedRun, evaluation: Evaluation) -> None:
-    tensors = {f"novelty.{part}": value for part, value in evaluation.novelty._asdict().items()}
+    tensors: dict[str, torch.Tensor] = {}
     for name in SPLITS:
         predictions: Predictions = getattr(evaluation, name)
         tensors |= {f"{name}.{part}": value for part, value in predictions._asdict().items()}
@@ -194,6 +201,7 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
         "far": json.dumps(evaluation.far),
         "near": json.dumps(evaluation.near),
         "robustness": ROBUSTNESS.dump_json(evaluation.robustness).decode(),
+        "labels": LABELS.dump_json(evaluation.labels).decode(),
     }
     write_atomically(run.folder / LOGITS, save_safetensors(tensors, metadata=about))
 
@@ -213,6 +221,7 @@ def _report(run: FinishedRun, evaluation: Evaluation) -> Report:
                 threshold(entropies(calibrate.logits.numpy())),
             ),
             "robustness": evaluation.robustness,
+            "labels": evaluation.labels,
             "photographs": evaluation.photographs
             and photograph_report(evaluation.photographs, photograph_side(run.config.enlarge)),
         }
@@ -223,14 +232,12 @@ def _evaluate(run: FinishedRun, dataset: Dataset, test_reads: Path, fashion_mnis
     images, parts = run.data(dataset)
     model = run.model()
     known = _in_distribution(model, images, parts)
-    novelty = fit_novelty(known.bank)
     far = _far(model, known, fashion_mnist)
     calibrate = images.take(parts.calibrate)
     return Evaluation(
-        select=_predictions(known.select, images.labels[parts.select], novelty),
-        calibrate=_predictions(predict_features(model, calibrate.images), calibrate.labels, novelty),
-        test=read_test_set(model, novelty, dataset.test, test_reads, run.weights_sha256),
-        novelty=novelty,
+        select=Predictions(torch.from_numpy(known.select.logits), images.labels[parts.select]),
+        calibrate=Predictions(predict_logits(model, calibrate.images), calibrate.labels),
+        test=read_test_set(model, dataset.test, test_reads, run.weights_sha256),
         far=far,
         near={},
         robustness=None,
@@ -265,15 +272,13 @@ def _far(model: Preprocessed, known: InDistribution, fashion_mnist: Path | None)
     return {name: {kind: areas[name] for kind, areas in by_kind.items()} for name in METHODS}
 
 
-def read_test_set(
-    model: Preprocessed, novelty: Novelty, test: LabelledImages, test_reads: Path, weights_sha256: str
-) -> Predictions:
+def read_test_set(model: Preprocessed, test: LabelledImages, test_reads: Path, weights_sha256: str) -> Predictions:
     """The network's predictions for the test images, and a line in `test_reads`.
 
     Raises TrainingError, before any image is read, when the log cannot be written.
     """
     check_log(test_reads)
-    predictions = _predictions(predict_features(model, test.images), test.labels, novelty)
+    predictions = Predictions(predict_logits(model, test.images), test.labels)
     log_read(test_reads, weights_sha256, predictions.accuracy(), f"all {len(test.labels)}")
     return predictions
 
@@ -293,8 +298,3 @@ def read_corrupted_test_set(
     )
     log_read(test_reads, weights_sha256, report.mean_accuracy, f"{report.n} damaged")
     return report
-
-
-def _predictions(outputs: Outputs, labels: Tensor, novelty: Novelty) -> Predictions:
-    scores = novelty.score(torch.from_numpy(outputs.features))
-    return Predictions(torch.from_numpy(outputs.logits), labels, scores)

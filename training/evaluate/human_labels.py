@@ -23,6 +23,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from app.bundle.manifest import sha256
+from app.bundle.report import Interval, LabelAccuracy
 from training.atomic_files import write_atomically
 from training.data.cifar10 import CLASSES
 from training.errors import TrainingError
@@ -39,9 +40,10 @@ SAME_SHOT = 1  # ciFAIR's judgements up to this one are exact and near-duplicate
 
 
 class Source(NamedTuple):
-    """A published file, at a fixed commit."""
+    """A published file, at a fixed commit. by: authors and licence."""
 
     name: str
+    by: str
     url: str
     sha256: str
 
@@ -49,16 +51,19 @@ class Source(NamedTuple):
 GITHUB = "https://raw.githubusercontent.com"
 CIFAR10H = Source(
     "cifar10h_probs.npy",
+    "CIFAR-10H, Peterson et al. 2019, CC BY-NC-SA 4.0",
     f"{GITHUB}/jcpeterson/cifar-10h/597cbc5f07266c9405b830ee4a53463539124c4f/data/cifar10h-probs.npy",
     "436ae98620e00073f9d08585ac870573b588853e7af9f54eb1647408114af77d",
 )
 CIFAIR = Source(
     "cifair_duplicates_cifar10.csv",
+    "ciFAIR, Barz and Denzler 2020",
     f"{GITHUB}/cvjena/cifair/4c2764277f5fda8fec6784a78c1818eab13236c5/meta/duplicates_cifar10.csv",
     "4cb7e99a7dfff346082c9d8fa4c2989a196e4a37d1e58f75936046696f1ba6a4",
 )
 CLEANLAB = Source(
     "cleanlab_cifar10_mturk.json",
+    "label-errors, Northcutt et al. 2021, Apache-2.0",
     f"{GITHUB}/cleanlab/label-errors/5457895eee26e49187de5c4d6617b9de6f172221/mturk/cifar10_mturk.json",
     "81b2c16c9eee060d6cc2390f6bbce1e0e7be0a050574be5177c9428f3596b5b5",
 )
@@ -77,17 +82,7 @@ class HumanLabels(NamedTuple):
     corrected: Labels
 
 
-class Figure(NamedTuple):
-    """Accuracy on n images with its 95 % Wilson interval. given: the accuracy of CIFAR-10's own labels. Fractions."""
-
-    name: str
-    n: int
-    accuracy: float
-    ci95: tuple[float, float]
-    given: float
-
-
-def figures(predicted: Labels, labels: Labels, human: HumanLabels) -> list[Figure]:
+def figures(predicted: Labels, labels: Labels, human: HumanLabels) -> list[LabelAccuracy]:
     """The accuracy of `predicted`, int64 [N], by CIFAR-10's `labels`, int64 [N], and by those of people.
 
     The label of CIFAR-10H is the class that most annotators chose; images with a draw are left out. A group without
@@ -97,24 +92,28 @@ def figures(predicted: Labels, labels: Labels, human: HumanLabels) -> list[Figur
     most = np.where((human.shares == agreement[:, None]).sum(1) == 1, human.shares.argmax(1), NO_LABEL)
     everything = np.ones(len(labels), np.bool_)
     groups = [
-        ("CIFAR-10's labels", labels, everything),
-        ("CIFAR-10H's labels", most, everything),
-        ("- chosen by at least 95 %", most, agreement >= 0.95),
-        ("- chosen by 80 to 95 %", most, (agreement >= 0.8) & (agreement < 0.95)),
-        ("- chosen by less than 80 %", most, agreement < 0.8),
-        ("without near-duplicates", labels, ~human.duplicates),
-        ("near-duplicates alone", labels, human.duplicates),
-        ("labels corrected by votes", human.corrected, everything),
+        ("CIFAR-10's labels", "CIFAR-10", labels, everything),
+        ("CIFAR-10H's labels", CIFAR10H.by, most, everything),
+        ("- chosen by at least 95 %", CIFAR10H.by, most, agreement >= 0.95),
+        ("- chosen by 80 to 95 %", CIFAR10H.by, most, (agreement >= 0.8) & (agreement < 0.95)),
+        ("- chosen by less than 80 %", CIFAR10H.by, most, agreement < 0.8),
+        ("without near-duplicates", CIFAIR.by, labels, ~human.duplicates),
+        ("near-duplicates alone", CIFAIR.by, labels, human.duplicates),
+        ("labels corrected by votes", CLEANLAB.by, human.corrected, everything),
     ]
     return list(_figures(predicted, labels, groups))
 
 
-def _figures(predicted: Labels, labels: Labels, groups: list[tuple[str, Labels, Chosen]]) -> Iterator[Figure]:
-    for name, truth, chosen in groups:
+def _figures(
+    predicted: Labels, labels: Labels, groups: list[tuple[str, str, Labels, Chosen]]
+) -> Iterator[LabelAccuracy]:
+    for name, source, truth, chosen in groups:
         chosen = chosen & (truth != NO_LABEL)
         n, right = int(chosen.sum()), int((predicted == truth)[chosen].sum())
         if n:
-            yield Figure(name, n, right / n, wilson(right, n), float((labels == truth)[chosen].mean()))
+            accuracy = Interval(value=right / n, ci95=wilson(right, n))
+            given = float((labels == truth)[chosen].mean())
+            yield LabelAccuracy(name=name, source=source, n=n, accuracy=accuracy, given=given)
 
 
 def read_human_labels(folder: Path, labels: Labels, *, download: bool) -> HumanLabels:

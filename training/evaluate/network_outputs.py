@@ -12,11 +12,10 @@ from app.network.served import ServedNetwork
 
 
 class Predictions(NamedTuple):
-    """logits: float32 [N, classes]; labels: int64 [N]; ood_scores: float32 [N], or None if not computed."""
+    """logits: float32 [N, classes]; labels: int64 [N]."""
 
     logits: Tensor
     labels: Tensor
-    ood_scores: Tensor | None = None
 
     def predicted(self) -> npt.NDArray[np.int64]:
         return self.logits.argmax(1).numpy()

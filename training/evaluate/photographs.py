@@ -1,6 +1,6 @@
 """A network's results on photographs of kinds that its training never saw.
 
-found = predict_photographs(model, novelty, folder, side=64)
+found = predict_photographs(model, folder, side=64)
 fit_photographs(found)          # for the manifest: temperature, thresholds and histograms, of one half
 photograph_report(found)        # measured on the other half
 """
@@ -10,13 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from app.bundle.manifest import Abstention, Calibration, Photographs
 from app.bundle.report import Interval, PhotographAbstention, PhotographClass, PhotographReport
 from app.network.mobilenet import SIDE as THUMBNAIL_SIDE
 from app.network.mobilenet import Preprocessed
-from app.network.novelty import Novelty
 from training.data.cifar10 import CLASSES
 from training.data.photographs import OTHER, halves, read_photographs
 from training.data.photographs import SIDE as PHOTOGRAPH_SIDE
@@ -26,7 +24,7 @@ from training.evaluate.calibration import calibration_report, fit_temperature
 from training.evaluate.conformal import conformal_report, fit_conformal
 from training.evaluate.drift_reference import drift_reference
 from training.evaluate.metrics import wilson
-from training.evaluate.network_outputs import Predictions, predict_features
+from training.evaluate.network_outputs import Predictions, predict_logits
 
 LEAST = 100  # photographs of the classes, and of other things, in each half
 
@@ -43,7 +41,7 @@ def photograph_side(enlarge: int) -> int:
     return min(PHOTOGRAPH_SIDE, THUMBNAIL_SIDE * enlarge)
 
 
-def predict_photographs(model: Preprocessed, novelty: Novelty, folder: Path, side: int) -> PhotographPredictions:
+def predict_photographs(model: Preprocessed, folder: Path, side: int) -> PhotographPredictions:
     """Raises TrainingError when `folder` cannot be read or holds too few photographs."""
     parts = halves(read_photographs(folder, side))
     found = []
@@ -54,17 +52,14 @@ def predict_photographs(model: Preprocessed, novelty: Novelty, folder: Path, sid
                 f"{folder} has too few photographs: a half of what is held out has {known} of the classes and"
                 f" {len(part.labels) - known} of other things, {LEAST} of each are needed"
             )
-        outputs = predict_features(model, part.images)
-        scores = novelty.score(torch.from_numpy(outputs.features))
-        found.append(Predictions(torch.from_numpy(outputs.logits), part.labels, scores))
+        found.append(Predictions(predict_logits(model, part.images), part.labels))
     return PhotographPredictions(*found)
 
 
 def of_classes(predictions: Predictions, *, known: bool = True) -> Predictions:
     """The photographs of the classes, or those of other things."""
     chosen = (predictions.labels != OTHER) == known
-    assert predictions.ood_scores is not None
-    return Predictions(predictions.logits[chosen], predictions.labels[chosen], predictions.ood_scores[chosen])
+    return Predictions(predictions.logits[chosen], predictions.labels[chosen])
 
 
 def fit_photographs(found: PhotographPredictions, side: int) -> Photographs:

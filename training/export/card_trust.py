@@ -6,9 +6,11 @@ from app.bundle.manifest import Manifest
 from app.bundle.report import (
     AbstentionReport,
     CalibrationReport,
+    CalibrationScores,
     ConformalReport,
     Estimate,
     Interval,
+    LabelAccuracy,
     PhotographReport,
     Report,
     RobustnessReport,
@@ -36,6 +38,8 @@ def render_card_trust(manifest: Manifest, report: Report) -> str:
         parts.append(_conformal(report.conformal, manifest.classes))
     if report.abstention:
         parts.append(_abstention(report.abstention))
+    if report.labels:
+        parts.append(_labels(report.labels))
     if report.selective:
         parts.append(_selective(report.selective))
     if report.robustness:
@@ -54,17 +58,35 @@ def _probabilities(manifest: Manifest) -> str:
 
 def _calibration(calibration: CalibrationReport) -> str:
     rows = [
-        (label, _with_interval(scores.ece, 100, " %"), _with_interval(scores.nll), _with_interval(scores.brier))
+        (label, _calibration_error(scores), _with_interval(scores.nll), _with_interval(scores.brier))
         for label, scores in (("without", calibration.before), ("with the temperature", calibration.after))
     ]
+    chance = " In brackets, what exact\nprobabilities would show on so many images (95 %)."
+    resampled = " Resampling inflates the\ncalibration error, so its interval can lie above it."
     return _section(
         "Calibration",
-        "The difference between probabilities and the frequency of right answers on the test images, with 95 %\n"
-        "bootstrap intervals. Resampling inflates the calibration error, so for small errors the interval can lie\n"
-        "above the estimate.",
+        "The difference between probabilities and the frequency of right answers on the test images. Likelihood and\n"
+        f"Brier score have 95 % bootstrap intervals.{chance if calibration.after.ece_by_chance else resampled}",
         ("", "expected calibration error (15 bins of equally many)", "negative log-likelihood", "Brier score"),
         rows,
         picture=("Reliability diagram", "reliability.png"),
+    )
+
+
+def _calibration_error(scores: CalibrationScores) -> str:
+    if scores.ece_by_chance is None:
+        return _with_interval(scores.ece, 100, " %")
+    low, high = scores.ece_by_chance
+    return f"{_percent(scores.ece.value)} ({low * 100:.2f} to {_percent(high)})"
+
+
+def _labels(labels: Sequence[LabelAccuracy]) -> str:
+    return _section(
+        "Labels of other people",
+        "Accuracy on the test images by published labels, and without images that resemble a training image. The\n"
+        "files are not part of this bundle.",
+        ("labels", "images", "accuracy (95 %)", "of CIFAR-10's own labels", "source"),
+        [(one.name, f"{one.n:,}", _share(one.accuracy), _percent(one.given), one.source) for one in labels],
     )
 
 

@@ -8,13 +8,11 @@ compared with app.network.served before it is shipped (training.export.bundle).
     output  logits      float32 [N, 10]
     output  class_maps  float32 [N, 10, h, w]: what each place of the last map (4x4, in the small network 2x2) adds
                         to each logit; their means are the logits (Zhou et al. 2016, arXiv:1512.04150)
-    output  ood_score   float32 [N], larger for images less like the training images; where a Novelty is given
 
 All outputs are computed even if few are fetched: ONNX Runtime's builds ignore only_execute_path_to_fetches.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,9 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import InvertedResidual
 
-from app.bundle.names import CLASS_MAPS, INPUT, LOGITS, OOD_SCORE
+from app.bundle.names import CLASS_MAPS, INPUT, LOGITS
 from app.network.mobilenet import SIDE
-from app.network.novelty import NEIGHBOUR, SHORTEST, Novelty
 from app.network.served import ServedNetwork
 
 OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that the service accepts
@@ -37,7 +34,7 @@ OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that
 def build_graph(served: ServedNetwork, *, any_size: bool = False) -> onnx.ModelProto:
     """The graph of `served` in evaluation mode, checked by ONNX; `any_size`: for images that are not 32 x 32, too."""
     size = ["H", "W"] if any_size else [SIDE, SIDE]
-    model, network, novelty = served.model, served.network, served.novelty
+    model, network = served.model, served.network
     graph = _Graph()
     # Transposing bytes is cheaper than transposing floats.
     pixels = graph.add("Transpose", INPUT, perm=[0, 3, 1, 2])
@@ -64,34 +61,7 @@ def build_graph(served: ServedNetwork, *, any_size: bool = False) -> onnx.ModelP
         helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, ["N", classes]),
         helper.make_tensor_value_info(CLASS_MAPS, TensorProto.FLOAT, ["N", classes, "H", "W"]),
     ]
-    if novelty is not None:
-        _score(graph, features, novelty)
-        outputs.append(helper.make_tensor_value_info(OOD_SCORE, TensorProto.FLOAT, ["N"]))
     return graph.finish(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["N", *size, 3]), outputs)
-
-
-def _score(graph: "_Graph", features: str, novelty: Novelty) -> None:
-    """app.network.novelty, in operators."""
-    constants = {name: graph.constant(f"novelty.{name}", value) for name, value in novelty._asdict().items()}
-    # Stored in half precision, at half the size; a session converts them once, when it loads.
-    neighbours, unusual = (
-        graph.add("Cast", constants[name], to=TensorProto.FLOAT) for name in ("neighbours", "unusual")
-    )
-    rows = graph.constant("rows", torch.tensor([1]))
-    length = graph.add("ReduceL2", features, rows, keepdims=1)
-    length = graph.add("Max", length, graph.constant("shortest", torch.tensor(SHORTEST)))
-    unit = graph.add("Div", features, length)
-    similar = graph.add("Gemm", unit, neighbours, transB=1)
-    nearest = graph.add(
-        "TopK", similar, graph.constant("neighbour", torch.tensor([NEIGHBOUR])), unused=["which"], axis=1
-    )
-    furthest = graph.add("ReduceMin", nearest, rows, keepdims=1)
-    distance = graph.add("Sub", graph.constant("one", torch.tensor(1.0)), furthest)
-    outside = graph.add("MatMul", graph.add("Sub", unit, constants["centre"]), unusual)
-    residual = graph.add("ReduceL2", outside, rows, keepdims=1)
-    both = graph.add("Concat", distance, residual, axis=1)
-    standard = graph.add("Div", graph.add("Sub", both, constants["mean"]), constants["deviation"])
-    graph.add("ReduceMean", standard, rows, name=OOD_SCORE, keepdims=0)
 
 
 class _Graph:
@@ -101,12 +71,10 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
 
-    def add(
-        self, operator: str, *inputs: str, name: str | None = None, unused: Sequence[str] = (), **attributes: Any
-    ) -> str:
-        """Append a node; the name of its first output. `unused` names its other outputs."""
+    def add(self, operator: str, *inputs: str, name: str | None = None, **attributes: Any) -> str:
+        """Append a node; the name of its output."""
         output = name or f"{operator.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, list(inputs), [output, *unused], name=output, **attributes))
+        self.nodes.append(helper.make_node(operator, list(inputs), [output], name=output, **attributes))
         return output
 
     def constant(self, name: str, value: Tensor) -> str:

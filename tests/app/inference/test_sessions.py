@@ -32,7 +32,7 @@ from app.inference.sessions import (
     self_check,
 )
 from app.settings import Settings
-from tests.app.forged import forge, graph
+from tests.app.forged import forge, former, graph, own_score
 from tests.benchmarks.serving.processes import resident_mb
 from tests.conftest import BUNDLE, DATA, SMALL_BUNDLE
 
@@ -54,13 +54,16 @@ def session(request: pytest.FixtureRequest, loaded: tuple[Bundle, Session], torc
 
 def assert_close(one: Outputs, other: Outputs) -> None:
     for ours, theirs in zip(one, other, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_shapes_and_types(session: Session) -> None:
     outputs = session.run(pictures(), maps=True)
-    assert [output.shape for output in outputs] == [(10, 10), (10,), (10, 10, 4, 4)]
-    assert {output.dtype for output in outputs} == {np.dtype(np.float32)}
+    assert outputs.ood_scores is None  # the entropy of the logits
+    assert [outputs.logits.shape, outputs.class_maps.shape] == [(10, 10), (10, 10, 4, 4)]
+    assert {outputs.logits.dtype, outputs.class_maps.dtype} == {np.dtype(np.float32)}
 
 
 def test_class_maps_are_computed_only_on_request(session: Session) -> None:
@@ -72,6 +75,21 @@ def test_class_maps_are_computed_only_on_request(session: Session) -> None:
 def test_the_means_of_the_maps_are_the_logits(session: Session) -> None:
     outputs = session.run(pictures(), maps=True)
     np.testing.assert_allclose(outputs.class_maps.mean((2, 3)), outputs.logits, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def former_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return former(tmp_path_factory.mktemp("former"))
+
+
+def test_pytorch_and_onnx_agree_on_the_score_of_a_former_bundle(former_bundle: Path) -> None:
+    by_onnx, by_torch = (
+        load_session(Settings(_env_file=None, model_dir=former_bundle, engine=engine))[1].run(pictures())
+        for engine in ("onnx", "torch")
+    )
+    assert by_onnx.ood_scores is not None
+    assert by_onnx.ood_scores.shape == (10,)
+    np.testing.assert_allclose(by_onnx.ood_scores, by_torch.ood_scores, rtol=1e-3)
 
 
 def test_pytorch_and_onnx_agree(loaded: tuple[Bundle, Session], torch_session: Session) -> None:
@@ -117,19 +135,21 @@ def test_a_model_that_computes_nonsense_is_noticed(loaded: tuple[Bundle, Session
         self_check(Nonsense(), loaded[0])
 
 
-def test_another_out_of_distribution_score_is_noticed(loaded: tuple[Bundle, Session]) -> None:
+def test_another_out_of_distribution_score_is_noticed(former_bundle: Path) -> None:
+    bundle, session = load_session(Settings(_env_file=None, model_dir=former_bundle))
+
     class Wrong(Session):
         def __init__(self, by: float) -> None:
             self.by = np.float32(by)
 
         def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
-            outputs = loaded[1].run(images)
+            outputs = session.run(images)
             return outputs._replace(ood_scores=outputs.ood_scores + self.by)
 
-    self_check(Wrong(0.0), loaded[0])
+    self_check(Wrong(0.0), bundle)
     for by in (0.1, np.nan):
         with pytest.raises(SessionError, match="self-check: its ood_score"):
-            self_check(Wrong(by), loaded[0])
+            self_check(Wrong(by), bundle)
 
 
 def changed(**fields: object) -> Bundle:
@@ -152,8 +172,8 @@ def test_pytorch_refuses_an_unknown_out_of_distribution_score() -> None:
         TorchSession(changed(abstention=Abstention(method="tea leaves", threshold=0, kept=0.95)))
 
 
-def test_pytorch_needs_the_parameters_of_the_score() -> None:
-    bundle = changed()
+def test_pytorch_needs_the_parameters_of_the_score(former_bundle: Path) -> None:
+    bundle = Bundle.load(former_bundle)
     bundle.forget("novelty.safetensors")
     with pytest.raises(SessionError, match=r"holds no novelty\.safetensors"):
         TorchSession(bundle)
@@ -167,7 +187,7 @@ def test_a_graph_without_maps_gives_none_and_one_without_scores_is_refused() -> 
     outputs = OnnxSession(older).run(pictures(), maps=True)
     assert outputs.logits.shape == (10, 10)
     assert outputs.ood_scores is outputs.class_maps is None
-    strange = changed()
+    strange = changed(abstention=Abstention(method="novelty", threshold=0, kept=0.95))
     strange._files["model.onnx"] = graph.SerializeToString()
     with pytest.raises(SessionError, match="no ood_score"):
         OnnxSession(strange)
@@ -306,8 +326,6 @@ GRAPHS = [
     (doubles_out, r"logits is tensor\(double\)"),
     (another_number_of_logits, r"model\.onnx cannot be loaded: .*Inferred=10 Declared=9"),
     (halved_rows, r"logits is .* \['N', 5\], but bundle\.json asks for .* \['N', 10\]"),
-    (a_column_of_scores, r"ood_score is .*but bundle\.json asks for tensor\(float\) \['N'\]"),
-    (a_sequence, r"ood_score is seq\(tensor\(float\)\)"),
     (flat_maps, "class_maps is .*'any'"),
     (only_single_images, "fails its self-check: .*[Rr]eshape"),
     (infinite_maps, "class_maps are not all finite"),
@@ -324,6 +342,21 @@ def test_a_graph_with_other_inputs_or_outputs_is_refused_despite_correct_hashes(
         load_session(Settings(_env_file=None, model_dir=folder))
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 400
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (a_column_of_scores, r"ood_score is .*but bundle\.json asks for tensor\(float\) \['N'\]"),
+        (a_sequence, r"ood_score is seq\(tensor\(float\)\)"),
+    ],
+)
+def test_a_score_of_another_form_is_refused(
+    tmp_path: Path, change: Callable[[onnx.ModelProto], None], message: str
+) -> None:
+    changed_graph = graph(lambda model: (own_score(model), change(model)))
+    with pytest.raises(SessionError, match=message):
+        load_session(Settings(_env_file=None, model_dir=former(tmp_path / "bundle", {GRAPH: changed_graph})))
 
 
 MANIFEST = json.loads((BUNDLE / "bundle.json").read_bytes())
@@ -449,9 +482,11 @@ STORED = [
 def test_pytorch_refuses_other_weights_with_one_line(
     tmp_path: Path, file: str, change: Callable[[Tensors], Tensors], message: str
 ) -> None:
-    content = safetensors.torch.save(change(safetensors.torch.load((BUNDLE / file).read_bytes())))
+    make = former if file == NOVELTY else forge
+    whole = make(tmp_path / "whole")
+    content = safetensors.torch.save(change(safetensors.torch.load((whole / file).read_bytes())))
     with pytest.raises(SessionError, match=message) as refused:
-        load_session(Settings(_env_file=None, model_dir=forge(tmp_path / "bundle", {file: content}), engine="torch"))
+        load_session(Settings(_env_file=None, model_dir=make(tmp_path / "bundle", {file: content}), engine="torch"))
     assert "\n" not in str(refused.value)
 
 
@@ -468,7 +503,7 @@ def test_pytorch_refuses_other_weights_with_one_line(
     ids=["nothing", "garbage", "a huge header", "a list", "an unknown type"],
 )
 def test_pytorch_refuses_a_file_that_is_not_safetensors(tmp_path: Path, file: str, content: bytes) -> None:
-    folder = forge(tmp_path / "bundle", {file: content})
+    folder = (former if file == NOVELTY else forge)(tmp_path / "bundle", {file: content})
     with pytest.raises(SessionError, match=rf"^{file} cannot be loaded: ") as refused:
         load_session(Settings(_env_file=None, model_dir=folder, engine="torch"))
     assert "\n" not in str(refused.value)

@@ -1,9 +1,9 @@
-"""Measure the shipped graph: its parity with PyTorch, and the time of preprocessing, class maps and score.
+"""Measure the shipped graph: its parity with PyTorch, and the time of preprocessing and class maps.
 
     python tests/benchmarks/training/graph.py --data-dir data
 
 Goals: logits and maps differ by at most training.export.bundle.PARITY on 1,000 images of the selection split;
-preprocessing takes less than 5 % of the time; class maps and ood_score add less than 10 %. MODEL_DIR selects a bundle.
+preprocessing takes less than 5 % of the time; class maps add less than 10 %. MODEL_DIR selects a bundle.
 """
 
 import argparse
@@ -21,14 +21,13 @@ from safetensors.torch import load as load_safetensors
 
 from app.bundle.reader import Bundle
 from app.network.mobilenet import Preprocessed, mobilenet_v2
-from app.network.novelty import Novelty
 from app.network.served import ServedNetwork
 from app.settings import Settings
 from training.data.cifar10 import load
 from training.export.bundle import PARITY_IMAGES, check_parity
 from training.export.graph import build_graph
 
-PREPROCESSING = {"Transpose", "Cast", "Mul", "Sub"}  # the score has two Sub nodes, too, but only of 1,280 numbers
+PREPROCESSING = {"Transpose", "Cast", "Mul", "Sub"}
 ROUNDS, RUNS_A_ROUND = 9, 300
 
 
@@ -78,8 +77,7 @@ def main() -> None:
     network = mobilenet_v2(manifest.architecture)
     network.load_state_dict(load_safetensors(bundle.read("checkpoint.safetensors")))
     model = Preprocessed(network, manifest.input.mean, manifest.input.std)
-    novelty = Novelty(**load_safetensors(bundle.read("novelty.safetensors")))
-    for name, difference in check_parity(ServedNetwork(model, novelty), graph, images).items():
+    for name, difference in check_parity(ServedNetwork(model), graph, images).items():
         print(f"largest difference of {name} on {len(images)} images: {difference:.2g}")
     times = time_by_operator(graph, images[:1].numpy())
     share = sum(times[name] for name in PREPROCESSING) / times.total()
@@ -87,7 +85,7 @@ def main() -> None:
     only_logits = build_graph(ServedNetwork(model))
     del only_logits.graph.output[1:], only_logits.graph.node[-2:], only_logits.graph.initializer[-1:]
     shares = cost(graph, only_logits.SerializeToString(), images[:1].numpy())
-    print(f"class maps and ood_score: {np.median(shares):+.2%} (median of {ROUNDS} rounds; ", end="")
+    print(f"class maps: {np.median(shares):+.2%} (median of {ROUNDS} rounds; ", end="")
     print(f"{min(shares):+.2%} to {max(shares):+.2%})")
 
 

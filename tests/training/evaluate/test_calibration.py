@@ -9,6 +9,7 @@ from app.inference.decisions import probabilities, top_k
 from training.evaluate.calibration import (
     brier_score,
     calibration_report,
+    error_by_chance,
     expected_calibration_error,
     fit_temperature,
     scores,
@@ -114,3 +115,10 @@ def test_the_brier_score_is_from_zero_to_two() -> None:
 def test_a_temperature_keeps_the_ranking(temperature: float, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(size=(1, 10)).astype(np.float32) * 5
     assert top_k(probabilities(logits, temperature), 10) == top_k(probabilities(logits, 1.0), 10)
+
+
+def test_exact_probabilities_have_an_error_within_the_range_of_chance() -> None:
+    exact, wrong = scores(drawn(4000, 1.3, seed=1), 1.3), scores(drawn(4000, 1.3, seed=1), 0.5)
+    assert exact.ece_by_chance and exact.ece_by_chance[0] <= exact.ece.value <= exact.ece_by_chance[1]
+    assert wrong.ece_by_chance and wrong.ece.value > wrong.ece_by_chance[1]
+    assert error_by_chance(np.ones(50)) == (0, 0)

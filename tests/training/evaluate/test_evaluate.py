@@ -3,6 +3,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
@@ -13,12 +14,13 @@ from training.data.cifar10 import Dataset
 from training.errors import TrainingError
 from training.evaluate.abstention import METHODS, entropies
 from training.evaluate.evaluate import (
-    check_sources,
+    Sources,
     evaluate,
     read_corrupted_test_set,
     read_test_set,
     saved_evaluation,
 )
+from training.evaluate.human_labels import HumanLabels
 from training.evaluate.leave_two_out import write_near
 from training.evaluate.metrics import report_text
 from training.evaluate.test_set_log import HEADER
@@ -30,8 +32,15 @@ def dataset(folder: Path) -> Dataset:
     return Dataset(folder, download=False)
 
 
-def score(run: FinishedRun, data_dir: Path, log: Path, near: str = "none.json", fashion: Path | None = None) -> Report:
-    return evaluate(run, dataset(data_dir), log, near=data_dir / near, fashion_mnist=fashion)
+def score(
+    run: FinishedRun,
+    data_dir: Path,
+    log: Path,
+    near: str = "none.json",
+    fashion: Path | None = None,
+    labels: Path | None = None,
+) -> Report:
+    return evaluate(run, dataset(data_dir), log, Sources(data_dir / near, fashion, labels=labels))
 
 
 def reads(path: Path) -> list[dict[str, str]]:
@@ -125,8 +134,6 @@ def test_scores_of_the_report_are_of_the_saved_ones(run_dir: Path, tmp_path: Pat
     run = FinishedRun.read(run_dir)
     report, saved = score(run, tmp_path, log), saved_evaluation(run)
     assert saved is not None and report.abstention is not None
-    assert saved.calibrate.ood_scores is not None and saved.test.ood_scores is not None
-    assert saved.novelty.neighbours.dtype == torch.float16 and len(saved.novelty.neighbours) == 15
     calibrate, test = (entropies(part.logits.numpy()) for part in (saved.calibrate, saved.test))
     assert (calibrate <= report.abstention.threshold).mean() == pytest.approx(0.95)
     assert report.abstention.kept == pytest.approx((test <= report.abstention.threshold).mean())
@@ -161,21 +168,36 @@ def test_far_images_may_be_added_later_without_a_reading(
     assert score(run, tmp_path, log, fashion=fashion) == score(run, tmp_path, log) == after
     with pytest.raises(TrainingError, match="cannot read .*name the folder that holds it"):
         monkeypatch.undo()
-        check_sources(tmp_path / "none.json", tmp_path)
+        Sources(tmp_path / "none.json", tmp_path).check()
+
+
+def test_labels_of_other_people_may_be_added_later_and_stay(
+    run_dir: Path, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def people(folder: Path, labels: np.ndarray, *, download: bool) -> HumanLabels:
+        assert folder == tmp_path / "labels" and not download
+        return HumanLabels(np.eye(10)[labels], np.arange(len(labels)) < 3, labels)
+
+    monkeypatch.setattr("training.evaluate.evaluate.read_human_labels", people)
+    run = FinishedRun.read(run_dir)
+    assert score(run, tmp_path, log).labels is None
+    report = score(run, tmp_path, log, labels=tmp_path / "labels")
+    assert report.labels is not None and [one.n for one in report.labels] == [20, 20, 20, 17, 3, 20]
+    assert report.labels[0].accuracy == report.accuracy
+    assert score(run, tmp_path, log).labels == report.labels
+    assert not log.exists()
 
 
 def test_nothing_is_read_when_the_log_cannot_be_written(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "training.evaluate.evaluate.predict_features", lambda *_: pytest.fail("the test images were read")
+        "training.evaluate.evaluate.predict_logits", lambda *_: pytest.fail("the test images were read")
     )
     monkeypatch.setattr(
         "training.evaluate.evaluate.robustness_report", lambda *_, **__: pytest.fail("the test images were read")
     )
     with pytest.raises(TrainingError, match=r"cannot write --test-reads .*name a file that can be written"):
-        read_test_set(
-            FinishedRun.read(run_dir).model(), torch.zeros(10, 1280), make_images(20, seed=2), tmp_path, "0" * 64
-        )
+        read_test_set(FinishedRun.read(run_dir).model(), make_images(20, seed=2), tmp_path, "0" * 64)
     with pytest.raises(TrainingError, match="cannot write --test-reads"):
         read_corrupted_test_set(FinishedRun.read(run_dir).model(), make_images(20, seed=2), tmp_path, "0" * 64)

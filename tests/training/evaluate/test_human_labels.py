@@ -77,7 +77,7 @@ def test_figures_are_counted_by_group() -> None:
     shares[4, 4:6] = 0.5  # a draw
     human = HumanLabels(shares, np.array([True, False, False, False, True]), np.array([0, 1, 3, 3, NO_LABEL]))
     found = figures(np.array([0, 1, 3, 9, 4]), labels, human)
-    assert [(one.name, one.n, one.accuracy, one.given) for one in found] == [
+    assert [(one.name, one.n, one.accuracy.value, one.given) for one in found] == [
         ("CIFAR-10's labels", 5, 3 / 5, 1),
         ("CIFAR-10H's labels", 4, 3 / 4, 3 / 4),
         ("- chosen by at least 95 %", 2, 1, 1),
@@ -87,7 +87,7 @@ def test_figures_are_counted_by_group() -> None:
         ("near-duplicates alone", 2, 1, 1),
         ("labels corrected by votes", 4, 3 / 4, 3 / 4),
     ]
-    assert found[0].ci95 == wilson(3, 5) and found[1].ci95 == wilson(3, 4)
+    assert found[0].accuracy.ci95 == wilson(3, 5) and found[1].accuracy.ci95 == wilson(3, 4)
 
 
 def test_a_group_without_images_has_no_figure() -> None:

@@ -26,8 +26,7 @@ def predictions(count: int) -> Predictions:
     """Two thirds of the photographs are of five classes, and mostly right; the others have nearly equal logits."""
     labels = np.where(np.arange(count) % 3 < 2, np.arange(count) % 5, OTHER)
     logits = RANDOM.normal(size=(count, 10)) + np.where(labels[:, None] == np.arange(10), 3, 0)
-    scores = torch.zeros(count)
-    return Predictions(torch.from_numpy(logits.astype(np.float32)), torch.from_numpy(labels), scores)
+    return Predictions(torch.from_numpy(logits.astype(np.float32)), torch.from_numpy(labels))
 
 
 FOUND = PhotographPredictions(predictions(900), predictions(1200))

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load, load_file
 
 from app.bundle.manifest import Architecture, Manifest, sha256
-from app.bundle.names import MANIFEST, OOD_SCORE, PICTURES
+from app.bundle.names import MANIFEST, PICTURES
 from app.bundle.reader import Bundle, BundleError
 from app.network.mobilenet import count_macs, mobilenet_v2
 from app.network.served import ServedNetwork
@@ -23,7 +23,7 @@ from training.config import Config
 from training.data.cifar10 import Dataset
 from training.errors import TrainingError
 from training.evaluate.abstention import METHODS
-from training.evaluate.evaluate import evaluate, saved_evaluation
+from training.evaluate.evaluate import Sources, evaluate, saved_evaluation
 from training.evaluate.leave_two_out import write_near
 from training.export.bundle import VERSION, bundle_name, check_parity, check_target, export
 from training.export.graph import build_graph, run_graph
@@ -34,7 +34,6 @@ FILES = {
         "bundle.json",
         "model.onnx",
         "checkpoint.safetensors",
-        "novelty.safetensors",
         "report.json",
         "report.txt",
         "history.csv",
@@ -125,7 +124,7 @@ def test_the_self_check_is_a_selection_image_and_its_logits(written: Bundle, run
     assert np.array_equal(image, images.images[parts.select[0]])
     graph = written.read("model.onnx")
     assert run_graph(graph, image[None])[0] == pytest.approx(check.logits, abs=1e-6)
-    assert run_graph(graph, image[None], OOD_SCORE)[0] == pytest.approx(check.ood_score, abs=1e-6)
+    assert check.ood_score is None
 
 
 def test_the_manifest_says_what_trust_needs(written: Bundle, run_dir: Path) -> None:
@@ -137,14 +136,12 @@ def test_the_manifest_says_what_trust_needs(written: Bundle, run_dir: Path) -> N
     assert manifest.calibration.temperature == report.calibration.temperature
     assert manifest.abstention is not None and manifest.abstention.threshold == report.abstention.threshold
     assert manifest.reference is not None and sum(manifest.reference.confidence) == 20
-    novelty = load(written.read("novelty.safetensors"))
-    assert all(torch.equal(novelty[name], value) for name, value in saved.novelty._asdict().items())
 
 
 def test_the_report_is_the_run_s_with_all_that_evaluate_was_given(run_dir: Path, tmp_path: Path, fashion: Path) -> None:
     write_near(tmp_path / "near.json", TINY, {name: [0.9, 0.8, 0.7, 0.6, 0.5] for name in METHODS})
     near, reads = tmp_path / "near.json", tmp_path / "reads.csv"
-    evaluate(FinishedRun.read(run_dir), dataset(tmp_path), reads, near=near, fashion_mnist=fashion)
+    evaluate(FinishedRun.read(run_dir), dataset(tmp_path), reads, Sources(near, fashion))
     write(run_dir, tmp_path / "bundle")
     exported = Bundle.load(tmp_path / "bundle")
     assert exported.read("report.json") == (run_dir / "report.json").read_bytes()
@@ -176,19 +173,14 @@ def test_without_parity_nothing_is_written(
     assert listing(bundle.parent) == {}
 
 
-def test_parity_is_of_logits_and_scores(run_dir: Path, tmp_path: Path) -> None:
+def test_parity_is_of_logits_and_class_maps(run_dir: Path, tmp_path: Path) -> None:
     run = FinishedRun.read(run_dir)
     images, _ = run.data(dataset(tmp_path))
-    model, saved = run.model(), saved_evaluation(run)
-    assert saved is not None
-    served = ServedNetwork(model, saved.novelty)
+    model = run.model()
+    served = ServedNetwork(model)
     graph = build_graph(served).SerializeToString()
     differences = check_parity(served, graph, images.images)
-    assert set(differences) == {"logits", "class_maps", "ood_score"} and max(differences.values()) < 1e-2
-    with pytest.raises(TrainingError, match=r"ood_score of the ONNX graph differ"):
-        check_parity(
-            ServedNetwork(model, saved.novelty._replace(centre=saved.novelty.centre.flip(0))), graph, images.images
-        )
+    assert set(differences) == {"logits", "class_maps"} and max(differences.values()) < 1e-4
     with torch.no_grad():
         model.network.get_parameter("classifier.1.bias")[4] += 2e-4
     with pytest.raises(TrainingError, match=r"logits of the ONNX graph differ from PyTorch's by 0.0002"):
@@ -198,12 +190,11 @@ def test_parity_is_of_logits_and_scores(run_dir: Path, tmp_path: Path) -> None:
 def test_logits_that_are_large_may_differ_by_more(run_dir: Path, tmp_path: Path) -> None:
     run = FinishedRun.read(run_dir)
     images, _ = run.data(dataset(tmp_path))
-    model, saved = run.model(), saved_evaluation(run)
-    assert saved is not None
+    model = run.model()
     bias = model.network.get_parameter("classifier.1.bias")
     with torch.no_grad():
         bias[0] = 1000
-    served = ServedNetwork(model, saved.novelty)
+    served = ServedNetwork(model)
     graph = build_graph(served).SerializeToString()
     with torch.no_grad():
         bias[4] += 5e-4

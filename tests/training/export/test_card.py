@@ -9,7 +9,7 @@ import pytest
 from app.bundle.manifest import Calibration, Manifest, manifest_digest, render_manifest, sha256
 from app.bundle.names import CARD, MANIFEST
 from app.bundle.reader import Bundle
-from app.bundle.report import Report
+from app.bundle.report import Interval, LabelAccuracy, Report
 from tests.training.conftest import Answer
 from training.evaluate.abstention import SERVED
 from training.export.card import render_card
@@ -137,8 +137,31 @@ def test_the_card_has_the_figures_that_trust_rests_on(manifest: Manifest, report
         assert f"| {corruption.name.replace('_', ' ')} | {corruption.accuracy[0] * 100:.1f} % |" in card
     for picture in ("reliability", "risk_coverage", "robustness", "mistakes"):
         assert f"({picture}.png)" in card
-    low, high = report.calibration.after.ece.ci95
+    assert report.calibration.after.ece_by_chance
+    low, high = report.calibration.after.ece_by_chance
     assert f"{report.calibration.after.ece.value * 100:.2f} % ({low * 100:.2f} to {high * 100:.2f} %)" in card
+
+
+def test_a_report_without_the_range_of_chance_has_the_interval_of_resampling(
+    manifest: Manifest, report: Report
+) -> None:
+    assert report.calibration
+    former = report.calibration.after.model_copy(update={"ece_by_chance": None})
+    calibration = report.calibration.model_copy(update={"after": former})
+    low, high = former.ece.ci95
+    card = render_card(manifest, report.model_copy(update={"calibration": calibration}))
+    assert f"{former.ece.value * 100:.2f} % ({low * 100:.2f} to {high * 100:.2f} %)" in card
+
+
+def test_the_card_has_the_accuracy_by_labels_of_other_people(manifest: Manifest, report: Report) -> None:
+    labels = [
+        LabelAccuracy(
+            name="CIFAR-10H's labels", source="A, B", n=9997, accuracy=Interval(value=0.5, ci95=(0.4, 0.6)), given=0.9
+        )
+    ]
+    row = "| CIFAR-10H's labels | 9,997 | 50.00 % (40.00 to 60.00 %) | 90.00 % | A, B |"
+    assert row in render_card(manifest, report.model_copy(update={"labels": labels}))
+    assert "Labels of other people" not in render_card(manifest, report.model_copy(update={"labels": None}))
 
 
 def test_the_card_of_a_report_without_trust_has_no_sections_of_it(manifest: Manifest, report: Report) -> None:

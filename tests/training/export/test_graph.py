@@ -8,13 +8,10 @@ import torch
 from torch import nn
 
 from app.bundle.manifest import Architecture
-from app.bundle.names import OOD_SCORE
 from app.network.mobilenet import Preprocessed, mobilenet_v2
-from app.network.novelty import Novelty
 from app.network.served import ServedNetwork
 from training.config import IMAGENET_MEAN, IMAGENET_STD
-from training.evaluate.network_outputs import predict_features
-from training.export.graph import build_graph, fold, run_graph
+from training.export.graph import build_graph, fold
 
 
 def trained_looking(architecture: Architecture) -> Preprocessed:
@@ -68,31 +65,6 @@ def test_the_graph_is_the_network(stem: int, stage2: int, enlarge: int, side: in
         by_graph, by_map = session.run(None, {"images": batch})
         assert by_graph == pytest.approx(expected, abs=1e-5 * scale)
         assert by_map.mean((2, 3)) == pytest.approx(expected, abs=1e-5 * scale)
-
-
-def test_the_graph_gives_the_score() -> None:
-    model = trained_looking(Architecture(stem_stride=2, stage2_stride=2))
-    random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
-    features = predict_features(model, torch.from_numpy(pixels)).features
-    neighbours = random.random((20, 1280))
-    neighbours[:2] = features[:2]
-    neighbours /= np.linalg.norm(neighbours, axis=1, keepdims=True)
-    centre, mean, deviation = random.random(1280), np.array([0.1, 0.2]), np.array([0.5, 2.0])
-    unusual = random.normal(size=(1280, 40))
-    values = (neighbours, centre, unusual, mean, deviation)
-    tensors = [
-        torch.from_numpy(value.astype(kind)) for value, kind in zip(values, ("f2", "f4", "f2", "f4", "f4"), strict=True)
-    ]
-    novelty = Novelty(*tensors)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    nearest = 1 - np.sort(unit @ neighbours.T, axis=1)[:, -10]
-    residual = np.linalg.norm((unit - centre) @ unusual, axis=1)
-    expected = ((nearest - 0.1) / 0.5 + (residual - 0.2) / 2.0) / 2
-    assert run_graph(
-        build_graph(ServedNetwork(model, novelty)).SerializeToString(), pixels, OOD_SCORE
-    ) == pytest.approx(expected, rel=1e-3)
-    assert novelty.score(torch.from_numpy(features)).numpy() == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_graph_holds_what_it_needs_and_no_more() -> None:

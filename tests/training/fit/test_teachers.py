@@ -190,7 +190,7 @@ def test_a_teacher_is_a_bundle_or_a_finished_run(finished_bundle: Path, run_dir:
     assert read_teacher(finished_bundle, 0) == (finished_bundle / "model.onnx").read_bytes()
     images = make_images(4, seed=3).images.numpy()
     of_run, of_bundle = (run_graph(read_teacher(folder, 0), images) for folder in (run_dir, finished_bundle))
-    assert np.array_equal(of_run, of_bundle)  # the bundle's graph scores novelty, too
+    assert np.array_equal(of_run, of_bundle)
 
 
 def test_what_is_neither_is_refused(tmp_path: Path, run_dir: Path) -> None:
