@@ -35,7 +35,7 @@ from training.fit.checkpoint import Progress
 from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS, history_csv
 from training.fit.stop import Stopped
 from training.gpu import efficientnet_lite
-from training.gpu.learners import Learner, Resized, as_teacher, lite2, mobilenet
+from training.gpu.learners import Learner, Resized, as_teacher, lite2, mobilenet, trained
 from training.gpu.loop import Data, Outcome, Recipe, Teachers, best_share, train, validate
 from training.gpu.state import State
 from training.provenance import environment
@@ -119,7 +119,7 @@ def train_command(options: argparse.Namespace) -> None:
     )
     starts = {name: _start(options, name) for name in options.students}
     learners = [
-        Learner(name, mobilenet(STUDENTS[name], start), device, weight_decay=recipe.weight_decay)
+        Learner(name, mobilenet(STUDENTS[name], load_file(start)), device, weight_decay=recipe.weight_decay)
         for name, start in starts.items()
     ]
     initial = {name: sha256(start.read_bytes()) if options.again else packed["start"] for name, start in starts.items()}
@@ -132,21 +132,23 @@ def train_command(options: argparse.Namespace) -> None:
 
 
 def _teachers(options: argparse.Namespace, model: Resized, data: Data, device: torch.device) -> Teachers:
-    """The teacher and, if they help on the selection images or are asked for, the weights of `start`."""
+    """The teacher and, with a share in the mean, other networks or the weights of `start`."""
     teacher = as_teacher(model)
     answering = {"teacher": model.eval(), "folded": teacher}
-    others: list[Resized] = []
-    share: float | None = options.start_share
-    if share is None or share > 0:
-        start = mobilenet(STUDENTS["large"], options.packed / "start.safetensors").to(device).eval()
-        answering["start"], others = start, [as_teacher(start)]
+    share: float | None = options.share
+    if share != 0:
+        answering |= {str(folder): trained(folder, 0).to(device).eval() for folder in options.teacher}
+        if not options.teacher:
+            start = load_file(options.packed / "start.safetensors")
+            answering["start"] = mobilenet(STUDENTS["large"], start).to(device).eval()
+    others = [as_teacher(one) for one in list(answering.values())[2:]]
     for name, one in answering.items():
         loss, accuracy = validate(one, data.select)
         _say(f"{name}: held out {accuracy:.4f}, nll {loss:.4f}")
     if share is None:
         share = best_share(teacher, others, data.select)
         share = share if share >= 0.2 else 0.0
-    _say(f"the start's share in the teachers' mean: {share}")
+    _say(f"the others' share in the teachers' mean: {share}")
     return Teachers(teacher, others, share)
 
 
@@ -273,7 +275,8 @@ def _options() -> argparse.Namespace:
     two.add_argument("--lr", type=float, default=2e-3)
     two.add_argument("--batch", type=int, default=480, help="thumbnails in a student's batch")
     two.add_argument("--mixed", type=float, default=0.5, help="share of the students' batches that are mixed")
-    two.add_argument("--start-share", type=float, help="of the initial weights in the teachers' mean; default: chosen")
+    two.add_argument("--teacher", type=Path, nargs="+", default=[], help="runs or bundles that teach, too, not `start`")
+    two.add_argument("--share", type=float, help="of these, or of `start`, in the teachers' mean; default: chosen")
     two.add_argument("--students", nargs="+", choices=list(STUDENTS), default=list(STUDENTS))
     two.add_argument("--again", action="store_true", help="begin with the students' own weights in --out")
     two.add_argument("--images", type=int, default=None, help="only so many training images, to try the command")

@@ -1,18 +1,22 @@
 """Networks that learn on a GPU, and networks that teach them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from app.bundle.manifest import Architecture
+from app.bundle.names import CHECKPOINT
+from app.bundle.reader import Bundle, BundleError
 from app.network.mobilenet import mobilenet_v2
 from training.config import IMAGENET_MEAN, IMAGENET_STD
+from training.errors import TrainingError
+from training.fit.run_folder import RUN, FinishedRun, check_split
 from training.gpu import efficientnet_lite
 
 PRECISION = torch.bfloat16
@@ -49,13 +53,29 @@ class Resized(nn.Module):
         return logits.float()
 
 
-def mobilenet(architecture: Architecture, weights: Path | None) -> Resized:
-    """Our network; `weights` is a safetensors file with torchvision's names. Its sides are 32 times `enlarge`."""
+def mobilenet(architecture: Architecture, weights: Mapping[str, Tensor] | None) -> Resized:
+    """Our network; `weights` have torchvision's names. Its sides are 32 times `enlarge`."""
     network = mobilenet_v2(architecture)
     if weights is not None:
-        network.load_state_dict({name: value.float() for name, value in load_file(weights).items()}, strict=False)
+        network.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
     network.features[0].enlarge = nn.Identity()  # `Resized` does it; the layer has no weights
     return Resized(network, 32 * architecture.enlarge, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def trained(folder: Path, split_seed: int) -> Resized:
+    """The network of a finished run or a bundle, of any architecture of ours.
+
+    Raises TrainingError when `folder` is neither, or was trained with another split than that of `split_seed`.
+    """
+    check_split("--teacher", folder, split_seed)
+    if (folder / RUN).exists():
+        run = FinishedRun.read(folder)
+        return mobilenet(run.config.architecture, load(run.weights))
+    try:
+        bundle = Bundle.load(folder)
+    except BundleError as error:
+        raise TrainingError(f"--teacher: {error}") from None
+    return mobilenet(bundle.manifest.architecture, load(bundle.read(CHECKPOINT)))
 
 
 def lite2(side: int) -> Resized:

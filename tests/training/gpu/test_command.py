@@ -76,6 +76,18 @@ def test_a_teacher_and_students_are_trained_and_leave_finished_runs(run: Run, pa
         assert finished.photographs > 0
 
 
+def test_finished_runs_teach_too(run: Run, packed: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    run("train", packed, "--out", runs, *SHORT, "--students", "small")
+    small = runs / "small"
+    printed = run("train", packed, "--out", runs, *SHORT, "--students", "large", "--teacher", small, "--share", 0.5)
+    assert f"{small}: held out" in printed
+    assert "start: held out" not in printed
+    assert "share in the teachers' mean: 0.5" in printed
+    with pytest.raises(SystemExit, match="error: --teacher"):
+        run("train", packed, "--out", runs, *SHORT, "--teacher", packed)
+
+
 def test_the_teacher_is_trained_once(run: Run, packed: Path, tmp_path: Path) -> None:
     run("train", packed, "--out", tmp_path / "runs", *SHORT)
     before = (tmp_path / "runs/teacher.safetensors").read_bytes()

@@ -15,7 +15,7 @@ from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.errors import TrainingError
 from training.gpu import efficientnet_lite
 from training.gpu.efficientnet_lite import efficientnet_lite2, load_imagenet, read_imagenet
-from training.gpu.learners import Learner, Resized, as_teacher, lite2, mobilenet
+from training.gpu.learners import Learner, Resized, as_teacher, lite2, mobilenet, trained
 
 SMALL = Architecture(stem_stride=2, stage2_stride=2, enlarge=2)
 
@@ -47,6 +47,13 @@ def test_a_student_computes_what_the_served_network_does(exact: None) -> None:
         expected = Preprocessed(served, IMAGENET_MEAN, IMAGENET_STD).eval()(images)
         found = student.eval()(images.permute(0, 3, 1, 2).float())
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_and_its_bundle_are_the_same_network(finished_bundle: Path) -> None:
+    bundle, run = (trained(folder, 0) for folder in (finished_bundle, finished_bundle.parents[1] / "run"))
+    ours, theirs = bundle.network.state_dict(), run.network.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert bundle.side == run.side == 32
 
 
 def test_batches_of_different_sizes_are_answered_in_their_order() -> None:
