@@ -51,6 +51,9 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
     stem = network.get_submodule("features.0.0")
     assert isinstance(stem, nn.Conv2d)
     stem.stride = (architecture.stem_stride, architecture.stem_stride)
+    for layer in network.modules():
+        if isinstance(layer, nn.ReLU6):
+            layer.inplace = False  # in place, autograd copies each output once more; bits are the same
     if architecture.enlarge > 1:
         # A named layer, so that the layers after it keep torchvision's names.
         side = SIDE * architecture.enlarge

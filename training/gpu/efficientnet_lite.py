@@ -55,7 +55,7 @@ class SamePadded(nn.Conv2d):
 def _layers(channels: int, out: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, act: bool) -> nn.Sequential:
     convolution = SamePadded(channels, out, kernel, stride, groups=groups, bias=False)
     layers: list[nn.Module] = [convolution, nn.BatchNorm2d(out, eps=1e-3, momentum=0.01)]
-    return nn.Sequential(*layers, *([nn.ReLU6(inplace=True)] if act else []))
+    return nn.Sequential(*layers, *([nn.ReLU6()] if act else []))
 
 
 class Block(nn.Module):

@@ -52,3 +52,9 @@ def test_preprocessing_is_scaling_then_normalisation() -> None:
     )
     torch.testing.assert_close(seen, expected)
     assert seen.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_step_of_training_copies_no_activation() -> None:
+    """Activations in place make autograd copy each of the 35 outputs that the gradient needs."""
+    network = mobilenet_v2(Architecture(stem_stride=2, stage2_stride=2)).train()
+    assert not any(getattr(layer, "inplace", False) for layer in network.modules())
