@@ -42,6 +42,8 @@ cli = typer.Typer(
 )
 
 
+TOP_K = 3  # of classify; no error for a model with fewer classes
+
 Model = Annotated[Path | None, typer.Option(help="The bundle's folder, instead of MODEL_DIR.")]
 
 
@@ -126,7 +128,7 @@ def classify(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="Files, folders (and theirs), globs; - for standard input.")
     ],
-    top_k: Annotated[int, typer.Option(help="How many classes to name.")] = 3,
+    top_k: Annotated[int, typer.Option(help="How many classes to name.")] = TOP_K,
     json: Annotated[bool, typer.Option("--json", help="A JSON object a line instead of a table.")] = False,
     ray: Annotated[bool, typer.Option("--ray", help="On Ray, here or at RAY_ADDRESS; a PATH may be a URL.")] = False,
     output: Annotated[str | None, typer.Option(help="With --ray: the folder or URL for Parquet files.")] = None,
@@ -209,7 +211,7 @@ def _classify_on_ray(patterns: Sequence[str], output: str, model: Path | None, t
 
 def _check(top_k: int, bundle: Bundle) -> None:
     classes = len(bundle.manifest.classes)
-    if not 1 <= top_k <= classes:
+    if not 1 <= top_k <= max(TOP_K, classes):
         raise UsageError(f"--top-k: it must be from 1 to {classes} (given: {top_k})")
 
 

@@ -25,7 +25,7 @@ from .errors import InvalidParameter
 from .image_source import ImageSource, encoded
 from .imaging.kinds import Kind
 from .inference.answers import Classification, ImageResult
-from .inference.classifier import Classifier
+from .inference.classifier import DEFAULT_TOP_K, Classifier
 from .inference.sessions import Session, load_session
 from .local_files import read
 from .settings import Settings, SettingsError
@@ -90,7 +90,7 @@ class LocalClassifier:
         )
 
     def __call__(
-        self, image: ImageSource, *, top_k: int = 5, coverage: float | None = None, kind: Kind | None = None
+        self, image: ImageSource, *, top_k: int = DEFAULT_TOP_K, coverage: float | None = None, kind: Kind | None = None
     ) -> ImageResult:
         """What the image shows: the `top_k` most probable classes, and how far to trust them; as `POST /predict`.
 

@@ -55,9 +55,10 @@ def create_app(
     settings = settings or Settings()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Application) -> AsyncIterator[None]:
         service = _start(settings, loaded or load_session(settings), metrics, on_death)
         app.state.service = service
+        app.describe(service.bundle.manifest)
         try:
             yield
         finally:

@@ -5,6 +5,7 @@ python -m training fit --epochs 7 --run-dir runs/seven
 torchrun --standalone --nproc-per-node 2 -m training fit   # in two processes, or on two GPUs
 python -m training evaluate --run-dir runs/seven
 python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifar10 --force
+python -m training all --data FOLDER             # the same for your own classes: a folder a class
 python -m training photographs FOLDER            # pictures for `all --photographs FOLDER --photograph-batch 40`
 python -m training show RUN                      # where a run stands, and its curve
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
@@ -17,6 +18,7 @@ A command that was stopped resumes when it is given again.
 
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -27,9 +29,11 @@ from typer.exceptions import TyperException
 
 from app.bundle.manifest import Manifest
 from app.cores import available_cores
+from training.chosen_data import DATA_DIR, RUN_DIR, TEST_READS, check_options, open_data, reads_log, run_folder
 from training.config import Config
 from training.data.archive import fetch
 from training.data.cifar10 import Dataset, LabelledImages
+from training.data.data_set import DataSet
 from training.data.photographs import training_photographs
 from training.data.tiny_imagenet import ARCHIVE as TINY_IMAGENET
 from training.data.tiny_imagenet import sort_pictures
@@ -41,13 +45,13 @@ from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.photographs import photograph_side
 from training.evaluate.test_set_log import check_log
 from training.export.bundle import bundle_name, check_target, export, render_card_again
-from training.fit.banner import begins, tell
+from training.fit.banner import begins, classes_line, tell
 from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
 from training.fit.overview import draw, read_overview, render
 from training.fit.progress_bar import ProgressBar
 from training.fit.progress_lines import ProgressLines
 from training.fit.run import Run
-from training.fit.run_folder import BUNDLE, TENSORBOARD, FinishedRun, split_seed
+from training.fit.run_folder import BUNDLE, TENSORBOARD, FinishedRun, check_cifar10, split_seed
 from training.fit.stop import Stopped
 from training.fit.teachers import read_teacher
 from training.fit.tensorboard import TensorBoard, check_tensorboard
@@ -61,6 +65,7 @@ from training.options import (
     Force,
     Init,
     Near,
+    Own,
     People,
     Photos,
     RunDir,
@@ -74,8 +79,6 @@ from training.provenance import describe, environment
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 PROGRAM = "python -m training"
-DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
-TEST_READS = Path("models/test_reads.csv")
 LABELS = Path("data/labels")
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 
@@ -99,6 +102,7 @@ def bare(context: typer.Context) -> None:
 def fit_command(
     *,
     config: Config,
+    data: Own = None,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
@@ -111,7 +115,10 @@ def fit_command(
 ) -> None:
     """Train, or resume a run that was stopped."""
     torch.set_num_threads(threads)
-    _fit(config, Dataset(data_dir, download=download), run_dir, init, teacher or [], device, tensorboard, photographs)
+    run_dir = run_folder(run_dir, data)
+    check_options(data, config, teacher=teacher, photographs=photographs)
+    dataset = open_data(data, data_dir, config, download=download)
+    _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
 
 
 def progress_on(console: Console, views: int = 0) -> ProgressBar | ProgressLines:
@@ -120,7 +127,7 @@ def progress_on(console: Console, views: int = 0) -> ProgressBar | ProgressLines
 
 def _fit(
     config: Config,
-    dataset: Dataset,
+    dataset: DataSet,
     run_dir: Path,
     init: str,
     teachers: list[Path],
@@ -144,16 +151,22 @@ def _fit(
             )
         )
         train, select = (images.take(part) for part in (parts.train, parts.select))
+        of = dataset.description
+        if not of.is_cifar10 and photos is not None and not config.photograph_batch:
+            config = replace(config, photograph_batch=max(1, config.batch_size // 4))
         counts = f"{len(train.labels):,} images to train on, {len(select.labels):,} to validate with"
         tell(console, "data", f"{counts}, from {dataset.folder}")
         if photos is not None:
-            tell(console, "photographs", f"{len(photos.labels):,}, from {photographs}")
-        run = Run(run_dir, config, init, train, select, graphs, world, photos)
-        tell(console, "network", f"{bundle_name(config.architecture)}, from {init}")
+            where = f"from {photographs}" if of.is_cifar10 else "of other things"
+            tell(console, "photographs", f"{len(photos.labels):,}, {where}")
+        if not of.is_cifar10:
+            tell(console, "classes", classes_line(of.classes, train.labels))
+        run = Run(run_dir, config, init, train, select, graphs, world, photos, of)
+        tell(console, "network", f"{bundle_name(config.architecture, of)}, from {init}")
         tell(console, "start", begins(run))
         progress = progress_on(console, min(config.views, config.epochs))
         stack.enter_context(progress)
-        board = TensorBoard(run_dir / TENSORBOARD, run.steps_done) if tensorboard and world.leads else None
+        board = TensorBoard(run_dir / TENSORBOARD, run.steps_done, of.classes) if tensorboard and world.leads else None
         if board is not None:
             stack.enter_context(board)
         weights = run.fit(progress if world.leads else None, progress.answered, board)
@@ -162,8 +175,10 @@ def _fit(
         print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
 
 
-def _photographs(config: Config, dataset: Dataset, folder: Path | None) -> LabelledImages | None:
-    """Those that training sees; None if it sees none."""
+def _photographs(config: Config, dataset: DataSet, folder: Path | None) -> LabelledImages | None:
+    """Those that training sees, of a user's own the pictures of other things; None if it sees none."""
+    if dataset.others is not None:
+        return dataset.others.training
     if folder is None or not config.photograph_batch:
         return None
     cifar10 = [dataset.training.images, dataset.test.images]
@@ -174,6 +189,7 @@ def _photographs(config: Config, dataset: Dataset, folder: Path | None) -> Label
 @cli.command("evaluate")
 def evaluate_command(
     *,
+    data: Own = None,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
@@ -186,11 +202,15 @@ def evaluate_command(
 ) -> None:
     """Compute a finished run's logits and its report on the test set."""
     torch.set_num_threads(threads)
-    sources = Sources(near, fashion_mnist, photographs, labels)
-    _evaluate(Dataset(data_dir, download=download), run_dir, test_reads, sources)
+    run_dir = run_folder(run_dir, data)
+    test_reads = reads_log(test_reads, data, run_dir)
+    config = FinishedRun.read(run_dir).config
+    check_options(data, config, fashion_mnist=fashion_mnist, photographs=photographs, labels=labels)
+    dataset = open_data(data, data_dir, config, download=download)
+    _evaluate(dataset, run_dir, test_reads, Sources(near if data is None else None, fashion_mnist, photographs, labels))
 
 
-def _evaluate(dataset: Dataset, run_dir: Path, test_reads: Path, sources: Sources) -> None:
+def _evaluate(dataset: DataSet, run_dir: Path, test_reads: Path, sources: Sources) -> None:
     run = FinishedRun.read(run_dir)
     with Console(stderr=True).status("computing logits"):
         report = evaluate(run, dataset, test_reads, sources)
@@ -201,6 +221,7 @@ def _evaluate(dataset: Dataset, run_dir: Path, test_reads: Path, sources: Source
 @cli.command("export")
 def export_command(
     *,
+    data: Own = None,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
@@ -210,10 +231,12 @@ def export_command(
 ) -> None:
     """Write the bundle of a run that was evaluated."""
     torch.set_num_threads(threads)
-    _export(Dataset(data_dir, download=download), run_dir, bundle or run_dir / BUNDLE, force)
+    run_dir = run_folder(run_dir, data)
+    dataset = open_data(data, data_dir, FinishedRun.read(run_dir).config, download=download)
+    _export(dataset, run_dir, bundle or run_dir / BUNDLE, force)
 
 
-def _export(dataset: Dataset, run_dir: Path, bundle: Path, force: bool) -> None:
+def _export(dataset: DataSet, run_dir: Path, bundle: Path, force: bool) -> None:
     run = FinishedRun.read(run_dir)
     with Console(stderr=True).status("writing the bundle"):
         manifest = export(run, dataset, bundle, force=force)
@@ -225,6 +248,7 @@ def _export(dataset: Dataset, run_dir: Path, bundle: Path, force: bool) -> None:
 def all_command(
     *,
     config: Config,
+    data: Own = None,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
     run_dir: RunDir = RUN_DIR,
@@ -242,12 +266,15 @@ def all_command(
 ) -> None:
     """Fit, evaluate, export. Whatever can be refused is refused before the training."""
     torch.set_num_threads(threads)
+    run_dir = run_folder(run_dir, data)
+    test_reads = reads_log(test_reads, data, run_dir)
     bundle = bundle or run_dir / BUNDLE
+    check_options(data, config, teacher=teacher, fashion_mnist=fashion_mnist, photographs=photographs)
     check_target(bundle, force=force)
+    dataset = open_data(data, data_dir, config, download=download)
     check_log(test_reads)
-    sources = Sources(near, fashion_mnist, photographs)
+    sources = Sources(near if data is None else None, fashion_mnist, photographs)
     sources.check()
-    dataset = Dataset(data_dir, download=download)
     _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
     _evaluate(dataset, run_dir, test_reads, sources)
     _export(dataset, run_dir, bundle, force)
@@ -310,6 +337,8 @@ def labels_command(
     download: Annotated[bool, typer.Option(help="Fetch those that are missing.")] = True,
 ) -> None:
     """Compare saved predictions for the test images with the labels of other people, and leave out near-duplicates."""
+    for run in runs:
+        check_cifar10("the run", run)
     tests = [evaluated(FinishedRun.read(run))[0].test for run in runs]
     people = [read_human_labels(labels, test.labels.numpy(), download=download) for test in tests]
     for run, test, human in zip(runs, tests, people, strict=True):

@@ -17,6 +17,7 @@ from training.errors import TrainingError
 Precision = Literal["float32", "bfloat16"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB / 255, as torchvision's pretrained weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
+ENLARGED_SIDE = 128  # pixels, the largest that a network enlarges its input to
 
 # Values for fields that older records lack, where they differ from today's default.
 BEFORE: dict[str, Any] = {"enlarge": 1, "zoom": 1.0, "colour": 0.0}
@@ -31,11 +32,15 @@ class Config:
 
     stem_stride: int = Field(default=2, ge=1, le=2, description="Stride of the first convolution.")
     stage2_stride: int = Field(default=2, ge=1, le=2, description="Stride of the second stage.")
+    input_size: int = Field(
+        default=32, ge=32, le=224, description="Pixels of each side of the network's input; with --data."
+    )
     enlarge: int = Field(
         default=4,
         ge=1,
         le=4,
-        description="The network enlarges its 32x32 input by this factor: 4 costs 98 M multiply-adds, 2 costs 24.5 M.",
+        description="The network enlarges its input by this factor, but not beyond 128 pixels: of 32x32 pixels, 4 "
+        "costs 98 M multiply-adds, 2 costs 24.5 M.",
     )
     epochs: int = Field(default=10, ge=1, le=1000, description="Passes over the training split.")
     batch_size: int = Field(default=64, ge=2, le=4096, description="Images per step.")
@@ -55,7 +60,7 @@ class Config:
     # Every fourth step is cheaper, and 0.992 per 4 steps is 0.998 per step.
     ema_every: int = Field(default=4, ge=1, le=1000, description="Steps between updates of the averaged weights.")
     flip: bool = Field(default=True, description="Mirror every image in every second epoch.")
-    shift: int = Field(default=4, ge=0, le=31, description="Largest shift in each direction, pixels.")
+    shift: int = Field(default=4, ge=0, le=31, description="Largest shift in each direction, in 32nds of the side.")
     zoom: float = Field(
         default=1.2,
         ge=1,
@@ -69,13 +74,14 @@ class Config:
         description="Largest relative change of brightness, contrast and saturation; 0 turns it off.",
     )
     cutout: int = Field(
-        default=10, ge=0, le=32, description="Side of the square that is hidden, pixels; 0 turns it off."
+        default=10, ge=0, le=32, description="Side of the square that is hidden, in 32nds; 0 turns it off."
     )
     photograph_batch: int = Field(
         default=0,
         ge=0,
         le=4096,
-        description="Photographs of --photographs in each step beside its images; three of five are of the classes.",
+        description="Photographs of --photographs in each step beside its images; three of five are of the classes. "
+        "With --data, pictures of other/; 0 takes a quarter of the batch.",
     )
     views: int = Field(
         default=0,
@@ -121,10 +127,11 @@ class Config:
 
     @property
     def architecture(self) -> Architecture:
+        enlarge = min(self.enlarge, max(1, ENLARGED_SIDE // self.input_size))
         return Architecture(
             stem_stride=cast(Literal[1, 2], self.stem_stride),
             stage2_stride=cast(Literal[1, 2], self.stage2_stride),
-            enlarge=cast(Literal[1, 2, 3, 4], self.enlarge),
+            enlarge=cast(Literal[1, 2, 3, 4], enlarge),
         )
 
     @classmethod

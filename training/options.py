@@ -11,9 +11,15 @@ from pydantic.fields import FieldInfo
 from training.config import FIELDS, Config, allowed
 from training.fit.distributed import Device
 
+Own = Annotated[
+    Path | None,
+    typer.Option("--data", help="Your own images instead of CIFAR-10's: a folder a class (docs/own-classes.md)."),
+]
 DataDir = Annotated[Path, typer.Option(envvar="CIFAR10_DIR", help="The folder of cifar-10-batches-py.")]
 Download = Annotated[bool, typer.Option(help="Fetch CIFAR-10 when it is missing.")]
-RunDir = Annotated[Path, typer.Option(help="The run's folder; the same folder resumes the run.")]
+RunDir = Annotated[
+    Path, typer.Option(help="The run's folder; the same folder resumes the run. With --data, the default has its name.")
+]
 Init = Annotated[str, typer.Option(help="imagenet, random, or a safetensors file with torchvision's names.")]
 Teacher = Annotated[
     list[Path] | None, typer.Option(help="A bundle or finished run to learn from, or several; needs --views.")
@@ -21,7 +27,12 @@ Teacher = Annotated[
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="Threads in each process; the bits depend on it.")]
 ComputeOn = Annotated[Device, typer.Option(help="auto uses GPUs if there are any.")]
 Board = Annotated[bool, typer.Option("--tensorboard", help="Write figures and mistakes for TensorBoard, too.")]
-TestReads = Annotated[Path, typer.Option(help="The log of the readings of the test set, which is appended to.")]
+TestReads = Annotated[
+    Path,
+    typer.Option(
+        help="The log of the readings of the test set, which is appended to. With --data, the default is in --run-dir."
+    ),
+]
 Near = Annotated[Path, typer.Option(help="The result of leave-two-out, which becomes part of the report.")]
 Fashion = Annotated[Path | None, typer.Option(help="Folder with Fashion-MNIST's t10k-images-idx3-ubyte.gz.")]
 Photos = Annotated[

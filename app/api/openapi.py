@@ -13,7 +13,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from ..bundle.manifest import DataSet, Manifest
 from ..bundle.names import PICTURES
+from ..inference.classifier import DEFAULT_TOP_K
 from .open_inference.models import VERSION
 from .service import Service
 
@@ -28,6 +30,14 @@ def operation_id(route: APIRoute) -> str:
 
 class Application(FastAPI):
     """FastAPI, with `service` in its state while it runs."""
+
+    def describe(self, manifest: Manifest) -> None:
+        """Name what the service classifies, unless it is CIFAR-10, which it says anyway."""
+        if manifest.data_set != DataSet():
+            self.title = f"{manifest.data_set.title} classifier"
+            self.summary = (
+                f"Classifies images into {len(manifest.classes)} classes, and says how far to trust each answer."
+            )
 
     def openapi(self) -> dict[str, Any]:
         if not self.openapi_schema:
@@ -60,7 +70,7 @@ def _values(service: Service) -> dict[str, dict[str, Any]]:
     """Constraints to add to the parameters' schemas, by the parameters' names."""
     classes, levels = len(service.bundle.manifest.classes), service.classifier.levels
     return {
-        "top_k": {"maximum": classes},
+        "top_k": {"maximum": classes, "default": min(DEFAULT_TOP_K, classes)},
         "class_id": {"maximum": classes - 1},
         "coverage": _one_of(levels) if levels else {"not": {}},
         "model": {"enum": list(service.models)},

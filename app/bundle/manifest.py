@@ -17,6 +17,18 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Channels = tuple[float, float, float]
 
 
+class DataSet(Frozen):
+    """What the model was trained on. A bundle that does not say it is CIFAR-10's."""
+
+    name: str = Field("cifar10", pattern="^[a-z0-9_]+$", description="In the names of the models of /v2.")
+    title: str = Field("CIFAR-10", min_length=1, description="For people.")
+    one_kind: bool = Field(
+        False,
+        description="Whether what was measured holds for images of every size. Otherwise it holds for thumbnails, and "
+        "what `photographs` says holds for photographs.",
+    )
+
+
 class Architecture(Frozen):
     """What app.network needs beside the weights to build the network."""
 
@@ -140,6 +152,7 @@ class ModelDescription(Frozen):
     name: str = Field(pattern="^[a-z0-9_]+$")
     version: str
     classes: list[str] = Field(min_length=2, description="In index order.")
+    data_set: DataSet = DataSet()
     architecture: Architecture
     input: Input
     macs: PositiveInt = Field(description="Multiply-adds for one image.")
@@ -170,6 +183,12 @@ class Manifest(ModelDescription):
         for reference in (self.reference, self.photographs.reference if self.photographs else None):
             if reference is not None and len(reference.predicted) != count:
                 raise ValueError(f"there are {count} classes, but {len(reference.predicted)} counts in reference")
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_are_told_once(self) -> Self:
+        if self.data_set.one_kind and self.photographs is not None:
+            raise ValueError("data_set says that there is one kind of images, but photographs are another")
         return self
 
     @model_validator(mode="after")

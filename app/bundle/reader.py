@@ -1,7 +1,7 @@
 """Reads a bundle and verifies every byte of it before anything is used.
 
 bundle = Bundle.load(Path("models/mobilenet_v2_cifar10"))
-bundle.manifest.classes            # the ten labels, in index order
+bundle.manifest.classes            # the labels, in index order
 bundle.read(GRAPH)                 # bytes whose sha256 is the manifest's
 """
 

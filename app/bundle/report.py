@@ -134,6 +134,8 @@ class AbstentionReport(Frozen):
     kept: Fraction = Field(description="Share of the report's images below the threshold; the aim is 0.95.")
     near_pairs: list[tuple[int, int]]
     methods: list[AbstentionScores]
+    others: int | None = Field(None, description="Images of other things, where there are some.")
+    refused: Interval | None = Field(None, description="Share of those that the service abstains from.")
 
 
 class Corruption(Frozen):

@@ -9,7 +9,7 @@ is the logit (Zhou et al. 2016, arXiv:1512.04150). The picture shows them with t
 - Dark blue is zero. Yellow is the largest value of this image, over all classes and locations. So the pictures of one
   image are comparable across classes, and a class without evidence stays dark. Pictures of different images are not
   comparable.
-- The map has few locations (4x4 or 2x2). Each location sees most of the image, so the map shows regions, not outlines.
+- The map has few locations (2x2 to 7x7). Each location sees most of the image, so the map shows regions, not outlines.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-SIDE = 256  # pixels, eight for each of the network's 32
+SIDE = 256  # pixels
 OPACITY = 0.55  # the weight of the colours over the image
 
 # The colour map Viridis by S. van der Walt and N. Smith (CC0), sampled at multiples of 1/8. Its lightness grows evenly,

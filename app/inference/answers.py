@@ -11,7 +11,7 @@ class with a stated probability, for images like the training images. `abstain` 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import BaseModel, Field
 
@@ -127,6 +127,11 @@ class Rules:
 def rules_of(manifest: Manifest) -> Mapping[Kind, Rules]:
     """The rules for each kind of pictures. Those for a kind that the bundle was not measured on promise nothing."""
     labels, calibration, photographs = manifest.classes, manifest.calibration, manifest.photographs
+    if manifest.data_set.one_kind:
+        return {
+            kind: _rules(labels, calibration, manifest.abstention, kind if calibration else None)
+            for kind in get_args(Kind)
+        }
     return {
         "thumbnails": _rules(labels, calibration, manifest.abstention, "thumbnails" if calibration else None),
         "photographs": _rules(labels, photographs.calibration, photographs.abstention, "photographs")

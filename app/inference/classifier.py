@@ -26,6 +26,8 @@ from .answers import Classification, rules_of
 from .engine import Answer, Engine, answer_to
 from .sessions import Session
 
+DEFAULT_TOP_K = 5
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -80,8 +82,11 @@ class Classifier:
         return cls(manifest, engine, settings, on_kill)
 
     def check(self, top_k: int, coverage: float | None) -> None:
-        """Raises InvalidParameter for a value that this model does not have."""
-        if not 1 <= top_k <= len(self.labels):
+        """Raises InvalidParameter for a value that this model does not have.
+
+        DEFAULT_TOP_K is no error for a model with fewer classes.
+        """
+        if not 1 <= top_k <= max(DEFAULT_TOP_K, len(self.labels)):
             raise InvalidParameter(f"top_k: it must be from 1 to {len(self.labels)} (given: {top_k})")
         if coverage is not None and coverage not in self.levels:
             levels = ", ".join(map(str, self.levels))

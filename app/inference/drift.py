@@ -17,6 +17,7 @@ import math
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 from ..bundle.manifest import Manifest, Reference
 from ..imaging.kinds import Kind
@@ -26,6 +27,8 @@ PSEUDOCOUNT = 0.5  # added to every bin, so that an empty bin does not make the 
 
 def references_of(manifest: Manifest) -> dict[Kind, Reference]:
     """The reference for each kind of pictures that the bundle has one for."""
+    if manifest.reference and manifest.data_set.one_kind:
+        return dict.fromkeys(get_args(Kind), manifest.reference)
     references: dict[Kind, Reference] = {}
     if manifest.reference:
         references["thumbnails"] = manifest.reference

@@ -1,9 +1,9 @@
 """Inference sessions behind one protocol: uint8 images in, logits out; ONNX Runtime by default, PyTorch on demand.
 
     bundle, session = load_session(settings)
-    session.run(images).logits                  # uint8 [N, 32, 32, 3] -> float32 [N, 10]
-    session.run(photographs).logits             # uint8 [N, 64, 64, 3] likewise, if the bundle has photographs
-    session.run(images, maps=True).class_maps   # float32 [N, 10, h, w]
+    session.run(images).logits                  # uint8 [N, height, width, 3] -> float32 [N, classes]
+    session.run(photographs).logits             # likewise, in the size of photographs, if the bundle has them
+    session.run(images, maps=True).class_maps   # float32 [N, classes, h, w]
 
 A session is safe to call from several threads at once and computes each call on the caller's thread.
 """
@@ -167,7 +167,7 @@ class TorchSession:
             raise SessionError(f"abstention: ENGINE=torch can compute {SCORE}, not {abstention.method[:40]!r}")
         if scores and NOVELTY not in bundle:
             raise SessionError(f"the bundle abstains by {SCORE}, but holds no {NOVELTY} for ENGINE=torch")
-        network = mobilenet_v2(manifest.architecture, len(manifest.classes))
+        network = mobilenet_v2(manifest.architecture, len(manifest.classes), manifest.input.height)
         forms = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in network.state_dict().items()}
         network.load_state_dict(_read_tensors(bundle, CHECKPOINT, load, forms))
         self._torch = torch

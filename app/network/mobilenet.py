@@ -1,4 +1,4 @@
-"""MobileNetV2 for 32x32 images, in PyTorch: torchvision's network with other strides or an enlarged input.
+"""MobileNetV2 for small images, in PyTorch: torchvision's network with other strides or an enlarged input.
 
 The network is Sandler et al. 2018 (arXiv:1801.04381), width 1.0. The original halves its input five times, which is too
 much for a 32x32 image. So the stem and the first halving stage may keep the size of their input:
@@ -30,11 +30,11 @@ from ..bundle.manifest import Architecture
 SIDE = 32  # pixels of a thumbnail
 
 
-def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
-    """An untrained network. Its state_dict has torchvision's names.
+def mobilenet_v2(architecture: Architecture, classes: int = 10, side: int = SIDE) -> MobileNetV2:
+    """An untrained network for images of `side` pixels. Its state_dict has torchvision's names.
 
     The input is normalised float32 [N, 3, H, W], the output float32 logits [N, classes]. A network that enlarges takes
-    any H and W: its layers see 32 x 32 pixels times `enlarge`.
+    any H and W: its layers see `side` x `side` pixels times `enlarge`.
     """
     # The rows of table 2 in the paper: expansion, channels, repeats, stride.
     stages = [
@@ -56,8 +56,8 @@ def mobilenet_v2(architecture: Architecture, classes: int = 10) -> MobileNetV2:
             layer.inplace = False  # in place, autograd copies each output once more; bits are the same
     if architecture.enlarge > 1:
         # A named layer, so that the layers after it keep torchvision's names.
-        side = SIDE * architecture.enlarge
-        enlarge = nn.Upsample(size=(side, side), mode="bilinear")
+        size = (side * architecture.enlarge, side * architecture.enlarge)
+        enlarge = nn.Upsample(size=size, mode="bilinear")
         layers = network.features[0].named_children()
         network.features[0] = nn.Sequential(OrderedDict([("enlarge", enlarge), *layers]))
     return network.to(memory_format=torch.channels_last)
@@ -95,7 +95,7 @@ class Preprocessed(nn.Module):
         return logits
 
 
-def count_macs(network: nn.Module, height: int = 32, width: int = 32) -> int:
+def count_macs(network: nn.Module, height: int = SIDE, width: int = SIDE) -> int:
     """The multiply-adds of one image's forward pass. Convolutions and linear layers count, as is usual."""
     total = 0
 

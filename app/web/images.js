@@ -1,6 +1,6 @@
 // Pictures made in the browser. Nothing is sent from here.
 
-const MAX_SIDE = 1024; // pixels; the network sees 64 x 64 at most
+const MAX_SIDE = 1024; // pixels; no network sees more than 224 x 224
 
 /** A JPEG copy whose longer side has at most 1024 pixels. Throws if the browser cannot decode the image. */
 export async function smaller(file) {

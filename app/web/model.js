@@ -5,7 +5,7 @@ import { confusionChart } from "./charts/confusion.js";
 import { intervalChart } from "./charts/interval.js";
 import { lineChart, niceTicks } from "./charts/lines.js";
 import { reliabilityChart } from "./charts/reliability.js";
-import { report as getReport } from "./documents.js";
+import { description, report as getReport } from "./documents.js";
 import { html } from "./elements.js";
 import { explainFailure } from "./faults.js";
 import { count, decimal, level, percent } from "./format.js";
@@ -21,8 +21,8 @@ export async function modelTab(panel, announce) {
   panel.setAttribute("aria-busy", "true");
   panel.replaceChildren(html("p", { class: "hint" }, "Loading the report…"));
   try {
-    const report = await getReport();
-    panel.replaceChildren(...sections(report, announce));
+    const [report, model] = await Promise.all([getReport(), description()]);
+    panel.replaceChildren(...sections(report, model, announce));
     state = "shown";
   } catch (failure) {
     state = "failed";
@@ -39,7 +39,7 @@ export async function modelTab(panel, announce) {
   }
 }
 
-function sections(report, announce) {
+function sections(report, model, announce) {
   return [
     html(
       "div",
@@ -64,7 +64,7 @@ function sections(report, announce) {
       training(report.history),
       report.calibration ? reliability(report.calibration) : null,
       report.selective ? riskCoverage(report.selective) : null,
-      report.conformal ? predictionSets(report) : null,
+      report.conformal ? predictionSets(report, model) : null,
     ),
   ];
 }
@@ -101,12 +101,20 @@ function promises({ conformal, calibration, abstention }) {
       percent(calibration.after.ece.value, 2),
       "is the average gap between probability and accuracy (expected calibration error)",
     ]);
-  for (const { coverage, served_coverage: held } of conformal?.levels ?? []) {
-    if (coverage === 0.99)
-      facts.push([percent(held, 2), `of the prediction sets at level ${level(coverage)} contain the true class`]);
-  }
+  const levels = conformal?.levels ?? [];
+  const shown = levels.find(({ coverage }) => coverage === 0.99) ?? levels.at(-1);
+  if (shown)
+    facts.push([
+      percent(shown.served_coverage, 2),
+      `of the prediction sets at level ${level(shown.coverage)} contain the true class`,
+    ]);
   if (abstention)
     facts.push([percent(1 - abstention.kept, 1), "of these images get no answer, although they belong to its classes"]);
+  if (abstention?.refused)
+    facts.push([
+      percent(abstention.refused.value, 1),
+      `of ${count(abstention.others)} pictures of other things get no answer, as it should be`,
+    ]);
   return card(
     "How far to trust it",
     {},
@@ -251,7 +259,7 @@ function training(history) {
     {
       wide: true,
       lead:
-        `${epochs.length} passes over the training images. These were randomly cropped, mirrored and partly covered. ` +
+        `${epochs.length} passes over the training images. These were changed at random and partly covered. ` +
         "This makes them harder, so the model does better on held-out images.",
     },
     html(
@@ -354,7 +362,7 @@ function nearest(curve, coverage) {
   return gaps.indexOf(Math.min(...gaps));
 }
 
-function predictionSets({ conformal, photographs: ofPhotographs }) {
+function predictionSets({ conformal, photographs: ofPhotographs }, { data_set: of }) {
   const table = (caption, { levels }) =>
     plainTable({
       caption,
@@ -374,7 +382,7 @@ function predictionSets({ conformal, photographs: ofPhotographs }) {
         "Instead of one class, the model can name a set of classes. The set is made to contain the true class as " +
         "often as you ask for.",
     },
-    html("h4", {}, "Thumbnails"),
+    of?.one_kind ? null : html("h4", {}, "Thumbnails"),
     table("Prediction sets by level", conformal),
     ...(ofPhotographs
       ? [html("h4", {}, "Photographs"), table("Prediction sets of photographs by level", ofPhotographs.conformal)]

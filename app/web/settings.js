@@ -59,12 +59,14 @@ export async function settings(place, { changed, note, announce }) {
   place.append(fields);
   fields.append(
     levels.length ? choice("Sets contain the true class", "coverage", others.map(often), often(byDefault)[1]) : "",
-    choice(
-      "Treat pictures as",
-      "kind",
-      KINDS.map((kind) => [kind, kind]),
-      "their size suggests",
-    ),
+    model.data_set?.one_kind
+      ? ""
+      : choice(
+          "Treat pictures as",
+          "kind",
+          KINDS.map((kind) => [kind, kind]),
+          "their size suggests",
+        ),
     number("Classes to list", "top_k"),
     copyButton("Copy link with these settings", {
       text: () => location.href,

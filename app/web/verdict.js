@@ -10,13 +10,23 @@ const MAX_NAMED = 6; // classes of a set; further ones are counted
 export function trust({ prediction_set: set, measured_on: kind }) {
   if (!kind)
     return paragraph("The model was not measured on pictures of this kind. Nothing is promised for this answer.");
-  if (!set) return paragraph(`The probabilities were measured on ${kind}. There is no prediction set for them.`);
+  if (!set)
+    return paragraph(
+      later(
+        description(),
+        (model) => `The probabilities were measured on ${called(kind, model)}. There is no prediction set for them.`,
+      ),
+    );
   const { coverage, labels } = set;
   return paragraph(
     ...plausible(labels),
-    ` A set like this is made to contain the true class ${level(coverage)} of the time, ` +
-      `for ${kind} of the model’s classes.`,
-    later(report(), (whole) => held(of(kind, whole), kind, coverage)),
+    later(
+      description(),
+      (model) =>
+        `A set like this is made to contain the true class ${level(coverage)} of the time, ` +
+        `for ${called(kind, model)} of the model’s classes.`,
+    ),
+    later(both(), ([whole, model]) => held(of(kind, whole, model), called(kind, model), coverage)),
     labels.length > 1 ? " A smaller set would do so less often." : "",
   );
 }
@@ -27,7 +37,7 @@ export function abstention({ measured_on: kind, ood_score: score, ood_threshold:
     "The model abstains: this picture is unlike those that it was trained on. It may show something else, or one of " +
       `its classes in an unusual way. The out-of-distribution score is ${decimal(score, 3)}. ` +
       `Above ${decimal(threshold, 3)} the model does not answer.`,
-    later(report(), (whole) => abstained(of(kind, whole), kind)),
+    later(both(), ([whole, model]) => abstained(of(kind, whole, model), called(kind, model))),
   );
 }
 
@@ -60,9 +70,18 @@ function later(document, sentence) {
   return place;
 }
 
+function both() {
+  return Promise.all([report(), description()]);
+}
+
+/** What pictures of this kind are called. For a model of one kind, what was measured holds for pictures of any size. */
+function called(kind, { data_set: set }) {
+  return set?.one_kind ? "pictures" : kind;
+}
+
 /** The part of the report about this kind of pictures; older reports have none about photographs. */
-function of(kind, whole) {
-  return (kind === "photographs" ? whole.photographs : whole) ?? {};
+function of(kind, whole, model) {
+  return (called(kind, model) === "photographs" ? whole.photographs : whole) ?? {};
 }
 
 function held({ conformal, n }, kind, coverage) {
@@ -70,7 +89,7 @@ function held({ conformal, n }, kind, coverage) {
   return measured && `Of ${count(n)} test ${kind}, ${percent(measured.served_coverage)} had theirs in it.`;
 }
 
-function abstained({ abstention: measured, n, others }, kind) {
+function abstained({ abstention: measured, n, others = measured?.others }, kind) {
   if (!measured) return null;
   const { kept, refused } = measured; // of photographs with intervals, of thumbnails the share alone
   const known = `It abstains from ${percent(1 - (kept.value ?? kept))} of ${count(n)} test ${kind} of its classes`;

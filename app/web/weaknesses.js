@@ -7,12 +7,16 @@ const MIN_PHOTOGRAPHS = 30; // of a class: fewer say little about it
 
 /** Sentences, the ones about everyday pictures last. Reports of older bundles yield fewer. */
 export function weaknesses(report) {
-  const { per_class: rows, robustness, photographs } = report;
+  const { per_class: rows, robustness, photographs, abstention } = report;
   const sentences = [
     `Of test images, it finds ${worst(rows.map(({ label, recall, support }) => ({ label, recall, support })))}.`,
     confusions(report),
   ];
   if (robustness) sentences.push(damage(robustness));
+  if (abstention?.refused)
+    sentences.push(
+      `It names a class for ${percent(1 - abstention.refused.value)} of pictures that show something else.`,
+    );
   if (!photographs) return sentences.filter(Boolean);
   const known = photographs.per_class.filter(({ support }) => support >= MIN_PHOTOGRAPHS);
   if (known.length)

@@ -69,3 +69,10 @@ def test_differences_name_every_field_that_differs() -> None:
         "zoom is 1.2 here and 1.0 there",
         "momentum is absent here and 0.9 there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "used"), [(32, 4, 4), (32, 2, 2), (48, 4, 2), (64, 4, 2), (65, 4, 1), (224, 4, 1)]
+)
+def test_a_network_enlarges_no_input_beyond_128_pixels(size: int, asked: int, used: int) -> None:
+    assert Config(input_size=size, enlarge=asked).architecture.enlarge == used

@@ -44,7 +44,7 @@ def lively_weights() -> bytes:
     return save({name: value.contiguous() for name, value in network.state_dict().items()})
 
 
-def shallow(_: Architecture, classes: int = 10) -> MobileNetV2:
+def shallow(_: Architecture, classes: int = 10, side: int = 32) -> MobileNetV2:
     """A stand-in for app.network.mobilenet_v2 in tests of the loop around it: every kind of layer, but few of them."""
     stages = [[1, 16, 1, 2], [6, 24, 2, 2]]
     network = MobileNetV2(num_classes=classes, width_mult=0.5, inverted_residual_setting=stages, dropout=0.0)

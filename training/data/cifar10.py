@@ -5,7 +5,7 @@ import tarfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from torchvision.datasets import CIFAR10
 
 from training.atomic_files import write_atomically
 from training.data.archive import Archive, fetch
+from training.data.description import Description
 from training.errors import TrainingError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+DESCRIPTION = Description("cifar10", "CIFAR-10", CLASSES)
 FOLDER = "cifar-10-batches-py"
 MEMBERS = {f"{FOLDER}/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")}
 ARCHIVE = Archive(  # as https://www.cs.toronto.edu/~kriz/cifar.html publishes it
@@ -38,7 +40,7 @@ HELD_OUT = 250  # images per class in each of the selection and the calibration 
 
 
 class LabelledImages(NamedTuple):
-    """images: uint8 [N, 32, 32, 3] RGB; labels: int64 [N], 0..9."""
+    """images: uint8 [N, side, side, 3] RGB, 32 pixels in CIFAR-10; labels: int64 [N], from 0."""
 
     images: Tensor
     labels: Tensor
@@ -55,7 +57,7 @@ class LabelledImages(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """Indices into the 50,000 training images: 45,000 train, 2,500 select, 2,500 calibrate; disjoint, sorted."""
+    """Indices into the training images; disjoint, sorted. Of CIFAR-10: 45,000 train, 2,500 select, 2,500 calibrate."""
 
     train: Tensor
     select: Tensor
@@ -63,7 +65,12 @@ class Split:
 
 
 class Dataset:
-    """CIFAR-10 in a folder. The training images are read once, when they are first needed, and split once per seed."""
+    """CIFAR-10 in a folder, a `training.data.data_set.DataSet`.
+
+    The training images are read once, when they are first needed, and split once per seed.
+    """
+
+    description, others = DESCRIPTION, None
 
     def __init__(self, folder: Path, *, download: bool) -> None:
         self.folder, self.download = folder, download
@@ -81,6 +88,12 @@ class Dataset:
         if seed not in self._splits:
             self._splits[seed] = split(self.training.labels, seed)
         return self._splits[seed]
+
+    def membership(self, parts: Split) -> dict[str, list[int]]:
+        return {name: index.tolist() for name, index in vars(parts).items()}
+
+    def balance(self, _: Split) -> dict[str, Any]:
+        return {}
 
 
 def load(data_dir: Path, *, train: bool, download: bool = True) -> LabelledImages:

@@ -65,7 +65,7 @@ def read_photographs(folder: Path, side: int = SIDE) -> Photographs:
         for kind, paths in kinds.items():
             for path in paths:
                 name = path.relative_to(folder).as_posix()
-                images.append(_decode(path, side))
+                images.append(decode(path, side))
                 labels.append(label)
                 held_out.append(kind in hidden if len(kinds) > 1 else _digest(path.name) < 0.2)
                 names.append(name)
@@ -78,10 +78,12 @@ def training_photographs(folder: Path, side: int, cifar10: Sequence[Tensor]) -> 
     """What training may see, and how many near-duplicates were left out of it.
 
     Near-duplicates of CIFAR-10's images (`cifar10`: uint8 [N, 32, 32, 3] each) and of pictures that are held out are
-    left out. Raises TrainingError, as `read_photographs` does.
+    left out. Raises TrainingError, as `read_photographs` does, and when none of them shows one of the classes.
     """
     photographs = read_photographs(folder, side)
     seen = photographs.take(~photographs.held_out)
+    if not bool((seen.labels != OTHER).any()):
+        raise TrainingError(f"the photographs in {folder} show none of the classes: training needs some")
     twins = duplicates(seen.images, torch.cat(list(cifar10)))
     twins |= duplicates(seen.images, photographs.take(photographs.held_out).images)
     return seen.take(~twins), int(twins.sum())
@@ -137,7 +139,8 @@ def _digest(name: str) -> float:
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32
 
 
-def _decode(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def decode(path: Path, side: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """uint8 [side, side, 3], as the service decodes it. Raises TrainingError for what it would refuse, and OSError."""
     try:
         (pixels,) = EncodedImage.identify(path.read_bytes(), MAX_PIXELS).thumbnails(1, side, side)
     except Problem as error:

@@ -1,4 +1,4 @@
-"""Images unrelated to the ten classes (far out-of-distribution): generated from a seed, or Fashion-MNIST."""
+"""Images unrelated to the classes (far out-of-distribution): generated from a seed, or Fashion-MNIST."""
 
 import gzip
 import struct
@@ -16,11 +16,11 @@ Images = npt.NDArray[np.uint8]
 FASHION_MNIST = "t10k-images-idx3-ubyte.gz"
 
 
-def unrelated_images(count: int, seed: int, fashion: Path | None = None) -> dict[str, Images]:
-    """`count` uint8 images [count, 32, 32, 3] by kind; Fashion-MNIST's first ones if `fashion` is its folder."""
-    kinds = {"noise": noise(count, seed), "textures": textures(count, seed)}
+def unrelated_images(count: int, seed: int, fashion: Path | None = None, side: int = 32) -> dict[str, Images]:
+    """`count` uint8 images [count, side, side, 3] by kind; Fashion-MNIST's first ones if `fashion` is its folder."""
+    kinds = {"noise": noise(count, seed, side), "textures": textures(count, seed, side)}
     if fashion is not None:
-        kinds["fashion_mnist"] = fashion_mnist(fashion)[:count].copy()
+        kinds["fashion_mnist"] = fashion_mnist(fashion, side)[:count].copy()
     return kinds
 
 

@@ -19,6 +19,7 @@ from app.bundle.report import AbstentionReport, AbstentionScores
 from app.inference.decisions import ENTROPY
 from app.inference.decisions import entropy as served_entropy
 from app.network.novelty import NEIGHBOUR, Novelty, neighbour_distance, unit
+from training.evaluate.metrics import share
 from training.evaluate.network_outputs import Outputs
 
 Floats = npt.NDArray[np.float32]
@@ -136,9 +137,17 @@ def aurocs(detectors: Mapping[str, Detector], known: Outputs, unknown: Outputs) 
 
 
 def abstention_report(
-    near: Mapping[str, Sequence[float]], far: Mapping[str, Mapping[str, float]], scores: Floats, limit: float
+    near: Mapping[str, Sequence[float]],
+    far: Mapping[str, Mapping[str, float]],
+    scores: Floats,
+    limit: float,
+    others: Floats | None = None,
 ) -> AbstentionReport:
-    """All methods compared; `scores` are those of the report's images, and above `limit` the service abstains."""
+    """All methods compared; above `limit` the service abstains.
+
+    `scores` are those of the report's images, `others` those of pictures of other things, if there are any.
+    """
+    refused = None if others is None else others > limit
     return AbstentionReport(
         method=SERVED,
         threshold=limit,
@@ -153,6 +162,8 @@ def abstention_report(
             )
             for name in METHODS
         ],
+        others=None if refused is None else len(refused),
+        refused=None if refused is None else share(refused),
     )
 
 

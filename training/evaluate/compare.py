@@ -21,7 +21,7 @@ from training.errors import TrainingError
 from training.evaluate.calibration import fit_temperature, log_losses
 from training.evaluate.network_outputs import Predictions, predict_logits
 from training.export.graph import run_graph
-from training.fit.run_folder import FinishedRun, check_split
+from training.fit.run_folder import FinishedRun, check_cifar10, check_split
 
 Model = Callable[[Tensor], npt.NDArray[np.float32]]
 
@@ -95,8 +95,10 @@ def _sign_flips(differences: npt.NDArray[np.float64]) -> float:
 def read_model(source: Path, seed: int) -> Model:
     """The network of a bundle or a finished run: a function from uint8 images [N, 32, 32, 3] to logits [N, classes].
 
-    Raises TrainingError when `source` is neither, or was trained with another split than that of `seed`.
+    Raises TrainingError when `source` is neither, is of other images than CIFAR-10's, or was trained with another split
+    than that of `seed`.
     """
+    check_cifar10("the model in", source)
     check_split("the model in", source, seed)
     if (source / MANIFEST).exists():
         try:

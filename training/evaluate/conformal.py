@@ -3,10 +3,11 @@
 Least ambiguous sets (Sadinle et al. 2019, arXiv:1609.00451): a class is in the set when its calibrated probability
 is at least a threshold, and the threshold is an order statistic of the true classes' probabilities on the
 calibration split. For exchangeable images the sets then hold the true class with at least the nominal probability,
-whatever the network. It promises nothing for a single class, nor for images unlike CIFAR-10's.
+whatever the network. It promises nothing for a single class, nor for images unlike those.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +23,16 @@ Floats = npt.NDArray[np.float64]
 Sets = npt.NDArray[np.bool_]
 
 
-def fit_conformal(calibrate: Predictions, temperature: float) -> Conformal:
-    """The threshold of each level."""
+def fit_conformal(calibrate: Predictions, temperature: float, levels: Sequence[float] = LEVELS) -> Conformal:
+    """The threshold of each level; the default is DEFAULT, or the highest level below it."""
     truth = true_probabilities(calibrate, temperature)
-    levels = [ConformalLevel(coverage=level, threshold=threshold(truth, level)) for level in LEVELS]
-    return Conformal(default_coverage=DEFAULT, levels=levels)
+    fitted = [ConformalLevel(coverage=level, threshold=threshold(truth, level)) for level in levels]
+    return Conformal(default_coverage=max(level for level in levels if level <= DEFAULT), levels=fitted)
+
+
+def possible_levels(n: int) -> Sequence[float]:
+    """The levels that sets fitted on n images can have without naming all classes always; none for few images."""
+    return [level for level in LEVELS if covered(n, level) <= n]
 
 
 def threshold(truth: Floats, level: float) -> float:
@@ -54,9 +60,11 @@ def served_sets(values: Floats, at_least: float) -> Sets:
     return sets
 
 
-def conformal_report(calibrate: Predictions, test: Predictions, temperature: float) -> ConformalReport:
+def conformal_report(
+    calibrate: Predictions, test: Predictions, temperature: float, levels: Sequence[float] = LEVELS
+) -> ConformalReport:
     """Coverage and size of the sets on the test split."""
-    fitted = fit_conformal(calibrate, temperature)
+    fitted = fit_conformal(calibrate, temperature, levels)
     values, labels = calibrated(test, temperature), test.labels.numpy()
     n = len(calibrate.labels)
     return ConformalReport(fitted_on=n, levels=[_scores(level, values, labels, n) for level in fitted.levels])

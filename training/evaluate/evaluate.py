@@ -5,6 +5,7 @@ The run's folder gets logits.safetensors, an Evaluation, and the report. The tes
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_safetensors
+from torch import Tensor
 
 from app.bundle.report import LabelAccuracy, Report, RobustnessReport
 from app.network.mobilenet import Preprocessed
 from app.network.served import ServedNetwork
 from training.atomic_files import write_atomically
-from training.data.cifar10 import Dataset, LabelledImages, Split
+from training.data.cifar10 import LabelledImages, Split
+from training.data.data_set import DataSet
 from training.data.photographs import read_photographs
 from training.data.unrelated import unrelated_images
 from training.errors import TrainingError
@@ -34,7 +37,7 @@ from training.evaluate.abstention import (
     threshold,
 )
 from training.evaluate.calibration import calibration_report
-from training.evaluate.conformal import conformal_report
+from training.evaluate.conformal import LEVELS, conformal_report, possible_levels
 from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.leave_two_out import read_near
 from training.evaluate.metrics import build_report, report_text
@@ -55,6 +58,7 @@ SPLITS = ("select", "calibrate", "test")
 FITTED_ON = 5000  # training images that out-of-distribution scores are fitted on
 UNRELATED_IMAGES = 1000  # of each kind
 CORRUPTED_IMAGES = 1000  # of the test set
+OWN_CORRUPTED_IMAGES = 200  # of a user's own: each has 75 variants, which should not take longer than the training
 SEED = 0
 ROBUSTNESS = TypeAdapter(RobustnessReport | None)
 LABELS = TypeAdapter(list[LabelAccuracy] | None)
@@ -66,7 +70,8 @@ class Evaluation:
 
     far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of left out
     classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed. photographs and
-    labels: None if none were given.
+    labels: None if none were given. others: float32 logits [N, classes] of pictures of other things, None if there are
+    none.
     """
 
     select: Predictions
@@ -77,37 +82,40 @@ class Evaluation:
     robustness: RobustnessReport | None
     photographs: PhotographPredictions | None = None
     labels: list[LabelAccuracy] | None = None
+    others: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What a model is judged by beside CIFAR-10.
+    """What a model is judged by beside its data set.
 
     near: the file of leave_two_out. fashion_mnist, photographs, labels: folders, see training.data.unrelated,
-    training.data.photographs and training.evaluate.human_labels; None is left out.
+    training.data.photographs and training.evaluate.human_labels. None is left out.
     """
 
-    near: Path
+    near: Path | None = None
     fashion_mnist: Path | None = None
     photographs: Path | None = None
     labels: Path | None = None
 
     def check(self) -> None:
         """Raises TrainingError unless `evaluate` can read them, so that it is known before hours of training."""
-        read_near(self.near)
+        if self.near is not None:
+            read_near(self.near)
         if self.fashion_mnist is not None:
             unrelated_images(1, SEED, self.fashion_mnist)
         if self.photographs is not None:
             read_photographs(self.photographs)
 
 
-def evaluate(run: FinishedRun, dataset: Dataset, test_reads: Path, sources: Sources) -> Report:
+def evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, sources: Sources) -> Report:
     """Evaluate a finished run and write its report; nothing that is saved is computed again.
 
     All sources may be added later, without reading the test set again. Raises TrainingError when the data are missing
     or not the run's, or when a file cannot be written.
     """
-    areas, fashion_mnist = read_near(sources.near), sources.fashion_mnist
+    areas = read_near(sources.near) if sources.near and run.of.is_cifar10 else {}
+    fashion_mnist = sources.fashion_mnist
     evaluation = saved_evaluation(run)
     if evaluation is None:
         evaluation = _evaluate(run, dataset, test_reads, fashion_mnist)
@@ -115,7 +123,8 @@ def evaluate(run: FinishedRun, dataset: Dataset, test_reads: Path, sources: Sour
     elif SERVED not in evaluation.far or (fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]):
         model = run.model()
         known = _in_distribution(model, *run.data(dataset))
-        evaluation = replace(evaluation, far=_far(model, known, fashion_mnist))
+        far = _far(model, known, fashion_mnist, run.config.input_size, _others(model, dataset))
+        evaluation = replace(evaluation, far=far)
     if sources.labels is not None:
         people = read_human_labels(sources.labels, evaluation.test.labels.numpy(), download=False)
         by_people = figures(evaluation.test.predicted(), evaluation.test.labels.numpy(), people)
@@ -124,13 +133,13 @@ def evaluate(run: FinishedRun, dataset: Dataset, test_reads: Path, sources: Sour
         found = predict_photographs(run.model(), sources.photographs, photograph_side(run.config.enlarge))
         evaluation = replace(evaluation, photographs=found)
     if evaluation.robustness is None:
-        robustness = read_corrupted_test_set(run.model(), dataset.test, test_reads, run.weights_sha256)
+        robustness = read_corrupted_test_set(run, dataset.test, test_reads)
         evaluation = replace(evaluation, robustness=robustness)
     evaluation = replace(evaluation, near=areas)
     _save(run, evaluation)
     report = _report(run, evaluation)
     write_atomically(run.folder / REPORT, (report.model_dump_json(indent=2) + "\n").encode())
-    write_atomically(run.folder / REPORT_TEXT, report_text(evaluation.test).encode())
+    write_atomically(run.folder / REPORT_TEXT, report_text(evaluation.test, run.of.classes).encode())
     return report
 
 
@@ -172,6 +181,7 @@ def saved_evaluation(run: FinishedRun) -> Evaluation | None:
                 robustness=ROBUSTNESS.validate_json(about["robustness"]),
                 photographs=_saved_photographs(saved),
                 labels=LABELS.validate_json(about.get("labels", "null")),
+                others=saved.get_tensor("others.logits") if "others.logits" in set(saved.keys()) else None,
             )
     except (OSError, SafetensorError, KeyError, ValidationError):  # also: saved by an older version
         return None
@@ -196,6 +206,8 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
     if evaluation.photographs:
         for half, found in evaluation.photographs._asdict().items():
             tensors |= {f"photographs.{half}.{part}": value for part, value in found._asdict().items()}
+    if evaluation.others is not None:
+        tensors["others.logits"] = evaluation.others
     about = {
         "weights_sha256": run.weights_sha256,
         "far": json.dumps(evaluation.far),
@@ -209,16 +221,17 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
 def _report(run: FinishedRun, evaluation: Evaluation) -> Report:
     calibrate, test = evaluation.calibrate, evaluation.test
     calibration = calibration_report(calibrate, test)
-    temperature = calibration.temperature
-    return build_report(test, run.history, calibration).model_copy(
+    temperature, levels = calibration.temperature, conformal_levels(run, calibrate)
+    return build_report(test, run.history, calibration, classes=run.of.classes).model_copy(
         update={
-            "conformal": conformal_report(calibrate, test, temperature),
+            "conformal": conformal_report(calibrate, test, temperature, levels) if levels else None,
             "selective": selective_report(test, temperature),
             "abstention": abstention_report(
                 evaluation.near,
                 evaluation.far,
                 entropies(test.logits.numpy()),
                 threshold(entropies(calibrate.logits.numpy())),
+                None if evaluation.others is None else entropies(evaluation.others.numpy()),
             ),
             "robustness": evaluation.robustness,
             "labels": evaluation.labels,
@@ -228,11 +241,17 @@ def _report(run: FinishedRun, evaluation: Evaluation) -> Report:
     )
 
 
-def _evaluate(run: FinishedRun, dataset: Dataset, test_reads: Path, fashion_mnist: Path | None) -> Evaluation:
+def conformal_levels(run: FinishedRun, calibrate: Predictions) -> Sequence[float]:
+    """The levels of prediction sets; of a user's own images those that so few can have."""
+    return LEVELS if run.of.is_cifar10 else possible_levels(len(calibrate.labels))
+
+
+def _evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, fashion_mnist: Path | None) -> Evaluation:
     images, parts = run.data(dataset)
     model = run.model()
     known = _in_distribution(model, images, parts)
-    far = _far(model, known, fashion_mnist)
+    others = _others(model, dataset)
+    far = _far(model, known, fashion_mnist, run.config.input_size, others)
     calibrate = images.take(parts.calibrate)
     return Evaluation(
         select=Predictions(torch.from_numpy(known.select.logits), images.labels[parts.select]),
@@ -241,6 +260,7 @@ def _evaluate(run: FinishedRun, dataset: Dataset, test_reads: Path, fashion_mnis
         far=far,
         near={},
         robustness=None,
+        others=torch.from_numpy(others.logits) if others else None,
     )
 
 
@@ -262,13 +282,25 @@ def _in_distribution(model: Preprocessed, images: LabelledImages, parts: Split) 
     )
 
 
-def _far(model: Preprocessed, known: InDistribution, fashion_mnist: Path | None) -> dict[str, dict[str, float]]:
+def _others(model: Preprocessed, dataset: DataSet) -> Outputs | None:
+    return predict_features(model, dataset.others.report.images) if dataset.others else None
+
+
+def _far(
+    model: Preprocessed,
+    known: InDistribution,
+    fashion_mnist: Path | None,
+    side: int,
+    others: Outputs | None,
+) -> dict[str, dict[str, float]]:
     """Areas under the ROC curve by method and kind of image."""
     detectors = fit_all(known.bank, known.bank_labels)
     by_kind = {
         kind: aurocs(detectors, known.select, predict_features(model, torch.from_numpy(other)))
-        for kind, other in unrelated_images(UNRELATED_IMAGES, SEED, fashion_mnist).items()
+        for kind, other in unrelated_images(UNRELATED_IMAGES, SEED, fashion_mnist, side).items()
     }
+    if others is not None:
+        by_kind["other"] = aurocs(detectors, known.select, others)
     return {name: {kind: areas[name] for kind, areas in by_kind.items()} for name in METHODS}
 
 
@@ -283,18 +315,16 @@ def read_test_set(model: Preprocessed, test: LabelledImages, test_reads: Path, w
     return predictions
 
 
-def read_corrupted_test_set(
-    model: Preprocessed, test: LabelledImages, test_reads: Path, weights_sha256: str
-) -> RobustnessReport:
+def read_corrupted_test_set(run: FinishedRun, test: LabelledImages, test_reads: Path) -> RobustnessReport:
     """Accuracy on corrupted copies of some test images, and a line in `test_reads`."""
     check_log(test_reads)
-    graph = build_graph(ServedNetwork(model)).SerializeToString()
+    graph = build_graph(ServedNetwork(run.model()), side=run.config.input_size).SerializeToString()
     report = robustness_report(
         lambda images: run_graph(graph, images),
         test.images.numpy(),
         test.labels.numpy(),
-        n=min(CORRUPTED_IMAGES, len(test.labels)),
+        n=min(CORRUPTED_IMAGES if run.of.is_cifar10 else OWN_CORRUPTED_IMAGES, len(test.labels)),
         seed=SEED,
     )
-    log_read(test_reads, weights_sha256, report.mean_accuracy, f"{report.n} damaged")
+    log_read(test_reads, run.weights_sha256, report.mean_accuracy, f"{report.n} damaged")
     return report

@@ -14,21 +14,26 @@ from training.evaluate.network_outputs import Predictions
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-IDS = range(len(CLASSES))
+RESAMPLED_CELLS = 10_000_000  # at once; a thousand classes have a million cells
 
 
 def build_report(
-    scored: Predictions, history: Sequence[Epoch], calibration: CalibrationReport | None = None, split: str = "test"
+    scored: Predictions,
+    history: Sequence[Epoch],
+    calibration: CalibrationReport | None = None,
+    split: str = "test",
+    classes: Sequence[str] = CLASSES,
 ) -> Report:
     """The report without its sections on trust, except `calibration`."""
     truth, predicted = scored.labels.numpy(), scored.predicted()
-    counts = confusion_matrix(truth, predicted, labels=IDS)
-    columns = precision_recall_fscore_support(truth, predicted, labels=IDS, zero_division=0)
+    ids = range(len(classes))
+    counts = confusion_matrix(truth, predicted, labels=ids)
+    columns = precision_recall_fscore_support(truth, predicted, labels=ids, zero_division=0)
     intervals = f1_intervals(counts)
     per_class = [
         ClassScores(
             class_id=class_id,
-            label=CLASSES[class_id],
+            label=classes[class_id],
             precision=precision,
             recall=recall,
             f1=f1,
@@ -42,18 +47,23 @@ def build_report(
         n=len(truth),
         accuracy=Interval(value=scored.accuracy(), ci95=wilson(int(scored.correct().sum()), len(truth))),
         per_class=per_class,
-        macro_avg=_average(truth, predicted, "macro"),
-        weighted_avg=_average(truth, predicted, "weighted"),
+        macro_avg=_average(truth, predicted, ids, "macro"),
+        weighted_avg=_average(truth, predicted, ids, "weighted"),
         confusion_matrix=counts.tolist(),
         calibration=calibration,
         history=list(history),
     )
 
 
-def report_text(scored: Predictions) -> str:
+def report_text(scored: Predictions, classes: Sequence[str] = CLASSES) -> str:
     """scikit-learn's classification_report with two digits."""
     text: str = classification_report(
-        scored.labels.numpy(), scored.predicted(), labels=IDS, target_names=CLASSES, digits=2, zero_division=0
+        scored.labels.numpy(),
+        scored.predicted(),
+        labels=range(len(classes)),
+        target_names=classes,
+        digits=2,
+        zero_division=0,
     )
     return text
 
@@ -64,6 +74,11 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def share(of: npt.NDArray[np.bool_]) -> Interval:
+    """The share of true values [N], with its interval."""
+    return Interval(value=float(of.mean()), ci95=wilson(int(of.sum()), len(of)))
+
+
 def f1_intervals(counts: Counts, resamples: int = 2000, seed: int = 0) -> Floats:
     """95 % percentile bootstrap of each class's F1 over the images: [classes, 2].
 
@@ -71,8 +86,12 @@ def f1_intervals(counts: Counts, resamples: int = 2000, seed: int = 0) -> Floats
     replacement is drawing a matrix from the multinomial distribution of its cells.
     """
     n = int(counts.sum())
-    drawn = np.random.default_rng(seed).multinomial(n, counts.ravel() / n, size=resamples)
-    scores = f1_scores(drawn.reshape(resamples, *counts.shape))
+    random, at_once = np.random.default_rng(seed), max(1, RESAMPLED_CELLS // counts.size)
+    sizes = [min(at_once, resamples - first) for first in range(0, resamples, at_once)]
+    shares = counts.ravel() / n
+    scores = np.concatenate(
+        [f1_scores(random.multinomial(n, shares, size=size).reshape(size, *counts.shape)) for size in sizes]
+    )
     intervals: Floats = np.quantile(scores, [0.025, 0.975], axis=0).T
     return intervals
 
@@ -103,8 +122,8 @@ def confidence_bins(scored: Predictions, temperature: float = 1.0, bins: int = 1
     return Bins(counts, *means)
 
 
-def _average(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], kind: str) -> Scores:
+def _average(truth: npt.NDArray[np.int64], predicted: npt.NDArray[np.int64], ids: Sequence[int], kind: str) -> Scores:
     precision, recall, f1, _ = precision_recall_fscore_support(
-        truth, predicted, labels=IDS, average=kind, zero_division=0
+        truth, predicted, labels=ids, average=kind, zero_division=0
     )
     return Scores(precision=precision, recall=recall, f1=f1, support=len(truth))

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from app.bundle.manifest import Abstention, Calibration, Photographs
-from app.bundle.report import Interval, PhotographAbstention, PhotographClass, PhotographReport
+from app.bundle.report import PhotographAbstention, PhotographClass, PhotographReport
 from app.network.mobilenet import SIDE as THUMBNAIL_SIDE
 from app.network.mobilenet import Preprocessed
 from training.data.cifar10 import CLASSES
@@ -23,14 +22,14 @@ from training.evaluate.abstention import KEPT, SERVED, TEMPERATURE, auroc, entro
 from training.evaluate.calibration import calibration_report, fit_temperature
 from training.evaluate.conformal import conformal_report, fit_conformal
 from training.evaluate.drift_reference import drift_reference
-from training.evaluate.metrics import wilson
+from training.evaluate.metrics import share
 from training.evaluate.network_outputs import Predictions, predict_logits
 
 LEAST = 100  # photographs of the classes, and of other things, in each half
 
 
 class PhotographPredictions(NamedTuple):
-    """Outputs for the two halves; labels are 0..9 or OTHER."""
+    """Outputs for the two halves; labels are OTHER or of a class."""
 
     calibrate: Predictions
     report: Predictions
@@ -92,7 +91,7 @@ def photograph_report(found: PhotographPredictions, side: int) -> PhotographRepo
             class_id=label,
             label=CLASSES[label],
             support=int((report.labels == label).sum()),
-            recall=_share(report.correct()[(report.labels == label).numpy()]),
+            recall=share(report.correct()[(report.labels == label).numpy()]),
         )
         for label in sorted(set(report.labels.tolist()))
     ]
@@ -100,7 +99,7 @@ def photograph_report(found: PhotographPredictions, side: int) -> PhotographRepo
         side=side,
         n=len(report.labels),
         others=len(others.labels),
-        accuracy=_share(report.correct()),
+        accuracy=share(report.correct()),
         macro_recall=float(np.mean([one.recall.value for one in per_class])),
         per_class=per_class,
         calibration=calibration_report(calibrate, report),
@@ -108,12 +107,8 @@ def photograph_report(found: PhotographPredictions, side: int) -> PhotographRepo
         abstention=PhotographAbstention(
             method=SERVED,
             threshold=limit,
-            kept=_share(known_scores <= limit),
-            refused=_share(other_scores > limit),
+            kept=share(known_scores <= limit),
+            refused=share(other_scores > limit),
             auroc=auroc(known_scores, other_scores),
         ),
     )
-
-
-def _share(of: npt.NDArray[np.bool_]) -> Interval:
-    return Interval(value=float(of.mean()), ci95=wilson(int(of.sum()), len(of)))

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,25 +30,30 @@ from app.bundle.names import (
 )
 from app.bundle.reader import Bundle, BundleError
 from app.bundle.report import Report
-from app.network.mobilenet import SIDE, Preprocessed, count_macs, count_parameters
+from app.network.mobilenet import Preprocessed, count_macs, count_parameters
 from app.network.served import ServedNetwork
 from training.atomic_files import write_folder_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD
-from training.data.cifar10 import CLASSES, Dataset, Split
+from training.data.cifar10 import DESCRIPTION, Split
+from training.data.data_set import DataSet
+from training.data.description import Description
+from training.data.unrelated import textures
 from training.errors import TrainingError
 from training.evaluate.abstention import KEPT, SERVED, TEMPERATURE
 from training.evaluate.conformal import fit_conformal
 from training.evaluate.drift_reference import drift_reference
-from training.evaluate.evaluate import Evaluation, evaluated
+from training.evaluate.evaluate import Evaluation, conformal_levels, evaluated
 from training.evaluate.metrics import report_text
 from training.evaluate.network_outputs import Predictions, predict_logits
 from training.evaluate.photographs import fit_photographs, photograph_side
 from training.export import plots
 from training.export.card import render_card
+from training.export.card_own import render_own_card
 from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import FinishedRun, history_csv
 
 NAME, VERSION = "mobilenet_v2_cifar10", "1.6.0"
+OWN_VERSION = "1.0.0"
 SHIPPED = {  # suffixes of the names of the networks in models/
     Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",
     Architecture(stem_stride=2, stage2_stride=2, enlarge=2): "_small",
@@ -61,7 +67,7 @@ RELATIVE_PARITY = 1e-6
 MISTAKES = 18  # shown in the card
 
 
-def export(run: FinishedRun, dataset: Dataset, bundle: Path, *, force: bool) -> Manifest:
+def export(run: FinishedRun, dataset: DataSet, bundle: Path, *, force: bool) -> Manifest:
     """Write the bundle of a run that has been evaluated; an existing bundle is replaced only with `force`.
 
     Raises TrainingError, and leaves everything as it was, when the run was not evaluated, when the graph
@@ -73,15 +79,18 @@ def export(run: FinishedRun, dataset: Dataset, bundle: Path, *, force: bool) -> 
     select = images.images[parts.select]
     model = run.model()
     served = ServedNetwork(model)
-    side = photograph_side(run.config.enlarge) if evaluation.photographs else SIDE
-    graph = build_graph(served, any_size=side != SIDE).SerializeToString()
+    input_size = run.config.input_size
+    side = photograph_side(run.config.enlarge) if evaluation.photographs else input_size
+    graph = build_graph(served, side=input_size, any_size=side != input_size).SerializeToString()
     check_parity(served, graph, select[:PARITY_IMAGES])
-    enlarged = _enlarged(select[0].numpy(), side)
+    # A user's own pictures are perhaps not for everybody: none of them is copied to check a bundle.
+    check = select[0].numpy() if run.of.is_cifar10 else textures(1, 0, input_size)[0]
+    enlarged = _enlarged(check, side)
     if evaluation.photographs:
         check_parity(served, graph, torch.from_numpy(enlarged[None]))
-    files = _files(run, evaluation, report, parts, graph)
-    files["mistakes.png"] = _mistakes(evaluation.test, report, dataset.test.images.numpy())
-    fields = _fields(run, model, parts, evaluation, report, _self_check(graph, select[0].numpy()))
+    files = _files(run, dataset, evaluation, report, parts, graph)
+    files["mistakes.png"] = _mistakes(evaluation.test, report, dataset.test.images.numpy(), run.of.classes)
+    fields = _fields(run, dataset, model, parts, evaluation, report, _self_check(graph, check))
     if evaluation.photographs:
         fields["photographs"] = fit_photographs(evaluation.photographs, side).model_dump()
         fields["photograph_self_check"] = _self_check(graph, enlarged)
@@ -106,7 +115,8 @@ def write_bundle(bundle: Path, fields: dict[str, Any], files: dict[str, bytes], 
     """Add the model card and the manifest to `files`, and write them; `fields` need no digests."""
     # The card needs the manifest, and the manifest the card's digest: a manifest without digests is enough for it.
     draft = Manifest.model_validate(fields | {"files": {}, "digest": sha256(b"")})
-    files = files | {CARD: render_card(draft, report).encode()}
+    render = render_card if draft.data_set.name == DESCRIPTION.name else render_own_card
+    files = files | {CARD: render(draft, report).encode()}
     fields = fields | {"files": {name: sha256(content) for name, content in sorted(files.items())}}
     fields["digest"] = manifest_digest(fields)
     try:
@@ -116,8 +126,10 @@ def write_bundle(bundle: Path, fields: dict[str, Any], files: dict[str, bytes], 
     return Manifest.model_validate(fields)
 
 
-def bundle_name(architecture: Architecture) -> str:
-    """The model's name: networks of different costs have different names."""
+def bundle_name(architecture: Architecture, of: Description = DESCRIPTION) -> str:
+    """The model's name: networks of different costs have different names, but for those of a user's own classes."""
+    if not of.is_cifar10:
+        return f"mobilenet_v2_{of.name}"
     enlarged = f"_enlarged_{architecture.enlarge}" if architecture.enlarge > 1 else ""
     strides = f"_strides_{architecture.stem_stride}_{architecture.stage2_stride}"
     return NAME + SHIPPED.get(architecture, enlarged + strides)
@@ -171,35 +183,38 @@ def _enlarged(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
     return np.array(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _files(run: FinishedRun, evaluation: Evaluation, report: Report, parts: Split, graph: bytes) -> dict[str, bytes]:
+def _files(
+    run: FinishedRun, dataset: DataSet, evaluation: Evaluation, report: Report, parts: Split, graph: bytes
+) -> dict[str, bytes]:
     assert report.calibration and report.selective and report.robustness
-    indices = {name: index.tolist() for name, index in vars(parts).items()}
     return {
         GRAPH: graph,
         CHECKPOINT: run.weights,
         REPORT: (run.folder / REPORT).read_bytes(),
-        REPORT_TEXT: report_text(evaluation.test).encode(),
+        REPORT_TEXT: report_text(evaluation.test, run.of.classes).encode(),
         HISTORY: history_csv([row.model_dump() for row in run.history]).encode(),
-        SPLIT: (json.dumps(indices, separators=(",", ":")) + "\n").encode(),
+        SPLIT: (json.dumps(dataset.membership(parts), separators=(",", ":")) + "\n").encode(),
         "accuracy_and_loss.png": plots.accuracy_and_loss(run.history),
-        "confusion_matrix.png": plots.confusion(np.array(report.confusion_matrix)),
+        "confusion_matrix.png": plots.confusion(np.array(report.confusion_matrix), run.of.classes),
         "reliability.png": plots.reliability(evaluation.test, report.calibration),
         "risk_coverage.png": plots.risk_coverage(report.selective),
         "robustness.png": plots.robustness(report.robustness),
     }
 
 
-def _mistakes(test: Predictions, report: Report, images: npt.NDArray[np.uint8]) -> bytes:
+def _mistakes(test: Predictions, report: Report, images: npt.NDArray[np.uint8], classes: Sequence[str]) -> bytes:
     """The picture of the wrongly classified test images that the network was most sure of."""
     assert report.calibration
     confidence = test.probabilities(report.calibration.temperature).max(1)
     wrong = np.flatnonzero(~test.correct())
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
-    return plots.mistakes(images[worst], test.labels.numpy()[worst], test.predicted()[worst], confidence[worst])
+    labels, answers = test.labels.numpy()[worst], test.predicted()[worst]
+    return plots.mistakes(images[worst], labels, answers, confidence[worst], classes)
 
 
 def _fields(
     run: FinishedRun,
+    dataset: DataSet,
     model: Preprocessed,
     parts: Split,
     evaluation: Evaluation,
@@ -207,20 +222,22 @@ def _fields(
     self_check: dict[str, Any],
 ) -> dict[str, Any]:
     """bundle.json without `files` and `digest`."""
-    config = run.config
+    config, side = run.config, run.config.input_size
     assert report.calibration and report.abstention
-    temperature = report.calibration.temperature
-    conformal = fit_conformal(evaluation.calibrate, temperature)
+    temperature, levels = report.calibration.temperature, conformal_levels(run, evaluation.calibrate)
+    conformal = fit_conformal(evaluation.calibrate, temperature, levels).model_dump() if levels else None
+    own = not run.of.is_cifar10
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": bundle_name(config.architecture),
-        "version": f"{VERSION}+{run.weights_sha256[:8]}",
-        "classes": list(CLASSES),
+        "name": bundle_name(config.architecture, run.of),
+        "version": f"{OWN_VERSION if own else VERSION}+{run.weights_sha256[:8]}",
+        "classes": list(run.of.classes),
+        **({"data_set": {"name": run.of.name, "title": run.of.title, "one_kind": True}} if own else {}),
         "architecture": config.architecture.model_dump(),
-        "input": {"height": SIDE, "width": SIDE, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
-        "macs": count_macs(model.network),
+        "input": {"height": side, "width": side, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
+        "macs": count_macs(model.network, side, side),
         "parameters": count_parameters(model.network),
-        "calibration": {"temperature": temperature, "conformal": conformal.model_dump()},
+        "calibration": {"temperature": temperature, "conformal": conformal},
         "abstention": {
             "method": SERVED,
             "temperature": TEMPERATURE,
@@ -234,7 +251,7 @@ def _fields(
             **run.environment,
             "continued": list(run.continued),
             "config": config.as_dict(),
-            "data": {"train": run.train_data, "select": run.selection_data},
+            "data": {"train": run.train_data, "select": run.selection_data, **dataset.balance(parts)},
             "initial_weights": run.initial_weights,
             "teacher": run.teacher,
             "seeds": {"run": config.seed, "split": config.split_seed},

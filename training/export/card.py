@@ -72,15 +72,15 @@ def render_card(manifest: Manifest, report: Report) -> str:
         n=f"{report.n:,}",
         accuracy=f"{report.accuracy.value:.4f}",
         macro_f1=f"{report.macro_avg.f1:.4f}",
-        accuracy_text=f"{_percent(report.accuracy.value)} (95 % interval {_interval(report.accuracy.ci95)})",
-        classes=_class_rows(report),
+        accuracy_text=f"{percent(report.accuracy.value)} (95 % interval {interval(report.accuracy.ci95)})",
+        classes=class_rows(report),
         public_models="\n".join(map(_public_row, lineage.public_models)),
         trust=render_card_trust(manifest, report),
         epochs=config["epochs"],
         effort=_effort(origin, from_another_run),
         command=_command(origin),
         lr=f"{config['lr']:g}",
-        settings="\n".join(f"| `{name}` | {value} |" for name, value in Config.recorded(config).as_dict().items()),
+        settings="\n".join(f"| `{name}` | {value} |" for name, value in _settings(config)),
         how=_how(origin, from_another_run),
         split_seed=config["split_seed"],
         train=f"{sizes['train']:,}",
@@ -89,10 +89,15 @@ def render_card(manifest: Manifest, report: Report) -> str:
         initial=lineage.describe(str(origin["initial_weights"])),
         teacher=_teacher(origin.get("teacher"), lineage) + _photographs(origin, shown=manifest.photographs is not None),
         commit=origin["git_commit"] or "not under git",
-        machine="; ".join([describe(origin["hardware"]), *map(_took_over, origin.get("continued", []))]),
+        machine="; ".join([describe(origin["hardware"]), *map(took_over, origin.get("continued", []))]),
         versions=", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
-        augmentation=_augmentation(config, by_gpu=bool(origin.get("gpu"))) + _mixing(origin),
+        augmentation=augmentation(config, by_gpu=bool(origin.get("gpu"))) + _mixing(origin),
     )
+
+
+def _settings(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """All but the size of the input, which CIFAR-10 decides."""
+    return [one for one in Config.recorded(config).as_dict().items() if one[0] != "input_size"]
 
 
 def _public_row(model: PublicModel) -> str:
@@ -100,35 +105,36 @@ def _public_row(model: PublicModel) -> str:
     return f"| {name} | {model.test_accuracy} | {model.how} |"
 
 
-def _class_rows(report: Report) -> str:
+def class_rows(report: Report) -> str:
     mean = report.macro_avg
     rows = [
-        (row.label, row.precision, row.recall, row.f1, _interval(row.f1_ci95), row.support) for row in report.per_class
+        (row.label, row.precision, row.recall, row.f1, interval(row.f1_ci95), row.support) for row in report.per_class
     ]
     rows.append(("mean of the classes", mean.precision, mean.recall, mean.f1, "", mean.support))
     return "\n".join(
-        f"| {label} | {_percent(precision)} | {_percent(recall)} | {_percent(f1)} | {interval} | {support:,} |"
-        for label, precision, recall, f1, interval, support in rows
+        f"| {label} | {percent(precision)} | {percent(recall)} | {percent(f1)} | {f1_interval} | {support:,} |"
+        for label, precision, recall, f1, f1_interval, support in rows
     )
 
 
-def _augmentation(config: Mapping[str, Any], *, by_gpu: bool = False) -> str:
+def augmentation(config: Mapping[str, Any], side: int = 32, *, by_gpu: bool = False) -> str:
+    """What was done to images of `side` pixels."""
     mirrored = "at random" if by_gpu else f"in every second {'view' if config.get('views') else 'epoch'}"
     done = [
         text
         for wanted, text in (
             (config["flip"], f"mirrored {mirrored}"),
-            (config["shift"], f"shifted by up to {config['shift']} pixels"),
+            (config["shift"], f"shifted by up to {config['shift'] * side // 32} pixels"),
             (config["zoom"] > 1, f"half of them zoomed by a factor of up to {config['zoom']:g}"),
             (config["colour"], f"brightness, contrast and saturation changed by up to {config['colour'] * 100:.0f} %"),
-            (config["cutout"], f"a square of {config['cutout']} pixels hidden"),
+            (config["cutout"], f"a square of {config['cutout'] * side // 32} pixels hidden"),
         )
         if wanted
     ]
     return f"Images are {', '.join(done)}." if done else "Images are shown as they are."
 
 
-def _took_over(environment: dict[str, Any]) -> str:
+def took_over(environment: dict[str, Any]) -> str:
     commit = environment["git_commit"] or "not under git"
     where = f"from step {environment['step'] + 1} of epoch {environment['epoch'] + 1} on"
     return f"{where}: {describe(environment['hardware'])}, code {commit}"
@@ -213,9 +219,9 @@ def _photographs(origin: Mapping[str, Any], *, shown: bool) -> str:
     ) + ("" if shown else "  The service does not show the model 64 pixels: it scales a photograph to 32x32.\n")
 
 
-def _percent(fraction: float) -> str:
+def percent(fraction: float) -> str:
     return f"{fraction * 100:.2f} %"
 
 
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0] * 100:.2f} to {_percent(bounds[1])}"
+def interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0] * 100:.2f} to {percent(bounds[1])}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from app.bundle.manifest import Manifest
+from app.bundle.manifest import DataSet, Manifest
 from app.bundle.report import (
     AbstentionReport,
     CalibrationReport,
@@ -35,9 +35,11 @@ def render_card_trust(manifest: Manifest, report: Report) -> str:
     if report.calibration:
         parts.append(_calibration(report.calibration))
     if report.conformal:
-        parts.append(_conformal(report.conformal, manifest.classes))
+        parts.append(_conformal(report.conformal, manifest.classes, manifest.data_set))
+    elif not _is_cifar10(manifest.data_set):
+        parts.append("There are too few calibration images for prediction sets.\n")
     if report.abstention:
-        parts.append(_abstention(report.abstention))
+        parts.append(_abstention(report.abstention, manifest.data_set))
     if report.labels:
         parts.append(_labels(report.labels))
     if report.selective:
@@ -90,8 +92,9 @@ def _labels(labels: Sequence[LabelAccuracy]) -> str:
     )
 
 
-def _conformal(conformal: ConformalReport, classes: list[str]) -> str:
+def _conformal(conformal: ConformalReport, classes: list[str], of: DataSet) -> str:
     rows = []
+    alike = "CIFAR-10's" if _is_cifar10(of) else "the calibration images"
     for level in conformal.levels:
         low, high = level.expected_coverage
         worst = min(range(len(classes)), key=level.class_coverage.__getitem__)
@@ -109,13 +112,15 @@ def _conformal(conformal: ConformalReport, classes: list[str]) -> str:
         "Prediction sets",
         f"Split conformal prediction (least ambiguous sets), fitted on {conformal.fitted_on:,} calibration images.\n"
         "The served set also holds the most probable class, so it is never empty. The level holds on average over\n"
-        "images like CIFAR-10's, not for every class, and not for other images.",
+        f"images like {alike}, not for every class, and not for other images.",
         ("level", "raw coverage", "what chance allows (99 %)", "served coverage", "mean size", "least covered class"),
         rows,
     )
 
 
-def _abstention(abstention: AbstentionReport) -> str:
+def _abstention(abstention: AbstentionReport, of: DataSet) -> str:
+    if not _is_cifar10(of):
+        return _own_abstention(abstention)
     kinds = list(abstention.methods[0].far)
     rows = []
     for one in abstention.methods:
@@ -134,6 +139,34 @@ def _abstention(abstention: AbstentionReport) -> str:
         ("score", "near, mean", "near, by pair", *(f"far: {kind.replace('_', ' ')}" for kind in kinds)),
         rows,
     )
+
+
+def _own_abstention(abstention: AbstentionReport) -> str:
+    kinds = list(abstention.methods[0].far)
+    rows = [
+        (METHODS[one.method] + (" (**served**)" if one.method == abstention.method else ""),)
+        + tuple(f"{one.far[kind]:.4f}" for kind in kinds)
+        for one in abstention.methods
+    ]
+    refused = (
+        f", and for {_share(abstention.refused)} of {abstention.others:,} pictures of other things\n"
+        "(`other`) that training did not see."
+        if abstention.refused and abstention.others
+        else ". There was no folder `other`, so how often it abstains from other\nthings is known of drawn images only."
+    )
+    return _section(
+        "Abstention",
+        f"Above an `ood_score` of {abstention.threshold:.4f} the service abstains: for 5 % of the calibration images,\n"
+        f"for {_percent(1 - abstention.kept)} of the test images{refused}\n"
+        "Areas under the ROC curve (0.5 is chance) of scores that could detect an image of none of the classes:"
+        f"{_weaker(abstention)}",
+        ("score", *kinds),
+        rows,
+    )
+
+
+def _is_cifar10(of: DataSet) -> bool:
+    return of == DataSet()
 
 
 def _weaker(abstention: AbstentionReport) -> str:

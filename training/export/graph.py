@@ -4,15 +4,16 @@ Written node by node: MobileNetV2 needs ten operators, the graph has no more nod
 operations, and the same weights give the same bytes with every version of PyTorch. What it computes is
 compared with app.network.served before it is shipped (training.export.bundle).
 
-    input   images      uint8 [N, 32, 32, 3], RGB; or [N, H, W, 3] if the network takes photographs too
-    output  logits      float32 [N, 10]
-    output  class_maps  float32 [N, 10, h, w]: what each place of the last map (4x4, in the small network 2x2) adds
+    input   images      uint8 [N, side, side, 3], RGB; or [N, H, W, 3] if the network takes photographs too
+    output  logits      float32 [N, classes]
+    output  class_maps  float32 [N, classes, h, w]: what each place of the last map (4x4, in the small network 2x2) adds
                         to each logit; their means are the logits (Zhou et al. 2016, arXiv:1512.04150)
 
 All outputs are computed even if few are fetched: ONNX Runtime's builds ignore only_execute_path_to_fetches.
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,9 @@ from app.network.served import ServedNetwork
 OPSET, IR_VERSION = 18, 10  # onnxruntime reads them since 1.20, the oldest that the service accepts
 
 
-def build_graph(served: ServedNetwork, *, any_size: bool = False) -> onnx.ModelProto:
-    """The graph of `served` in evaluation mode, checked by ONNX; `any_size`: for images that are not 32 x 32, too."""
-    size = ["H", "W"] if any_size else [SIDE, SIDE]
+def build_graph(served: ServedNetwork, *, side: int = SIDE, any_size: bool = False) -> onnx.ModelProto:
+    """The graph of `served` in evaluation mode, checked by ONNX, for images of `side` pixels or of `any_size`."""
+    size = ["H", "W"] if any_size else [side, side]
     model, network = served.model, served.network
     graph = _Graph()
     # Transposing bytes is cheaper than transposing floats.
@@ -156,10 +157,15 @@ def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         return weight.float(), bias.float()
 
 
+@lru_cache(maxsize=1)  # a report runs one graph on images with 75 kinds of damage
+def _session(graph: bytes) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+
+
 def run_graph(
     graph: bytes, images: npt.NDArray[np.uint8], output: str = LOGITS, batch_size: int = 50
 ) -> npt.NDArray[np.float32]:
     """One output for images [N, H, W, 3], by ONNX Runtime on all cores."""
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    session = _session(graph)
     batches = np.array_split(images, math.ceil(len(images) / batch_size))
     return np.concatenate([session.run([output], {INPUT: batch})[0] for batch in batches])

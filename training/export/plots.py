@@ -1,6 +1,7 @@
 """The bundle's pictures, as the bytes of PNG files."""
 
 import io
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,8 @@ from training.evaluate.network_outputs import Predictions
 Pixels = npt.NDArray[np.uint8]
 BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "#767676"  # told apart by the colour-blind too
 DPI = 144
+MOST_COUNTED, MOST_NAMED = 20, 40  # classes of a confusion matrix with counts in its cells, and with names beside it
+LONGEST_NAME = 24  # of a class, in characters
 
 
 def accuracy_and_loss(history: Sequence[Epoch]) -> bytes:
@@ -42,17 +45,20 @@ def accuracy_and_loss(history: Sequence[Epoch]) -> bytes:
     return png(figure)
 
 
-def confusion(counts: Counts) -> bytes:
-    """Counts in every cell, coloured by the share of its row (the true class)."""
+def confusion(counts: Counts, classes: Sequence[str] = CLASSES) -> bytes:
+    """Counts in every cell, coloured by the share of its row (the true class); of many classes the colours alone."""
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, (axes,) = new_figure(8.4, 7.4, 1)
+    wider = max(0, min(len(classes), MOST_NAMED) - 14) * 0.25
+    figure, (axes,) = new_figure(8.4 + wider, 7.4 + wider, 1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.ndindex(counts.shape):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
-    places = range(len(CLASSES))
-    axes.set_xticks(places, CLASSES, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, CLASSES)
+    if len(classes) <= MOST_COUNTED:
+        for row, column in np.ndindex(counts.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
+    if len(classes) <= MOST_NAMED:
+        places, names = range(len(classes)), [_short(name) for name in classes]
+        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(places, names, parse_math=False)
     axes.set_xlabel("Predicted class")
     axes.set_ylabel("True class")
     axes.set_title(f"Confusion matrix, {counts.sum():,} test images")
@@ -143,16 +149,28 @@ def robustness(report: RobustnessReport) -> bytes:
     return png(figure)
 
 
-def mistakes(images: Pixels, truth: Counts, predicted: Counts, confidence: Floats, columns: int = 6) -> bytes:
+def mistakes(
+    images: Pixels,
+    truth: Counts,
+    predicted: Counts,
+    confidence: Floats,
+    classes: Sequence[str] = CLASSES,
+    columns: int = 6,
+) -> bytes:
     """uint8 images [N, H, W, 3] that were classified wrongly, each with its class and the answer."""
     rows = max(-(-len(images) // columns), 1)
-    figure, panels = new_figure(1.8 * columns, 2.1 * rows, rows * columns, columns=columns)
+    figure, panels = new_figure(1.8 * columns, 2.1 * rows + 0.3 * (rows == 1), rows * columns, columns=columns)
     for panel in panels:
         panel.axis("off")
     for panel, image, label, answer, sure in zip(panels, images, truth, predicted, confidence, strict=False):
         panel.imshow(image, interpolation="nearest")
-        panel.set_title(f"{CLASSES[label]}\nsaid {CLASSES[answer]}, {sure:.1%}", fontsize=9)
+        title = f"{_short(classes[label])}\nsaid {_short(classes[answer])}, {sure:.1%}"
+        panel.set_title(title, fontsize=9, parse_math=False)
     return png(figure)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _last(quantity: str, value: float) -> str:
@@ -175,5 +193,7 @@ def new_figure(
 
 def png(figure: Figure) -> bytes:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)  # a class's name may be Chinese
+        figure.savefig(out, format="png", dpi=DPI, metadata={"Software": None})
     return out.getvalue()

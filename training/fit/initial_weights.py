@@ -12,25 +12,32 @@ from torchvision.models.mobilenetv2 import MobileNet_V2_Weights, MobileNetV2
 from app.bundle.manifest import sha256
 from app.network.mobilenet import mobilenet_v2
 from training.config import Config
+from training.data.cifar10 import DESCRIPTION
+from training.data.description import Description
 from training.errors import TrainingError
 from training.fit.run_folder import check_split
 
+HEAD = ("classifier.1.weight", "classifier.1.bias")
 
-def initialise(config: Config, init: str) -> tuple[MobileNetV2, str]:
+
+def initialise(config: Config, init: str, of: Description = DESCRIPTION) -> tuple[MobileNetV2, str]:
     """A network ready for training, and a digest that names its initial weights.
 
     `init` is "imagenet" (torchvision's IMAGENET1K_V2, downloaded and cached), "random", or a safetensors
-    file with torchvision's names. A classifier for another number of classes is replaced by a new one.
+    file with torchvision's names. A classifier for another number of classes is replaced by a new one, and that for a
+    user's own classes is always new.
     Raises TrainingError for anything else, and for weights that were trained on images that are held out here.
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        network = mobilenet_v2(config.architecture)
+        network = mobilenet_v2(config.architecture, len(of.classes), config.input_size)
     if init == "random":
         return network, f"random:{config.seed}"
     if init != "imagenet":
-        check_split("--init", Path(init).parent, config.split_seed)
+        check_split("--init", Path(init).parent, config.split_seed, of.name)
     weights, digest = _imagenet() if init == "imagenet" else _file(Path(init))
+    if not of.is_cifar10:
+        weights = {name: value for name, value in weights.items() if name not in HEAD}
     _copy(weights, network, init)
     return network, digest
 
@@ -61,11 +68,10 @@ def _file(path: Path) -> tuple[dict[str, Tensor], str]:
 
 def _copy(weights: dict[str, Tensor], network: MobileNetV2, source: str) -> None:
     state = network.state_dict()
-    head = ("classifier.1.weight", "classifier.1.bias")
-    if any(name in weights and weights[name].shape != state[name].shape for name in head):
-        weights = {name: value for name, value in weights.items() if name not in head}
+    if any(name in weights and weights[name].shape != state[name].shape for name in HEAD):
+        weights = {name: value for name, value in weights.items() if name not in HEAD}
     for name, value in state.items():
-        if name in head or name.endswith("num_batches_tracked"):
+        if name in HEAD or name.endswith("num_batches_tracked"):
             continue  # the head is new, and the counters have no effect
         if name not in weights:
             raise TrainingError(f"--init {source} has no {name}: it must have torchvision's mobilenet_v2 names")

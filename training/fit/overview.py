@@ -15,6 +15,8 @@ from app.bundle.names import PICTURES
 from app.bundle.report import Epoch
 from training.atomic_files import write_atomically
 from training.config import FIELDS, Config
+from training.data.cifar10 import DESCRIPTION
+from training.data.description import Description
 from training.errors import TrainingError
 from training.export.bundle import bundle_name
 from training.export.plots import accuracy_and_loss
@@ -40,6 +42,7 @@ class Overview(NamedTuple):
     progress: Progress | None
     history: Sequence[Epoch]
     latest: Mapping[str, Any] | None
+    of: Description = DESCRIPTION
 
 
 def read_overview(folder: Path) -> Overview:
@@ -56,6 +59,7 @@ def read_overview(folder: Path) -> Overview:
             progress=progress,
             history=[Epoch.model_validate(row) for row in (progress.history if progress else ())],
             latest=trained[-1] if trained else None,
+            of=Description.recorded(record["data_set"]) if "data_set" in record else DESCRIPTION,
         )
     except (FileNotFoundError, NotADirectoryError):
         raise TrainingError(f"{folder} holds no run: `python -m training fit` makes one") from None
@@ -77,7 +81,7 @@ def render(run: Overview) -> Iterator[RenderableType]:
             "step {step:,} at {time}: loss {train_loss:.3f}, accuracy {train_accuracy:.1%}, "
             "{images_per_second} images/s".format_map(run.latest),
         )
-    facts.add_row("network", bundle_name(run.config.architecture))
+    facts.add_row("network", bundle_name(run.config.architecture, run.of))
     if run.hardware:
         facts.add_row("device", describe(run.hardware))
     facts.add_row("options", _options(run.config))

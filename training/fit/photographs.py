@@ -14,7 +14,6 @@ from app.network.mobilenet import Preprocessed
 from training.data.cifar10 import CLASSES, LabelledImages
 from training.data.photographs import OTHER
 from training.data.random_views import PHOTOGRAPHS, random_views
-from training.errors import TrainingError
 
 KNOWN_SHARE = 0.6  # of the photographs in a step; the rest shows other things
 LABEL_SMOOTHING = 0.05
@@ -28,8 +27,8 @@ class PhotographSampler:
     """
 
     def __init__(self, labels: Tensor) -> None:
-        """`labels`: int64 [N], 0..9 or OTHER."""
-        counts = torch.bincount(labels[labels != OTHER], minlength=len(CLASSES)).clamp(min=1).float()
+        """`labels`: int64 [N], OTHER or from 0."""
+        counts = torch.bincount(labels[labels != OTHER], minlength=1).clamp(min=1).float()
         self._cumulated = torch.where(labels == OTHER, 0.0, counts[labels.clamp(min=0)].rsqrt()).cumsum(0)
         self._other = (labels == OTHER).nonzero().flatten()
         self.has_other = len(self._other) > 0
@@ -43,25 +42,22 @@ class PhotographSampler:
         return torch.cat([chosen, self._other[unlike]])
 
 
-def photograph_targets(labels: Tensor, smoothing: float) -> Tensor:
-    """float32 [N, classes]: smoothed labels; for OTHER, every class is equally probable."""
-    count = len(CLASSES)
+def photograph_targets(labels: Tensor, smoothing: float, count: int = len(CLASSES)) -> Tensor:
+    """float32 [N, count]: smoothed labels; for OTHER, all `count` classes are equally probable."""
     known = F.one_hot(labels.clamp(min=0), count) * (1 - smoothing) + smoothing / count
     return torch.where((labels == OTHER)[:, None], 1 / count, known)
 
 
 class PhotographBatches:
-    """The photographs of a step: random views, their targets, and their weights in the loss.
+    """The photographs of a step: random views, their targets, and their weights in the loss."""
 
-    Raises TrainingError if there is no photograph of the classes.
-    """
-
-    def __init__(self, photographs: LabelledImages, size: int) -> None:
-        """`photographs`: uint8 [N, S, S, 3] with labels 0..9 or OTHER. `size`: photographs in a step."""
-        if not bool((photographs.labels != OTHER).any()):
-            raise TrainingError("the photographs show none of the classes: training needs some")
+    def __init__(self, photographs: LabelledImages, size: int, classes: int = len(CLASSES)) -> None:
+        """`photographs`: uint8 [N, S, S, 3], labels OTHER or below `classes`. `size`: photographs in a step."""
         self._photographs, self._sampler = photographs, PhotographSampler(photographs.labels)
+        self._classes = classes
         self._known = max(1, round(KNOWN_SHARE * size)) if self._sampler.has_other else size
+        if not bool((photographs.labels != OTHER).any()):
+            self._known = 0
         self._other = size - self._known
         self.weight = self._known + OTHER_WEIGHT * self._other  # of all photographs of a step together
 
@@ -71,7 +67,7 @@ class PhotographBatches:
         images, labels = self._photographs.take(chosen)
         views = random_views(images, PHOTOGRAPHS, generator).permute(0, 2, 3, 1).to(torch.uint8)
         weights = torch.where(labels == OTHER, OTHER_WEIGHT, 1.0)
-        return views, photograph_targets(labels, LABEL_SMOOTHING), weights
+        return views, photograph_targets(labels, LABEL_SMOOTHING, self._classes), weights
 
 
 class BothSizes(nn.Module):
@@ -86,7 +82,7 @@ class BothSizes(nn.Module):
         self.model, self.side = model, side
 
     def forward(self, thumbnails: Tensor, photographs: Tensor) -> Tensor:
-        """float32 logits [N + M, classes] of uint8 [N, 32, 32, 3] and uint8 [M, S, S, 3]."""
+        """float32 logits [N + M, classes] of uint8 [N, side, side, 3] and uint8 [M, S, S, 3]."""
         enlarged = [
             F.interpolate(self.model.normalise(images), self.side, mode="bilinear", align_corners=False)
             for images in (thumbnails, photographs)

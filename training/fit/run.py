@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from app.bundle.report import Epoch
-from app.network.mobilenet import SIDE, Preprocessed
+from app.network.mobilenet import Preprocessed
 from training.atomic_files import write_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from training.data import augment
-from training.data.cifar10 import LabelledImages
+from training.data.cifar10 import DESCRIPTION, LabelledImages
+from training.data.description import Description
 from training.errors import TrainingError
 from training.evaluate.network_outputs import predict_logits
+from training.fit.balance import class_weights
 from training.fit.checkpoint import Progress, contiguous, restore_optimizer, save_checkpoint
 from training.fit.distributed import LeaderFailed, World
 from training.fit.initial_weights import initialise
@@ -68,16 +70,18 @@ class Run:
         teachers: Sequence[bytes] = (),
         world: World | None = None,
         photographs: LabelledImages | None = None,
+        of: Description = DESCRIPTION,
     ) -> None:
         """`teachers` are ONNX graphs to learn from; `world` holds the processes that share the run, by default one.
 
         `photographs` are seen in every step if config.photograph_batch is not 0; see `training.fit.photographs`.
+        `of` describes the images; rare classes count for more, but not of CIFAR-10, which has none.
         """
         self.folder, self.config, self.train, self.select = folder, config, train, select
         self.teachers, self.world = teachers, world or World()
         self.steps_per_epoch = len(train.labels) // config.batch_size
         _check(config, len(train.labels), self.world.size, bool(teachers), photographs is not None)
-        network, init_digest = self.world.from_leader(lambda: initialise(config, init))
+        network, init_digest = self.world.from_leader(lambda: initialise(config, init, of))
         prepare(network, config.precision, self.world.device)
         self.model = Preprocessed(network, IMAGENET_MEAN, IMAGENET_STD).to(self.world.device)
         self.averaged = {name: value.clone() for name, value in network.state_dict().items()}
@@ -88,11 +92,13 @@ class Run:
             "train_data": train.digest(),
             "selection_data": select.digest(),
         }
+        if not of.is_cifar10:
+            identity["data_set"] = of.as_dict()
         if teachers:
             identity["teacher"] = digest_of(teachers)
         self.photographs: PhotographBatches | None = None
         if photographs is not None and config.photograph_batch:
-            self.photographs = PhotographBatches(photographs, config.photograph_batch)
+            self.photographs = PhotographBatches(photographs, config.photograph_batch, len(of.classes))
             identity["photographs"] = len(photographs.labels)
             identity["photograph_data"] = photographs.digest()
         here = environment(self.world.size, self.world.device)
@@ -103,8 +109,10 @@ class Run:
             averaged = checkpoint.part("averaged.")
             self.averaged = {name: value.to(self.world.device) for name, value in averaged.items()}
             restore_optimizer(self.optimizer, checkpoint.part("optimizer."))
-        entrance = BothSizes(self.model, SIDE * config.enlarge) if self.photographs else self.model
+        side = config.input_size * config.architecture.enlarge
+        entrance = BothSizes(self.model, side) if self.photographs else self.model
         self.parallel = self.world.wrap(entrance)
+        self.weights = None if of.is_cifar10 else class_weights(train.labels).to(self.world.device)
 
     @property
     def total_steps(self) -> int:
@@ -194,7 +202,11 @@ class Run:
         with mixed(config.precision, device):
             seen = (images.to(device),) if extra is None else (images.to(device), extra[0])
             logits, others = self.parallel(*seen).float().split([len(images), len(seen[-1]) * (extra is not None)])
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        if self.weights is None:
+            loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        else:
+            each = F.cross_entropy(logits, labels, reduction="none", label_smoothing=config.label_smoothing)
+            loss = (each * self.weights[labels]).mean()
         if target is not None:
             weight, temperature = config.teacher_weight, config.teacher_temperature
             loss = distillation_loss(loss, logits, target.to(device), weight, temperature)
@@ -231,10 +243,14 @@ class Run:
         images = self.train.images[batch]
         if self.config.flip:
             images = augment.flip(images, mirrored[batch])
-        images = augment.shift(images, self.config.shift, random)
+        images = augment.shift(images, self._pixels(self.config.shift), random)
         images = augment.zoom(images, self.config.zoom, random)
         images = augment.colour(images, self.config.colour, random)
-        return augment.cutout(images, self.config.cutout, random)
+        return augment.cutout(images, self._pixels(self.config.cutout), random)
+
+    def _pixels(self, thirty_seconds: int) -> int:
+        """A length in 32nds of the side, in pixels."""
+        return thirty_seconds * self.config.input_size // 32
 
     def _teacher_logits(self, answered: Callable[[int], None] = lambda _: None) -> Tensor | None:
         if not self.teachers:

@@ -32,7 +32,9 @@ from app.bundle.report import Epoch
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from training.atomic_files import write_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD, Config
-from training.data.cifar10 import Dataset, LabelledImages, Split
+from training.data.cifar10 import DESCRIPTION, LabelledImages, Split
+from training.data.data_set import DataSet
+from training.data.description import Description
 from training.errors import TrainingError
 from training.fit.checkpoint import Checkpoint, Progress, read_checkpoint, read_progress
 from training.provenance import continued, environment
@@ -70,7 +72,7 @@ def claim(folder: Path, config: Config, identity: Mapping[str, Any], here: Mappi
             return None
         record = json.loads(path.read_bytes())
         differences = config.differences(record["config"])
-        names = ("initial_weights", "train_data", "selection_data", "teacher", "photograph_data")
+        names = ("data_set", "initial_weights", "train_data", "selection_data", "teacher", "photograph_data")
         differences += [f"{name} differ" for name in names if identity.get(name) != record.get(name)]
     except OSError as error:
         raise TrainingError(
@@ -119,7 +121,8 @@ class FinishedRun:
     teacher: str | None = None  # sha256 of the teacher's graph; of several, separated by commas
     continued: tuple[Mapping[str, Any], ...] = ()  # later environments, each with the epoch and step it took over at
     gpu: Mapping[str, Any] | None = None  # of training.gpu: its recipe, steps and seconds
-    photographs: int = 0  # pictures that training saw beside CIFAR-10
+    photographs: int = 0  # pictures that training saw beside the images
+    of: Description = DESCRIPTION  # the images
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -144,6 +147,7 @@ class FinishedRun:
                 continued=tuple(record.get("continued", ())),
                 gpu=record.get("gpu"),
                 photographs=int(record.get("photographs", 0)),
+                of=Description.recorded(record["data_set"]) if "data_set" in record else DESCRIPTION,
             )
         except _Unfinished:
             raise
@@ -158,7 +162,7 @@ class FinishedRun:
 
     def network(self) -> MobileNetV2:
         """The trained network, in evaluation mode."""
-        network = mobilenet_v2(self.config.architecture)
+        network = mobilenet_v2(self.config.architecture, len(self.of.classes), self.config.input_size)
         try:
             network.load_state_dict(load_safetensors(self.weights))
         except (SafetensorError, RuntimeError) as error:
@@ -169,13 +173,17 @@ class FinishedRun:
         """The trained network with its preprocessing, in evaluation mode."""
         return Preprocessed(self.network(), IMAGENET_MEAN, IMAGENET_STD).eval()
 
-    def data(self, dataset: Dataset) -> tuple[LabelledImages, Split]:
+    def data(self, dataset: DataSet) -> tuple[LabelledImages, Split]:
         """The training images and this run's split of them. Raises TrainingError when they are not the run's."""
+        if dataset.description.is_cifar10 and not self.of.is_cifar10:
+            raise TrainingError(f"the run in {self.folder} is of {self.of.title}: name its folder with --data")
+        option = "--data-dir" if dataset.description.is_cifar10 else "--data"
+        others = f"{option} {dataset.folder} holds other images than the run in {self.folder} was made with"
+        if dataset.description != self.of:
+            raise TrainingError(others)
         images, parts = dataset.training, dataset.split(self.config.split_seed)
         if images.take(parts.select).digest() != self.selection_data:
-            raise TrainingError(
-                f"--data-dir {dataset.folder} holds other images than the run in {self.folder} was made with"
-            )
+            raise TrainingError(others)
         return images, parts
 
 
@@ -187,21 +195,41 @@ class _Unfinished(TrainingError):
         )
 
 
-def split_seed(folder: Path) -> int | None:
-    """The seed of the split that the weights in `folder`, a bundle or a run, were trained with; None if unknown."""
+def split_seed(folder: Path, of: str = DESCRIPTION.name) -> int | None:
+    """The seed of the split that the weights in `folder`, a bundle or a run, were trained with; None if unknown.
+
+    It is the seed of a split of the images with the name `of`: None, too, for weights of others.
+    """
+    found = _split(folder)
+    return found[1] if found is not None and found[0] == of else None
+
+
+def check_cifar10(option: str, folder: Path) -> None:
+    """Raises TrainingError when the weights in `folder`, a bundle or a run, are of a user's own classes."""
+    found = _split(folder)
+    if found is not None and found[0] != DESCRIPTION.name:
+        raise TrainingError(f"{option} {folder} is of {found[0]}, this takes networks of {DESCRIPTION.title} only")
+
+
+def _split(folder: Path) -> tuple[str, int] | None:
+    """The name of the images that the weights in `folder` were trained on, and the seed of their split."""
     for name in (RUN, MANIFEST):
         try:
             record = json.loads((folder / name).read_bytes())
+            of = str(record["data_set"]["name"]) if "data_set" in record else DESCRIPTION.name
             # A bundle keeps its run's record under "provenance".
-            return int(record.get("provenance", record)["config"]["split_seed"])
+            return of, int(record.get("provenance", record)["config"]["split_seed"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return None
 
 
-def check_split(option: str, folder: Path, seed: int) -> None:
-    """Raises TrainingError when the weights in `folder` were trained with another split than that of `seed`."""
-    found = split_seed(folder)
+def check_split(option: str, folder: Path, seed: int, of: str = DESCRIPTION.name) -> None:
+    """Raises TrainingError when the weights in `folder` were trained with another split than that of `seed`.
+
+    `of` is the name of the images that are split, see `split_seed`.
+    """
+    found = split_seed(folder, of)
     if found not in (None, seed):
         raise TrainingError(
             f"{option} {folder} was trained with --split-seed {found}, not {seed}: "

@@ -23,14 +23,16 @@ from app.network.served import ServedNetwork
 from training.atomic_files import write_atomically
 from training.errors import TrainingError
 from training.export.graph import build_graph, run_graph
-from training.fit.run_folder import RUN, TEACHER_LOGITS, FinishedRun, check_split
+from training.fit.run_folder import RUN, TEACHER_LOGITS, FinishedRun, check_cifar10, check_split
 
 
 def read_teacher(folder: Path, split_seed: int) -> bytes:
     """The ONNX graph of the network in `folder`, a bundle or a finished run.
 
-    Raises TrainingError when it is neither, or was trained with another split than that of `split_seed`.
+    Raises TrainingError when it is neither, is of other images than CIFAR-10's, or was trained with another split than
+    that of `split_seed`.
     """
+    check_cifar10("--teacher", folder)
     check_split("--teacher", folder, split_seed)
     if (folder / RUN).exists():
         served = ServedNetwork(FinishedRun.read(folder).model())

@@ -1,7 +1,7 @@
 """A run's figures and mistakes in TensorBoard's format: `tensorboard --logdir RUNS` shows them."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from training.data.cifar10 import LabelledImages
+from training.data.cifar10 import CLASSES, LabelledImages
 from training.errors import TrainingError
 from training.export.plots import mistakes
 
@@ -33,7 +33,8 @@ def check_tensorboard() -> None:
 class TensorBoard:
     """A `training.fit.metrics.Board` and a context manager. Events after step `step` of an earlier start are hidden."""
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, classes: Sequence[str] = CLASSES) -> None:
+        self._classes = classes
         self._writer = _summary_writer()(str(folder), purge_step=step + 1, flush_secs=30)
 
     def __enter__(self) -> Self:
@@ -56,7 +57,7 @@ class TensorBoard:
         pixels, truth, answers, shares = (
             one[worst].numpy() for one in (images.images, images.labels, predicted, confidence)
         )
-        with Image.open(io.BytesIO(mistakes(pixels, truth, answers, shares))) as picture:
+        with Image.open(io.BytesIO(mistakes(pixels, truth, answers, shares, self._classes))) as picture:
             pixels = np.asarray(picture.convert("RGB"))
         self._writer.add_image("mistakes", pixels, step, dataformats="HWC")
 

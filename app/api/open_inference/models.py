@@ -3,7 +3,9 @@
     cifar10         pixels: the input `images`, UINT8 [-1, 32, 32, 3], RGB
     cifar10_image   files: the input `image`, BYTES [-1], each element an encoded image (see app.imaging.decode)
 
-Both answer `probabilities`, FP32 [-1, 10], calibrated. Either takes at most `max_batch_size` images a request.
+Another bundle than CIFAR-10's gives them the name of what it was trained on, and `images` its size of input.
+
+Both answer `probabilities`, FP32 [-1, classes], calibrated. Either takes at most `max_batch_size` images a request.
 """
 
 from dataclasses import dataclass, field
@@ -61,6 +63,7 @@ def served_models(settings: Settings, manifest: Manifest) -> dict[str, ServedMod
     platform, backend = RUNTIMES[settings.engine]
     pixels = Tensor("images", "UINT8", (-1, manifest.input.height, manifest.input.width, 3))
     files = Tensor("image", "BYTES", (-1,))
+    of = manifest.data_set.name
     return {
         name: ServedModel(
             name=name,
@@ -72,5 +75,5 @@ def served_models(settings: Settings, manifest: Manifest) -> dict[str, ServedMod
             platform=platform,
             backend=backend,
         )
-        for name, tensor, views in (("cifar10", pixels, 1), ("cifar10_image", files, settings.views))
+        for name, tensor, views in ((of, pixels, 1), (f"{of}_image", files, settings.views))
     }

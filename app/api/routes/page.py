@@ -1,6 +1,9 @@
 """The page, the documentation and the pages behind the problems' types. They load nothing from other hosts."""
 
 import mimetypes
+import re
+from functools import cache
+from html import escape
 from importlib import resources
 
 from fastapi import APIRouter, Request
@@ -9,10 +12,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from ... import __name__ as PACKAGE
+from ...bundle.manifest import DataSet
 from ...errors import BY_CODE, NotFound
 from ...settings import Settings
 from ..etags import revalidated
 from ..request_context import context_of
+from ..service import RunningService
 
 router = APIRouter(include_in_schema=False)
 
@@ -27,9 +32,10 @@ DOCS_POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 WEB = resources.files(PACKAGE).joinpath("web")
-PAGE = WEB.joinpath("index.html").read_bytes()
-PROMISE = b"Images are not stored. The service reads each one in memory, answers, and discards it."
-DOCS = WEB.joinpath("docs.html").read_text()
+PAGE = WEB.joinpath("index.html").read_text(encoding="utf-8")
+PROMISE = "Images are not stored. The service reads each one in memory, answers, and discards it."
+DOCS = WEB.joinpath("docs.html").read_text(encoding="utf-8")
+SAMPLES = re.compile(r'\n *<div class="samples">.*?</div>', re.DOTALL)
 
 # Python before 3.12 and some systems map .js to another type, which browsers refuse for modules.
 mimetypes.add_type("text/javascript", ".js")
@@ -59,27 +65,38 @@ swagger_files = Files("/assets/swagger", ("fastapi_offline", "static"))
 own_files = Files("/assets/web", (PACKAGE, "web"))
 
 
+@cache
+def titled(page: str, of: DataSet) -> str:
+    """The page with the title of what the model was trained on; the samples are of CIFAR-10 alone."""
+    if of == DataSet():
+        return page
+    return SAMPLES.sub("", page).replace(f"{DataSet().title} classifier", f"{escape(of.title)} classifier")
+
+
 @router.get("/")
-async def home(request: Request) -> Response:
+async def home(request: Request, service: RunningService) -> Response:
     """The page."""
-    settings = request.app.state.service.settings
-    page = PAGE.replace(PROMISE, _about_copies(settings)) if settings.feedback_dir else PAGE
-    return revalidated(request, page, "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY})
+    page, settings = titled(PAGE, service.bundle.manifest.data_set), service.settings
+    if settings.feedback_dir:
+        page = page.replace(PROMISE, _about_copies(settings))
+    return revalidated(request, page.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY})
 
 
-def _about_copies(settings: Settings) -> bytes:
+def _about_copies(settings: Settings) -> str:
     if not settings.feedback_sample:
         return PROMISE
     return (
         "To learn from its errors, the service keeps small copies of some images that it is unsure of, "
         f"for at most {settings.feedback_days:g} days. All others are not stored."
-    ).encode()
+    )
 
 
 @router.get("/docs")
-async def docs() -> Response:
+async def docs(service: RunningService) -> Response:
     """Swagger UI over /openapi.json."""
-    return HTMLResponse(DOCS, headers={"Content-Security-Policy": DOCS_POLICY})
+    return HTMLResponse(
+        titled(DOCS, service.bundle.manifest.data_set), headers={"Content-Security-Policy": DOCS_POLICY}
+    )
 
 
 @router.get("/problems/{code}")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request
 from ...errors import InvalidBatch, Problem
 from ...imaging.kinds import Kind
 from ...inference.answers import Classification
+from ...inference.classifier import DEFAULT_TOP_K
 from ..disconnect import unless_gone
 from ..fair_share import hold_places
 from ..paths import prefix_of
@@ -87,7 +88,7 @@ ImageKind = Annotated[
 # Unlike other routes it has no FastAPI dependencies: each would take a tenth of the event loop's time for a request.
 @router.post("/predict", responses={**PROBLEM_RESPONSES, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
 async def predict(
-    request: Request, top_k: TopK = 5, coverage: Coverage = None, kind: ImageKind = None
+    request: Request, top_k: TopK = DEFAULT_TOP_K, coverage: Coverage = None, kind: ImageKind = None
 ) -> PredictResponse:
     """Which classes the image shows, most probable first, and how far to trust that."""
     service: Service = request.app.state.service
@@ -119,7 +120,7 @@ async def predict(
 async def predict_batch(
     request: Request,
     partial: Annotated[bool, Query(description="Classify the usable images even if others cannot be used.")] = False,
-    top_k: TopK = 5,
+    top_k: TopK = DEFAULT_TOP_K,
     coverage: Coverage = None,
     kind: ImageKind = None,
 ) -> BatchResponse:

@@ -8,11 +8,17 @@ const OVERHANG = 14; // pixels: the last, rotated column head reaches beyond its
 const DIGIT = 0.66; // the width of a bold digit, in font sizes
 const MIN_FONT = 6; // pixels; smaller counts are left out
 const MISTAKES = 8; // that are listed beside the matrix
+const MOST_CLASSES = 40; // whose cells can be told apart
+const LONGEST_HEAD = 12; // characters
 
 /** The opacity of a cell. Medium values are left out: neither light nor dark text has enough contrast on them. */
 function opacity(share, right) {
   if (!right) return Math.min(0.42, Math.sqrt(share) * 1.6); // the root makes small shares of mistakes visible
   return share > 0.5 ? 0.82 + 0.18 * share ** 6 : 0.4 * share;
+}
+
+function short(label) {
+  return label.length > LONGEST_HEAD ? `${label.slice(0, LONGEST_HEAD - 1)}…` : label;
 }
 
 /** A figure of `matrix`: counts by true class (rows) and predicted class (columns), in the order of `labels`. */
@@ -42,14 +48,18 @@ export function confusionChart({ labels, matrix }) {
       const head = svg(
         "text",
         { role: "columnheader", class: "head", x, y, transform: `rotate(-45 ${x} ${y})` },
-        label,
+        short(label),
       );
       heads.columns.push(head);
       return head;
     });
     const rows = labels.map((label, row) => {
       const y = top + side * (row + 0.5) + 4;
-      const head = svg("text", { role: "rowheader", class: "head", x: left - 8, y, "text-anchor": "end" }, label);
+      const head = svg(
+        "text",
+        { role: "rowheader", class: "head", x: left - 8, y, "text-anchor": "end" },
+        short(label),
+      );
       heads.rows.push(head);
       cells.push(labels.map((_, column) => cell(row, column, left, top, side)));
       return svg("g", { role: "row" }, head, cells[row]);
@@ -219,13 +229,26 @@ export function confusionChart({ labels, matrix }) {
           html(
             "li",
             {},
-            html("button", { type: "button", class: "link", click: () => mark(row, column) }, describe(row, column)),
+            n > MOST_CLASSES
+              ? describe(row, column)
+              : html(
+                  "button",
+                  { type: "button", class: "link", click: () => mark(row, column) },
+                  describe(row, column),
+                ),
           ),
         ),
       ),
     );
   }
 
+  if (n > MOST_CLASSES)
+    return html(
+      "figure",
+      { class: "matrix" },
+      html("p", { class: "meaning" }, `A matrix of ${count(n)} classes is too large to be shown. The report has it.`),
+      frequentMistakes(),
+    );
   tell(null);
   return html("figure", { class: "matrix" }, readout, fitted(draw), meaning, frequentMistakes());
 }

@@ -1,5 +1,6 @@
 """Photographs by class and kind, and what is held out."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from training.data import photographs
-from training.data.photographs import OTHER, duplicates, halves, read_photographs
+from training.data.photographs import OTHER, duplicates, halves, read_photographs, training_photographs
 from training.errors import TrainingError
 
 
@@ -78,6 +79,13 @@ def test_a_file_that_is_no_picture_is_named(folder: Path) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="holds no photographs"):
         read_photographs(tmp_path)
+
+
+def test_training_needs_a_picture_of_a_class(folder: Path) -> None:
+    for label in ("cat", "truck"):
+        shutil.rmtree(folder / label)
+    with pytest.raises(TrainingError, match="show none of the classes"):
+        training_photographs(folder, 64, [])
 
 
 def test_a_smaller_copy_is_a_near_duplicate_and_noise_is_not() -> None:

@@ -200,4 +200,4 @@ def test_nothing_is_read_when_the_log_cannot_be_written(
     with pytest.raises(TrainingError, match=r"cannot write --test-reads .*name a file that can be written"):
         read_test_set(FinishedRun.read(run_dir).model(), make_images(20, seed=2), tmp_path, "0" * 64)
     with pytest.raises(TrainingError, match="cannot write --test-reads"):
-        read_corrupted_test_set(FinishedRun.read(run_dir).model(), make_images(20, seed=2), tmp_path, "0" * 64)
+        read_corrupted_test_set(FinishedRun.read(run_dir), make_images(20, seed=2), tmp_path)

@@ -77,6 +77,22 @@ PICTURES = {
 }
 
 
+ODD = ["$x$ _{", "Käse \u72ac", "a name of more than twenty-four characters"]
+
+
+@pytest.mark.parametrize("count", [3, 21, 41])
+def test_pictures_of_any_number_of_classes_with_any_names_are_drawn(count: int) -> None:
+    classes = ODD + [f"class {number}" for number in range(3, count)]
+    for content in (plots.confusion(np.eye(count, dtype=np.int64), classes), one_mistake(classes)):
+        with Image.open(io.BytesIO(content)) as picture:
+            assert picture.format == "PNG" and picture.width <= 3000
+
+
+def one_mistake(classes: list[str]) -> bytes:
+    images = np.zeros((1, 96, 96, 3), np.uint8)
+    return plots.mistakes(images, np.array([0]), np.array([2]), np.array([0.5]), classes, columns=2)
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_pictures_are_png_and_nothing_is_cut(name: str) -> None:
     content = PICTURES[name]()

@@ -13,6 +13,7 @@ from torchvision.models.mobilenetv2 import MobileNet_V2_Weights
 from app.bundle.manifest import Architecture, sha256
 from app.network.mobilenet import mobilenet_v2
 from tests.training.tiny import TINY
+from training.data.description import Description
 from training.errors import TrainingError
 from training.fit.initial_weights import initialise
 
@@ -50,6 +51,17 @@ def test_a_file_of_imagenet_weights_gives_the_body_and_a_new_head(imagenet: dict
     assert network.classifier[1].out_features == 10
     fresh, _ = initialise(TINY, "random")
     assert torch.equal(state[HEAD[0]], fresh.state_dict()[HEAD[0]])
+
+
+def test_a_user_s_own_classes_get_a_new_head_even_if_there_are_as_many(
+    imagenet: dict[str, Tensor], tmp_path: Path
+) -> None:
+    save_file(imagenet, tmp_path / "weights.safetensors")
+    own = Description("many", "many", tuple(map(str, range(1000))))
+    network, _ = initialise(replace(TINY, input_size=64), str(tmp_path / "weights.safetensors"), own)
+    state = network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in body(imagenet).items())
+    assert state[HEAD[0]].shape == imagenet[HEAD[0]].shape and not torch.equal(state[HEAD[0]], imagenet[HEAD[0]])
 
 
 def test_a_head_of_ten_classes_is_kept(tmp_path: Path) -> None:

@@ -66,8 +66,13 @@ def test_a_run_goes_on_only_with_the_same_photographs(tmp_path: Path) -> None:
 def test_a_batch_of_photographs_needs_photographs(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="without --photographs it must be 0"):
         run(tmp_path, None)
-    with pytest.raises(TrainingError, match="none of the classes"):
-        run(tmp_path, photographs().take(torch.arange(10, 20)))
+
+
+def test_pictures_of_other_things_alone_are_answered_with_equal_probabilities() -> None:
+    batches = PhotographBatches(photographs().take(torch.arange(10, 20)), 5, classes=3)
+    images, targets, weights = batches(torch.Generator().manual_seed(0))
+    assert images.shape == (5, 32, 32, 3) and weights.sum().item() == batches.weight == 2.5
+    torch.testing.assert_close(targets, torch.full((5, 3), 1 / 3))
 
 
 def test_ranks_share_the_photographs_of_a_step(tmp_path: Path) -> None:

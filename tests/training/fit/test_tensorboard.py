@@ -54,7 +54,7 @@ def test_the_wrong_answers_that_it_is_surest_of_are_shown(tmp_path: Path, monkey
     with TensorBoard(tmp_path, 0) as board:
         board.mistakes(1, images, logits)
         board.mistakes(2, images, -logits)
-    (pixels, truth, predicted, confidence), (many, *_) = shown
+    (pixels, truth, predicted, confidence, _), (many, *_) = shown
     assert (truth.tolist(), predicted.tolist()) == ([9, 4], [1, 7])
     assert pixels.tolist() == images.images[[9, 4]].tolist()
     assert confidence.tolist() == logits.softmax(1).max(1).values[[9, 4]].tolist()

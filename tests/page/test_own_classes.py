@@ -1,0 +1,79 @@
+"""The page's words about a model of a user's own classes. The service is CIFAR-10's, only its documents are others."""
+
+import re
+from typing import Any
+
+import httpx
+from playwright.sync_api import Page, Route, expect
+
+from tests.page.conftest import Visit, shoot
+from tests.page.steps import CAT, pick, the_answer
+
+OWN = {"name": "pets", "title": "Pets & Co", "one_kind": True}
+
+
+def documents(service: httpx.Client, classes: list[str]) -> dict[str, dict[str, Any]]:
+    """What a service with these classes would say of its model: no photographs, one level, other things measured."""
+    model, report = (service.get(path).json() for path in ("/model", "/metrics/report"))
+    level = {**report["conformal"]["levels"][0], "sizes": [9, 1], "class_coverage": [0.95] * len(classes)}
+    conformal = {"default_coverage": 0.95, "levels": [{"coverage": 0.95, "threshold": 0.1}]}
+    model |= {"classes": classes, "data_set": OWN, "photographs": None}
+    model["calibration"]["conformal"] = conformal
+    row = report["per_class"][0]
+    report["per_class"] = [{**row, "class_id": index, "label": label} for index, label in enumerate(classes)]
+    report["confusion_matrix"] = [
+        [5 if row == column else 1 for column in range(len(classes))] for row in range(len(classes))
+    ]
+    report["conformal"]["levels"] = [level]
+    report["photographs"] = None
+    report["abstention"] |= {"others": 110, "refused": {"value": 0.8182, "ci95": [0.7, 0.9]}}
+    answer = service.post("/predict", content=CAT.read_bytes()).json()
+    answer |= {"predictions": [{"label": classes[0], "class_id": 0, "probability": 0.9}], "measured_on": "photographs"}
+    answer["prediction_set"] = {"coverage": 0.95, "labels": classes[:1]}
+    return {"**/model": model, "**/metrics/report": report, "**/predict?*": answer}
+
+
+def show(visit: Visit, service: httpx.Client, classes: list[str]) -> Page:
+    page = visit()
+
+    def answer_with(document: dict[str, Any]) -> Any:
+        def fulfil(route: Route) -> None:
+            route.fulfill(json=document)
+
+        return fulfil
+
+    for path, document in documents(service, classes).items():
+        page.route(path, answer_with(document))
+    page.reload()
+    return page
+
+
+def test_pictures_are_of_one_kind(visit: Visit, service: httpx.Client) -> None:
+    page = show(visit, service, ["cat", "<b>dog</b>", "a rather long name of a class"])
+    expect(page.get_by_text("It knows 3 classes")).to_be_visible()
+    expect(page.get_by_role("listitem").filter(has_text="<b>dog</b>")).to_be_visible()
+    page.get_by_text("Settings", exact=True).click()
+    expect(page.get_by_label("Classes to list")).to_be_visible()
+    expect(page.get_by_label("Treat pictures as")).to_have_count(0)
+    pick(page, CAT)
+    words = r"95\s% of the time, for pictures of the model’s classes\. Of 10,000 test pictures, .+ had theirs in it\."
+    expect(the_answer(page, "answered")).to_contain_text(re.compile(words))
+
+    page.get_by_role("tab", name="The model").click()
+    panel = page.get_by_role("tabpanel", name="The model")
+    expect(panel.get_by_role("grid")).to_be_visible()
+    expect(panel.get_by_text("of 110 pictures of other things get no answer, as it should be")).to_be_visible()
+    expect(
+        panel.get_by_text(re.compile(r"It names a class for 18\.2\s% of pictures that show something else"))
+    ).to_be_visible()
+    expect(panel.get_by_text(re.compile("Thumbnails|Photographs|photographs"))).to_have_count(0)
+    shoot(page, "own-classes")
+
+
+def test_a_matrix_of_many_classes_is_not_drawn(visit: Visit, service: httpx.Client) -> None:
+    page = show(visit, service, [f"class {number}" for number in range(41)])
+    page.get_by_role("tab", name="The model").click()
+    panel = page.get_by_role("tabpanel", name="The model")
+    expect(panel.get_by_text("A matrix of 41 classes is too large to be shown")).to_be_visible()
+    expect(panel.get_by_role("grid")).to_have_count(0)
+    expect(panel.get_by_text("class 0, taken for class 1: 1", exact=True)).to_be_visible()

@@ -1,0 +1,40 @@
+"""Which images a command works on: CIFAR-10, or with --data a user's own. Options have other defaults for these."""
+
+from pathlib import Path
+
+from app.network.mobilenet import SIDE
+from training.config import Config
+from training.data.cifar10 import Dataset
+from training.data.class_folders import slug
+from training.data.data_set import DataSet
+from training.data.own_classes import OwnClasses
+from training.errors import TrainingError
+
+DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
+TEST_READS = Path("models/test_reads.csv")
+
+
+def open_data(own: Path | None, data_dir: Path, config: Config, *, download: bool) -> DataSet:
+    """Raises TrainingError when the folders of a user's own images are not as they must be; nothing is decoded yet."""
+    return Dataset(data_dir, download=download) if own is None else OwnClasses(own, config.input_size)
+
+
+def run_folder(run_dir: Path, own: Path | None) -> Path:
+    """`run_dir`; instead of the default one with the name of the images, so that runs are in nobody's way."""
+    return (
+        run_dir if own is None or run_dir != RUN_DIR else RUN_DIR.with_name(f"mobilenet_v2_{slug(own.resolve().name)}")
+    )
+
+
+def reads_log(test_reads: Path, own: Path | None, run_dir: Path) -> Path:
+    """`test_reads`; instead of the default, which is the log of CIFAR-10's test images, one in the run's folder."""
+    return test_reads if own is None or test_reads != TEST_READS else run_dir / TEST_READS.name
+
+
+def check_options(own: Path | None, config: Config, **cifar10_only: object) -> None:
+    """Raises TrainingError for options that do not go together with a user's own images, or without them."""
+    if own is None and config.input_size != SIDE:
+        raise TrainingError(f"input_size is {config.input_size}: CIFAR-10's images have {SIDE}, others need --data")
+    for name, value in cifar10_only.items():
+        if own is not None and value:
+            raise TrainingError(f"--{name.replace('_', '-')} is for CIFAR-10: it cannot be used with --data")
