@@ -11,11 +11,13 @@ WORKERS ?= 2
 ARGS ?=
 
 DEV := .venv-dev/bin
+# Installs the packages for developers.
+INSTALL ?= $(DEV)/pip install
 SOURCES := app training tests
 NODE_MODULES := tests/page/node_modules
 TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
 
-.PHONY: help serve test lint train wheel docker-test docker-scale-test monitoring-test lock clean node
+.PHONY: help serve test tests lint train wheel docker-test docker-scale-test monitoring-test lock clean node
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -24,8 +26,10 @@ help:  ## list these commands
 serve: .venv/.installed  ## run the service with the shipped bundle on http://127.0.0.1:8000 (PORT=... for another port)
 	.venv/bin/python -m app serve
 
-test: export OMP_NUM_THREADS = 1
-test: lint  ## run all checks: lint, types, tests, coverage (WORKERS=... processes)
+test: lint tests  ## run all checks: lint, types, tests, coverage (WORKERS=... processes)
+
+tests: export OMP_NUM_THREADS = 1
+tests: .venv-dev/.dev
 	$(DEV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	$(DEV)/coverage report --precision=1 --include='app/*' --fail-under=95
 	$(DEV)/coverage report --precision=1 --include='training/*' --fail-under=85
@@ -74,12 +78,12 @@ clean:  ## remove generated files, except data and training runs
 
 # The lock is installed first, so that the tests run with the versions that are deployed.
 .venv-dev/.torch: deploy/requirements.lock deploy/requirements-torch.txt | .venv-dev/bin/python
-	$(DEV)/pip install --require-hashes -r deploy/requirements.lock
-	$(DEV)/pip install $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -r deploy/requirements-torch.txt
+	$(INSTALL) --require-hashes -r deploy/requirements.lock
+	$(INSTALL) $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) -r deploy/requirements-torch.txt
 	@touch $@
 
 .venv-dev/.train .venv-dev/.dev: .venv-dev/.%: pyproject.toml .venv-dev/.torch
-	$(DEV)/pip install --editable '.[$*]'
+	$(INSTALL) --editable '.[$*]'
 	@touch $@
 
 $(NODE_MODULES)/.installed: tests/page/package.json tests/page/package-lock.json tests/page/.npmrc | node

@@ -216,20 +216,27 @@ def misspelt(name: str, known: Sequence[str]) -> str | None:
     if given in known or given in ORDINARY:
         return None
     bare = given.removesuffix("_FILE")
+    theirs = _letters(given)
     for setting in known:
         if setting not in ("HOST", "PORT") and bare in (setting, *(prefix + setting for prefix in PREFIXES)):
             return setting
-        ours, theirs = _letters(setting), _letters(given)
-        edits = edit_distance(ours, theirs)
+        ours = _letters(setting)
+        most = 2 if len(ours) >= LONG else 1
+        edits = edit_distance(ours, theirs) if may_be_near(ours, theirs, most) else most + 1
         if len(ours) < LEAST:
             near = False
         elif len(ours) < SHORT:
             near = edits == 1 and (sorted(ours) == sorted(theirs) or ours.removesuffix("S") == theirs.removesuffix("S"))
         else:
-            near = edits <= (2 if len(ours) >= LONG else 1) or theirs == ours.removesuffix("IES") + "Y"
+            near = edits <= most or theirs == ours.removesuffix("IES") + "Y"
         if near:
             return setting
     return None
+
+
+def may_be_near(one: str, other: str, edits: int) -> bool:
+    """Quickly, whether so few edits could do: each changes the length by at most one, and one letter on either side."""
+    return abs(len(one) - len(other)) <= edits and len(set(one) ^ set(other)) <= 2 * edits
 
 
 def edit_distance(one: str, other: str) -> int:

@@ -26,6 +26,11 @@ SMALL_BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10_small"
 DATA = ROOT / "tests" / "data"
 # Folders whose tests share what is slow to start: a browser and a server; a Ray cluster.
 SHARING = ("tests/page/", "tests/app/cluster/")
+# Modules whose processes are measured for coverage, too, which makes their start half as long again. What the others'
+# processes run, these or tests in this process run as well.
+MEASURED = ("tests/app/process/test_connection.py", "tests/app/process/test_server.py")
+TRACER = "COVERAGE_PROCESS_CONFIG"  # the variable by which coverage.py reaches processes
+TRACER_KEY = pytest.StashKey[str]()
 
 
 def in_a_clone(source: str) -> str:
@@ -46,6 +51,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return next((folder for folder in SHARING if nodeid.startswith(folder)), super()._split_scope(nodeid))
 
     return LoadFolderScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before the fixtures of a test, which may start processes."""
+    if tracer := os.environ.pop(TRACER, None):
+        item.config.stash[TRACER_KEY] = tracer
+    if item.nodeid.startswith(MEASURED) and (tracer := item.config.stash.get(TRACER_KEY, None)):
+        os.environ[TRACER] = tracer
 
 
 @pytest.fixture(scope="session")

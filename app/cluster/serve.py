@@ -52,12 +52,7 @@ def replicas(settings: Settings) -> serve.Deployment:
     configure = serve.deployment(
         name="classifier",
         ray_actor_options={"num_cpus": cores},
-        autoscaling_config={
-            "min_replicas": 1,
-            "max_replicas": MAX_REPLICAS,
-            "target_ongoing_requests": ONGOING_PER_CORE * cores,
-            "upscale_delay_s": 5,  # a replica is ready in seconds
-        },
+        autoscaling_config=autoscaling(cores),
         # The service enforces its own limits and answers 429 with Retry-After. Requests wait in Ray only while there is
         # no replica: DEADLINE_SECONDS does not cover that time.
         max_ongoing_requests=settings.queue_images + SPARE_REQUESTS,
@@ -69,6 +64,16 @@ def replicas(settings: Settings) -> serve.Deployment:
         logging_config={"enable_access_log": False},  # the service writes its own
     )
     return configure(serve.ingress()(Replica))
+
+
+def autoscaling(cores: int) -> dict[str, int]:
+    """How many replicas there are, and the load at which Ray adds one with this number of cores."""
+    return {
+        "min_replicas": 1,
+        "max_replicas": MAX_REPLICAS,
+        "target_ongoing_requests": ONGOING_PER_CORE * cores,
+        "upscale_delay_s": 5,  # a replica is ready in seconds
+    }
 
 
 class Replica:

@@ -90,5 +90,5 @@ def _port(process: subprocess.Popen[str]) -> int:
             _, address, _, state, *_, inode = line.split()[:10]
             if state == LISTENING and f"socket:[{inode}]" in held:
                 return int(address.split(":")[1], 16)
-        time.sleep(0.01)
+        time.sleep(0.05)  # each look costs a millisecond
     raise AssertionError("the server did not start:\n" + (process.stderr.read() if process.stderr else ""))

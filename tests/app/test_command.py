@@ -19,6 +19,7 @@ from PIL import Image
 
 from app import __version__
 from app.local_files import SUFFIXES
+from tests.app.conftest import Command
 from tests.app.forged import forge, graph
 from tests.app.server import run, serve
 from tests.conftest import BUNDLE, DATA, ROOT
@@ -140,18 +141,18 @@ def one_line(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "model.onnx", "checkpoint.safetensors", "report.json", "README.md"])
-def test_a_corrupt_bundle_stops_the_start_with_one_line(tmp_path: Path, name: str) -> None:
+def test_a_corrupt_bundle_stops_the_start_with_one_line(command: Command, tmp_path: Path, name: str) -> None:
     bundle = Path(shutil.copytree(BUNDLE, tmp_path / "bundle"))
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
-    done = run("serve", MODEL_DIR=bundle)
+    done = command("serve", MODEL_DIR=bundle)
     assert done.returncode == 1
     assert name in one_line(done.stderr)
 
 
-def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
-    done = run(VIEWS="2", PORT="many")
+def test_a_wrong_setting_stops_the_start_with_one_line(command: Command) -> None:
+    done = command(VIEWS="2", PORT="many")
     assert done.returncode == 1
     line = one_line(done.stderr)
     assert "VIEWS" in line
@@ -159,8 +160,8 @@ def test_a_wrong_setting_stops_the_start_with_one_line() -> None:
     assert "1 or 3" in line
 
 
-def test_a_missing_bundle_stops_the_start_with_one_line() -> None:
-    done = run(MODEL_DIR="nowhere")
+def test_a_missing_bundle_stops_the_start_with_one_line(command: Command) -> None:
+    done = command(MODEL_DIR="nowhere")
     assert done.returncode == 1
     assert "nowhere" in one_line(done.stderr)
 
@@ -180,9 +181,9 @@ STARTS = {
 
 
 @pytest.mark.parametrize(("settings", "message"), STARTS.values(), ids=STARTS)
-def test_every_error_at_the_start_is_one_line(settings: dict[str, object], message: str) -> None:
+def test_every_error_at_the_start_is_one_line(command: Command, settings: dict[str, object], message: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = run(**{"PORT": taken.getsockname()[1], **settings})
+        done = command(**{"PORT": taken.getsockname()[1], **settings})
     assert (done.returncode, done.stdout) == (1, "")
     line = one_line(done.stderr)
     assert line.startswith("error: ") and message in line
@@ -213,9 +214,9 @@ def unknown_operator(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("make", FORGED.values(), ids=FORGED)
 def test_an_invalid_bundle_with_correct_hashes_stops_the_start_with_one_line(
-    tmp_path: Path, make: Callable[[Path], Path]
+    command: Command, tmp_path: Path, make: Callable[[Path], Path]
 ) -> None:
-    done = run("serve", MODEL_DIR=make(tmp_path / "bundle"), PORT=0)
+    done = command("serve", MODEL_DIR=make(tmp_path / "bundle"), PORT=0)
     assert (done.returncode, done.stdout) == (1, "")
     assert one_line(done.stderr).startswith("error: ")
 
@@ -254,27 +255,27 @@ def test_a_host_with_several_addresses_is_served_at_each() -> None:
             assert httpx.get(f"{address}/readyz", timeout=30).status_code == 200
 
 
-def test_help_names_the_commands_and_completion() -> None:
-    done = run("--help")
+def test_help_names_the_commands_and_completion(command: Command) -> None:
+    done = command("--help")
     assert done.returncode == 0
     assert "serve" in done.stdout
     assert "classify" in done.stdout
     assert "--install-completion" in done.stdout
 
 
-def test_the_version_is_printed() -> None:
-    done = run("--version")
+def test_the_version_is_printed(command: Command) -> None:
+    done = command("--version")
     assert (done.returncode, done.stdout) == (0, f"cifar10-classifier {__version__}\n")
 
 
-def test_options_override_the_settings() -> None:
-    done = run("serve", "--port", "0", "--host", "192.0.2.1", PORT="many", HOST="::1")
+def test_options_override_the_settings(command: Command) -> None:
+    done = command("serve", "--port", "0", "--host", "192.0.2.1", PORT="many", HOST="::1")
     assert (done.returncode, done.stdout) == (1, "")
     assert "cannot serve at '192.0.2.1', port 0" in one_line(done.stderr)
-    done = run("classify", "--model", "nowhere", str(DATA), MODEL_DIR=BUNDLE)
+    done = command("classify", "--model", "nowhere", str(DATA), MODEL_DIR=BUNDLE)
     assert done.returncode == 1
     assert "nowhere" in one_line(done.stderr)
-    done = run("serve", "--port", "70000")
+    done = command("serve", "--port", "70000")
     assert done.returncode == 1
     assert "PORT: Input should be less than or equal to 65535" in one_line(done.stderr)
 
@@ -290,9 +291,9 @@ def test_classify_prints_a_table(cat_label: str) -> None:
     assert len({len(line) for line in lines}) == 1  # whether or not a line has a `?`
 
 
-def test_classify_prints_json_lines(tmp_path: Path) -> None:
+def test_classify_prints_json_lines(command: Command, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_text("no image")
-    done = run("classify", str(DATA), str(tmp_path), "--json", "--top-k", "10")
+    done = command("classify", str(DATA), str(tmp_path), "--json", "--top-k", "10")
     assert done.returncode == 1
     skipped, failed = done.stderr.splitlines()
     assert skipped.startswith("skipped ") and "openapi.json (no image)" in skipped
@@ -312,16 +313,16 @@ def test_classify_reads_standard_input(cat: bytes, cat_label: str) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["nowhere/*.png"], [".", "nowhere.png"], [str(DATA), "--top-k", "11"]])
-def test_classify_refuses_invalid_options_with_one_line(arguments: list[str]) -> None:
-    done = run("classify", *arguments)
+def test_classify_refuses_invalid_options_with_one_line(command: Command, arguments: list[str]) -> None:
+    done = command("classify", *arguments)
     assert done.returncode == 2
     assert one_line(done.stderr).startswith("error: ")
     assert done.stdout == ""
 
 
-def test_classify_needs_a_path_and_an_intact_bundle() -> None:
-    assert run("classify").returncode == 2
-    done = run("classify", str(DATA), MODEL_DIR="nowhere")
+def test_classify_needs_a_path_and_an_intact_bundle(command: Command) -> None:
+    assert command("classify").returncode == 2
+    done = command("classify", str(DATA), MODEL_DIR="nowhere")
     assert done.returncode == 1
     assert "nowhere" in one_line(done.stderr)
 

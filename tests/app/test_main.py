@@ -44,14 +44,23 @@ def test_the_asgi_application_comes_from_the_environment(monkeypatch: pytest.Mon
         ("API_KEY", "ungültig", "error: 'API_KEY' looks like the setting API_KEYS"),
     ],
 )
-def test_a_wrong_setting_ends_uvicorn_with_one_line(name: str, value: str, message: str) -> None:
-    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0"]
-    environment = os.environ | {name: value}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=READY_SECONDS, env=environment)
-    (line,) = done.stderr.splitlines()
-    assert done.returncode == 1
+def test_a_wrong_setting_is_refused_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        _ = app.main.app
+    assert isinstance(ended.value.code, str)
+    (line,) = ended.value.code.splitlines()
     assert line.startswith(message)
     assert value not in line.removeprefix(message)
+
+
+def test_a_wrong_setting_ends_uvicorn_with_one_line() -> None:
+    command = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", "0"]
+    environment = os.environ | {"VIEWS": "2"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=READY_SECONDS, env=environment)
+    assert (done.returncode, done.stderr) == (1, "error: VIEWS: Input should be 1 or 3\n")
 
 
 def test_other_attributes_of_the_module_do_not_exist() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsError, edit_distance, misspelt
+from app.settings import Settings, SettingsError, edit_distance, may_be_near, misspelt
 
 
 def test_defaults() -> None:
@@ -208,6 +208,12 @@ def test_no_setting_is_a_misspelling_of_another(monkeypatch: pytest.MonkeyPatch)
 )
 def test_the_edit_distance_counts_edits(one: str, other: str, edits: int) -> None:
     assert edit_distance(one, other) == edit_distance(other, one) == edits
+    assert may_be_near(one, other, edits) and may_be_near(other, one, edits)
+
+
+def test_names_that_are_far_apart_are_not_compared_letter_by_letter() -> None:
+    assert not may_be_near("HOST", "HOSTED", 1)  # by their length
+    assert not may_be_near("MODELDIR", "MAINPAGE", 2)  # by their letters
 
 
 @pytest.fixture

@@ -1,8 +1,13 @@
-"""The program of the processes in tests/training/fit/test_distributed.py: a tiny run, in which one rank may fail."""
+"""The program of the processes in tests/training/fit/test_distributed.py: a tiny run, in which one rank may fail.
+
+torchrun starts an interpreter for each of its ranks, and each takes seconds to import PyTorch. With --processes this
+program imports it once and forks its ranks.
+"""
 
 import argparse
 import os
 import signal
+import socket
 import sys
 import time
 from dataclasses import replace
@@ -24,6 +29,7 @@ from training.fit.run import Run
 TRAIN, SELECT = make_images(30, seed=1), make_images(20, seed=2)
 FROZEN = replace(TINY, batch_size=9, zoom=1.2, colour=0.2, label_smoothing=0.1)
 TROUBLED_STEP = 3
+LAST_WORDS_SECONDS = 3  # between the end of a rank that failed and SIGTERM for the others, which have their own errors
 
 
 class Noting(Run):
@@ -69,8 +75,31 @@ def command(folder: Path) -> None:
     main()
 
 
+def fork_ranks(processes: int) -> None:
+    """Become one of that many ranks. The process that is none of them waits for all, and ends with 1 if one failed."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    ranks = set()
+    for rank in range(processes):
+        if not (pid := os.fork()):
+            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            os.environ |= {name: str(value) for name, value in places.items()}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+            return
+        ranks.add(pid)
+    signal.signal(signal.SIGALRM, lambda *_: [os.kill(pid, signal.SIGTERM) for pid in ranks])
+    failed = False
+    while ranks:
+        pid, status = os.wait()
+        ranks.remove(pid)
+        if status:
+            failed = True
+            signal.alarm(LAST_WORDS_SECONDS)
+    sys.exit(failed)
+
+
 def hang() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # so that torchrun can end it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # so that it can be ended
     while True:
         time.sleep(1)
 
@@ -100,7 +129,10 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trouble", choices=["killed", "silent", "stopped"])
     parser.add_argument("--timeout", type=float, default=60)
+    parser.add_argument("--processes", type=int)
     options = parser.parse_args()
+    if options.processes:
+        fork_ranks(options.processes)
     torch.set_num_threads(1)
     initial_weights.mobilenet_v2 = shallow
     run.SAVE_EVERY_SECONDS = 60.0 if options.trouble == "stopped" else 0.0

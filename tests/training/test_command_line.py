@@ -60,9 +60,31 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "fit", lambda *_: pytest.fail("it trained"))
 
 
-def test_all_makes_a_bundle_from_images(command: Command, everything: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def loadings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is loaded and split from now on."""
+    calls: list[str] = []
+    load, split = cifar10.load, cifar10.split
+
+    def counted_load(*arguments: Any, train: bool, **options: Any) -> LabelledImages:
+        calls.append("training" if train else "test")
+        return load(*arguments, train=train, **options)
+
+    def counted_split(*arguments: Any) -> Split:
+        calls.append("split")
+        return split(*arguments)
+
+    monkeypatch.setattr(cifar10, "load", counted_load)
+    monkeypatch.setattr(cifar10, "split", counted_split)
+    return calls
+
+
+def test_all_makes_a_bundle_from_images_that_it_loads_and_splits_once(
+    command: Command, everything: list[str], loadings: list[str], tmp_path: Path
+) -> None:
     answer = command(*everything)
     assert answer.code == 0
+    assert sorted(loadings) == ["split", "test", "training"]
     *banner, epoch = answer.err.splitlines()
     assert [line.split()[0] for line in banner] == list(BANNER)
     assert banner[0].endswith(str(tmp_path / "run")) and banner[1].endswith("1 threads")
@@ -84,26 +106,6 @@ def test_all_makes_a_bundle_from_images(command: Command, everything: list[str],
     again = command(*everything, "--force")
     assert again.code == 0 and Bundle.load(tmp_path / "models" / NAME).manifest.files == bundle.manifest.files
     assert len((tmp_path / "test_reads.csv").read_text().splitlines()) == 3
-
-
-def test_all_loads_and_splits_the_training_images_once(
-    command: Command, everything: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-    load, split = cifar10.load, cifar10.split
-
-    def counted_load(*arguments: Any, train: bool, **options: Any) -> LabelledImages:
-        calls.append("training" if train else "test")
-        return load(*arguments, train=train, **options)
-
-    def counted_split(*arguments: Any) -> Split:
-        calls.append("split")
-        return split(*arguments)
-
-    monkeypatch.setattr(cifar10, "load", counted_load)
-    monkeypatch.setattr(cifar10, "split", counted_split)
-    assert command(*everything).code == 0
-    assert sorted(calls) == ["split", "test", "training"]
 
 
 def test_a_bundle_lands_in_its_run_s_folder_and_can_be_served(

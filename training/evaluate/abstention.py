@@ -1,7 +1,7 @@
 """Out-of-distribution scores, compared; larger always means less like the training images.
 
-    detector = METHODS["knn"](bank, labels)          # features and logits of training images
-    scores = detector(outputs)                    # float32 [N]
+    detector = METHODS["knn"](bank, labels, fit_novelty(bank))    # features and logits of training images
+    scores = detector(outputs)                                    # float32 [N]
 
 Features are the inputs of the last layer: the last map, averaged over its places.
 """
@@ -38,40 +38,38 @@ KEPT = 0.95  # share of calibration images at or below the threshold
 RIDGE = 1e-2  # added to a covariance, as a share of its mean variance: there may be more features than images
 
 
-def maximum_softmax(_: Outputs, __: Labels) -> Detector:
+def maximum_softmax(*_: object) -> Detector:
     """One minus the largest probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)."""
     return lambda outputs: 1 - softmax(outputs.logits, axis=1).max(1)
 
 
-def maximum_logit(_: Outputs, __: Labels) -> Detector:
+def maximum_logit(*_: object) -> Detector:
     """Minus the largest logit (Hendrycks et al. 2022, arXiv:1911.11132)."""
     return lambda outputs: -outputs.logits.max(1)
 
 
-def energy(_: Outputs, __: Labels) -> Detector:
+def energy(*_: object) -> Detector:
     """Minus the logarithm of the summed exponentials of the logits (Liu et al. 2020, arXiv:2010.03759)."""
     return lambda outputs: -logsumexp(outputs.logits, axis=1)
 
 
-def knn(bank: Outputs, _: Labels) -> Detector:
+def knn(bank: Outputs, *_: object) -> Detector:
     """One minus the cosine similarity of the tenth nearest neighbour (Sun et al. 2022, arXiv:2204.06507)."""
     neighbours = unit(torch.from_numpy(bank.features[:NEIGHBOURS]))
     return lambda outputs: neighbour_distance(unit(torch.from_numpy(outputs.features)), neighbours).numpy()
 
 
-def residual(bank: Outputs, _: Labels) -> Detector:
+def residual(_: Outputs, __: Labels, fitted: Novelty) -> Detector:
     """Length along unusual directions, of features of unit length (after Wang et al. 2022, arXiv:2203.10807)."""
-    fitted = fit_novelty(bank)
     return lambda outputs: fitted.distances(torch.from_numpy(outputs.features))[:, 1].numpy()
 
 
-def novelty(bank: Outputs, _: Labels) -> Detector:
+def novelty(_: Outputs, __: Labels, fitted: Novelty) -> Detector:
     """app.network.novelty: the mean of the distances of `knn` and `residual`, each standardised."""
-    fitted = fit_novelty(bank)
     return lambda outputs: fitted.score(torch.from_numpy(outputs.features)).numpy()
 
 
-def entropy(_: Outputs, __: Labels) -> Detector:
+def entropy(*_: object) -> Detector:
     """The served score: app.inference.decisions.entropy."""
     return lambda outputs: entropies(outputs.logits)
 
@@ -81,7 +79,7 @@ def entropies(logits: Floats) -> Floats:
     return np.array([served_entropy(one[None], TEMPERATURE) for one in logits], np.float32)
 
 
-def mahalanobis(bank: Outputs, labels: Labels) -> Detector:
+def mahalanobis(bank: Outputs, labels: Labels, _: Novelty) -> Detector:
     """Squared distance to the nearest class mean under the classes' shared covariance.
 
     Lee et al. 2018 (arXiv:1807.03888), on features of unit length: otherwise a few large features dominate
@@ -105,7 +103,7 @@ def mahalanobis(bank: Outputs, labels: Labels) -> Detector:
     return distance
 
 
-METHODS: Mapping[str, Callable[[Outputs, Labels], Detector]] = {
+METHODS: Mapping[str, Callable[[Outputs, Labels, Novelty], Detector]] = {
     method.__name__: method
     for method in (maximum_softmax, maximum_logit, energy, mahalanobis, knn, residual, novelty, entropy)
 }
@@ -126,9 +124,9 @@ def fit_novelty(bank: Outputs) -> Novelty:
     return fitted._replace(mean=others.mean(0), deviation=others.std(0).clamp_min(LEAST_DEVIATION))
 
 
-def fit_all(bank: Outputs, labels: Labels) -> dict[str, Detector]:
-    """Every method, fitted."""
-    return {name: method(bank, labels) for name, method in METHODS.items()}
+def fit_all(bank: Outputs, labels: Labels, fitted: Novelty) -> dict[str, Detector]:
+    """Every method, fitted; `fitted` is fit_novelty(bank), which takes longest."""
+    return {name: method(bank, labels, fitted) for name, method in METHODS.items()}
 
 
 def aurocs(detectors: Mapping[str, Detector], known: Outputs, unknown: Outputs) -> dict[str, float]:

@@ -34,6 +34,7 @@ from training.evaluate.abstention import (
     aurocs,
     entropies,
     fit_all,
+    fit_novelty,
     threshold,
 )
 from training.evaluate.calibration import calibration_report
@@ -294,7 +295,7 @@ def _far(
     others: Outputs | None,
 ) -> dict[str, dict[str, float]]:
     """Areas under the ROC curve by method and kind of image."""
-    detectors = fit_all(known.bank, known.bank_labels)
+    detectors = fit_all(known.bank, known.bank_labels, fit_novelty(known.bank))
     by_kind = {
         kind: aurocs(detectors, known.select, predict_features(model, torch.from_numpy(other)))
         for kind, other in unrelated_images(UNRELATED_IMAGES, SEED, fashion_mnist, side).items()

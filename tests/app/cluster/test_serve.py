@@ -28,7 +28,7 @@ from tests.conftest import BUNDLE, ROOT
 pytestmark = pytest.mark.timeout(600)  # seconds; Ray starts many processes, and other tests use the cores, too
 
 PATIENCE_SECONDS = 300
-SETTINGS = {"model_dir": BUNDLE, "inference_threads": 1, "grace_seconds": 0.5}
+SETTINGS = {"model_dir": BUNDLE, "inference_threads": 1, "grace_seconds": 0.5, "deadline_seconds": 60}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,10 @@ def url(nodes: None) -> str:
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(cluster.deployment(Settings(_env_file=None, **SETTINGS)), name="cifar10")
+    settings = Settings(_env_file=None, **SETTINGS)
+    # A mean of ten seconds, not of half a minute: the test that waits for a second replica keeps all cores busy.
+    scaled = {**cluster.autoscaling(1), "upscale_delay_s": 1, "look_back_period_s": 11}
+    serve.run(cluster.replicas(settings).options(autoscaling_config=scaled).bind(settings), name="cifar10")
     return f"http://127.0.0.1:{port}"
 
 

@@ -92,14 +92,21 @@ ODD: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def lasting() -> Iterator[DecodingProcess]:
+    process = DecodingProcess(memory_bytes=64 << 20, cpu_seconds=5.0)
+    yield process
+    process.end()
+
+
 @pytest.mark.parametrize("name", ODD)
-def test_a_confined_process_decodes_what_a_plain_one_does(process: DecodingProcess, name: str) -> None:
+def test_a_confined_process_decodes_what_a_plain_one_does(lasting: DecodingProcess, name: str) -> None:
     """What Pillow imports at first use must be there before the file system is closed."""
     image, kind, options = ODD[name]
     out = io.BytesIO()
     image.save(out, kind, **options)
     expected = EncodedImage.identify(out.getvalue(), 1_000_000).thumbnails(1)
-    np.testing.assert_array_equal(decode(process, out.getvalue()), expected)
+    np.testing.assert_array_equal(decode(lasting, out.getvalue()), expected)
 
 
 def test_an_image_that_is_declined_is_forgotten(process: DecodingProcess, cat: bytes) -> None:

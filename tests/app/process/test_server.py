@@ -18,7 +18,8 @@ from app.api.middleware.request_log import TRACEPARENT
 from app.main import create_app
 from app.process import server
 from app.settings import Settings
-from tests.app.server import READY_SECONDS, run, serve
+from tests.app.conftest import Command
+from tests.app.server import READY_SECONDS, serve
 from tests.conftest import ROOT
 
 MakeClient = Callable[..., TestClient]
@@ -49,8 +50,8 @@ def test_after_the_grace_period_no_connection_is_accepted() -> None:
             client.get("/livez")
 
 
-def test_ctrl_c_skips_the_grace_period() -> None:
-    with serve(GRACE_SECONDS=3600) as (process, client):
+def test_a_single_worker_is_accepted_and_ctrl_c_skips_the_grace_period() -> None:
+    with serve(GRACE_SECONDS=3600, WEB_CONCURRENCY=1) as (process, client):
         assert client.get("/readyz").status_code == 200
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
@@ -81,8 +82,8 @@ def test_only_valid_forwarded_addresses_from_trusted_proxies_count(proxies: str,
     assert [line["client"] for line in lines] == list(clients_seen.values())
 
 
-def test_several_workers_are_refused_with_a_reason() -> None:
-    done = run(WEB_CONCURRENCY=2)
+def test_several_workers_are_refused_with_a_reason(command: Command) -> None:
+    done = command(WEB_CONCURRENCY=2)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert "error: several worker processes" in line and "more containers" in line
@@ -133,14 +134,9 @@ async def test_objects_are_frozen_after_the_start(monkeypatch: pytest.MonkeyPatc
     assert order == ["started", "spared"]
 
 
-def test_a_single_worker_is_accepted() -> None:
-    with serve(WEB_CONCURRENCY=1) as (_, client):
-        assert client.get("/readyz").status_code == 200
-
-
 @pytest.mark.parametrize("prefix", ["images", "/images/", "/a b", "//"])
-def test_an_invalid_root_path_stops_the_start(prefix: str) -> None:
-    done = run(ROOT_PATH=prefix)
+def test_an_invalid_root_path_stops_the_start(command: Command, prefix: str) -> None:
+    done = command(ROOT_PATH=prefix)
     assert done.returncode == 1 and "ROOT_PATH" in done.stderr
 
 
@@ -169,15 +165,17 @@ def test_an_invalid_traceparent_is_replaced(client: TestClient, bad: str) -> Non
     assert TRACE.split("-")[1] not in answered
 
 
-def test_a_unix_socket_is_served_alone_and_removed_at_the_end(tmp_path: Path, cat: bytes, cat_label: str) -> None:
+def test_a_unix_socket_is_served_alone_and_removed_at_the_end(
+    command: Command, tmp_path: Path, cat: bytes, cat_label: str
+) -> None:
     path = tmp_path / "service.sock"
-    failed = run("serve", UDS=path, MODEL_DIR="nowhere")
+    failed = command("serve", UDS=path, MODEL_DIR="nowhere")
     assert (failed.returncode, path.exists()) == (1, False)
     with serve(UDS=path, TRUSTED_PROXIES="*") as (process, client):
         forwarded = {"X-Forwarded-For": "203.0.113.9"}
         answer = client.post("/predict", content=cat, headers=forwarded)
         assert answer.json()["predictions"][0]["label"] == cat_label
-        second = run("serve", UDS=path)
+        second = command("serve", UDS=path)
         assert (second.returncode, second.stderr) == (
             1,
             f"error: UDS: cannot serve at '{path}': Address already in use\n",

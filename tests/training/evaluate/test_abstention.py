@@ -32,7 +32,7 @@ BANK, LABELS, OTHER = seen(60), np.arange(60) % 4, seen(25)
 
 
 def scores(name: str) -> np.ndarray:
-    return METHODS[name](BANK, LABELS)(OTHER)
+    return METHODS[name](BANK, LABELS, fit_novelty(BANK))(OTHER)
 
 
 def test_scores_from_logits_follow_their_formulas() -> None:
@@ -75,7 +75,7 @@ def test_mahalanobis_is_the_distance_to_the_nearest_class() -> None:
 
 def test_what_is_like_the_bank_scores_lower() -> None:
     far = Outputs(OTHER.features * np.linspace(0, 3, 16, dtype=np.float32) ** 4, OTHER.logits * 0)
-    detectors = fit_all(BANK, LABELS)
+    detectors = fit_all(BANK, LABELS, fit_novelty(BANK))
     areas = aurocs(detectors, OTHER, far)
     assert set(areas) == set(METHODS) and min(areas.values()) > 0.65
     assert max(aurocs(detectors, far, OTHER).values()) < 0.35

@@ -28,12 +28,21 @@ from training.fit.run_folder import HISTORY, RUN, STATE, WEIGHTS
 ROOT = Path(__file__).parents[3]
 
 
-def start(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run tests/training/distributed_run.py in that number of processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command += ["-m", "tests.training.distributed_run", *map(str, arguments)]
+PROGRAM = (sys.executable, "-m", "tests.training.distributed_run")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *PROGRAM[1:])
+
+
+def start(*command: object) -> subprocess.CompletedProcess[str]:
+    """Run tests/training/distributed_run.py in several processes."""
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110)
+    return subprocess.run(
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110
+    )
+
+
+def fork(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same without torchrun, which takes seconds."""
+    return start(*PROGRAM, *arguments, "--processes", processes)
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +54,7 @@ def shallow_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("whole")
-    done = start(2, "command", folder)
+    done = start(*TORCHRUN, "command", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("validation accuracy") == 1  # one of them speaks
     return folder
@@ -55,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run after one of its processes was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    done = start(2, "train", folder, "--trouble", "killed")
+    done = start(*TORCHRUN, "train", folder, "--trouble", "killed")
     assert done.returncode != 0
     (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("TrainingError: "))
     assert "rank 0: " in complaint and "goes on from the last saved step" in complaint
@@ -81,7 +90,7 @@ def test_parts_are_everything_once_and_of_nearly_one_size(count: int, size: int)
 def test_with_norms_frozen_gradients_are_those_of_one_process(tmp_path: Path) -> None:
     alone = Noting(tmp_path / "alone", World())
     alone.fit()
-    done = start(2, "note", tmp_path)
+    done = fork(2, "note", tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
 
@@ -114,7 +123,7 @@ def test_what_two_processes_leave_is_what_one_leaves(whole: Path, tmp_path: Path
 
 def test_a_killed_run_goes_on_with_the_same_bits(killed: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
-    done = start(2, "train", tmp_path)
+    done = fork(2, "train", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert json.loads((tmp_path / RUN).read_text())["continued"] == []
@@ -132,7 +141,7 @@ def test_a_killed_run_goes_on_in_one_process(killed: Path, tmp_path: Path) -> No
 
 
 def test_all_stop_and_save_after_the_step_in_which_one_gets_sigterm(tmp_path: Path) -> None:
-    done = start(2, "train", tmp_path, "--trouble", "stopped")
+    done = fork(2, "train", tmp_path, "--trouble", "stopped")
     assert done.returncode != 0
     assert f"Stopped: rank 0: interrupted after step {TROUBLED_STEP} of 6, which is saved" in done.stderr, done.stderr
     assert "LeaderFailed: rank 1: rank 0 has stopped" in done.stderr
@@ -140,7 +149,7 @@ def test_all_stop_and_save_after_the_step_in_which_one_gets_sigterm(tmp_path: Pa
 
 
 def test_a_silent_rank_does_not_hang_the_run(tmp_path: Path) -> None:
-    done = start(2, "train", tmp_path, "--trouble", "silent", "--timeout", 15)  # starting must fit in, too
+    done = fork(2, "train", tmp_path, "--trouble", "silent", "--timeout", 10)  # starting must fit in, too
     assert done.returncode != 0
     assert "TrainingError: rank 0: another process of this run does not answer (" in done.stderr, done.stderr
     assert (tmp_path / STATE).exists() and not (tmp_path / WEIGHTS).exists()
@@ -148,7 +157,7 @@ def test_a_silent_rank_does_not_hang_the_run(tmp_path: Path) -> None:
 
 def test_what_the_leader_meets_is_said_by_it_alone(tmp_path: Path) -> None:
     (tmp_path / RUN).write_text("{}")
-    done = start(2, "train", tmp_path)
+    done = fork(2, "train", tmp_path)
     assert done.returncode != 0
     assert "TrainingError: rank 0: " in done.stderr and "run.json is damaged" in done.stderr
     assert "TrainingError: rank 1: " not in done.stderr
