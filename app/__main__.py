@@ -102,10 +102,10 @@ def serve(
 
 
 def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    loaded = _load_session(settings)
+    loaded = [_load_session(settings)]  # given away: a model that is replaced is freed
     configure_logging(settings.log_level, settings.log_format)
     try:
-        app = create_app(settings, loaded)
+        app = create_app(settings, loaded.pop())
     except TelemetryError as error:
         raise StartupError(str(error)) from None
     server = Server(app, settings)
@@ -118,8 +118,10 @@ def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
         raise StartupError(f"INFERENCE_THREADS: {error}") from None
     except SettingsError as error:  # FEEDBACK_DIR's
         raise StartupError(str(error)) from None
+    except (BundleError, SessionError) as error:  # of MODEL_DIRS
+        raise StartupError(str(error)) from None
     service = getattr(app.state, "service", None)
-    if service is None or service.engine.died:
+    if service is None or service.repository.died:
         sys.exit(1)
 
 

@@ -6,6 +6,8 @@
     ├── NotFound                 404
     ├── MethodNotAllowed         405
     ├── RequestTimeout           408  the body came too slowly
+    ├── LoadInProgress           409  another model is being loaded
+    ├── LoadFailed               409  what a model's folder holds was not loaded, and the model goes on as it was
     ├── PayloadTooLarge          413  too many bytes
     ├── ImageTooLarge            413  too many pixels
     ├── UnsupportedMediaType     415  the service does not accept this image format or this kind of body
@@ -74,6 +76,19 @@ class RequestTimeout(Problem):
     """The request's body did not arrive within the deadline."""
 
     status, code, title = 408, "request_timeout", "The request came too slowly"
+
+
+class LoadInProgress(Problem):
+    """A model is being loaded, and one is loaded at a time. Send the request again when that has ended."""
+
+    status, code, title = 409, "load_in_progress", "Another model is being loaded"
+
+
+class LoadFailed(Problem):
+    """What the model's folder holds cannot be loaded, or there is too little memory for it. The model goes on as it
+    was."""
+
+    status, code, title = 409, "load_failed", "The model was not loaded"
 
 
 class PayloadTooLarge(Problem):

@@ -23,9 +23,7 @@ from .api.openapi import Application, operation_id
 from .api.routes import explain, feedback, page, routers
 from .api.service import Service
 from .bundle.reader import Bundle
-from .feedback.feedback import Feedback
-from .inference.classifier import Classifier
-from .inference.sessions import Session, load_session
+from .inference.sessions import Session
 from .process.logging import dropped_lines
 from .process.runtime import refuse_several_processes
 from .settings import Settings, SettingsError
@@ -44,7 +42,7 @@ def create_app(
     loaded: tuple[Bundle, Session] | None = None,
     on_death: Callable[[], None] = _end_process,
 ) -> FastAPI:
-    """The application; the model is `loaded`, or is loaded when the application starts.
+    """The application; the default model is `loaded`, or is loaded when the application starts, as the others are.
 
     After an error of the engine, the thread that met it calls `on_death`, which should end the process.
 
@@ -56,7 +54,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
-        service = _start(settings, loaded or load_session(settings), metrics, on_death)
+        service = Service(settings, metrics, given.pop() if given else None, on_death)
         app.state.service = service
         app.describe(service.bundle.manifest)
         try:
@@ -67,7 +65,8 @@ def create_app(
             if telemetry:
                 await asyncio.to_thread(telemetry.close)
 
-    metrics = Metrics()
+    given = [loaded] if loaded else []  # kept no longer than until the start: a model that is replaced is freed
+    metrics = Metrics(list(settings.folders))
     metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
     if settings.feedback_dir:
         metrics.expect_feedback()
@@ -89,24 +88,6 @@ def create_app(
     for files in (page.swagger_files, page.own_files):
         app.mount(files.mount, files)
     return app
-
-
-def _start(
-    settings: Settings, loaded: tuple[Bundle, Session], metrics: Metrics, on_death: Callable[[], None]
-) -> Service:
-    bundle, session = loaded
-    folder = settings.feedback_dir
-    kept = Feedback(settings, folder, bundle.manifest.classes) if folder else None
-    metrics.describe(bundle.manifest)
-    classifier = Classifier.start(
-        bundle.manifest,
-        session,
-        settings,
-        on_batch=metrics.batch_images.observe,
-        on_death=on_death,
-        on_kill=metrics.killed,
-    )
-    return Service(settings, bundle, classifier, metrics, kept)
 
 
 def refusal(error: ValidationError | SettingsError) -> str:

@@ -10,10 +10,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from dotenv.parser import parse_stream
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -25,6 +25,8 @@ from pydantic_settings import (
 from .cores import available_cores
 
 BUNDLE = "models/mobilenet_v2_cifar10"
+DEFAULT_MODEL = "cifar10"  # the name of the model in MODEL_DIR
+FILES_SUFFIX = "_image"  # /v2 adds it to a model's name for a model that takes files
 MEBIBYTE = 1024 * 1024
 ENV_FILE = ".env"
 GIBIBYTE = 1024 * MEBIBYTE
@@ -71,6 +73,12 @@ class Settings(BaseSettings):
     )
 
     model_dir: Path = Field(default_factory=default_bundle, description="The bundle's folder.")
+    model_dirs: Annotated[dict[str, Path], NoDecode] = Field(
+        {}, description="Comma-separated name=folder pairs: further bundles, served at once."
+    )
+    model_digest: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Comma-separated digests of the manifests that may be served; none: all."
+    )
     engine: Literal["onnx", "torch"] = Field("onnx", description="torch needs the extra of that name.")
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
@@ -101,6 +109,9 @@ class Settings(BaseSettings):
     views: Literal[1, 3] = Field(1, description="Views of a photo whose logits are averaged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Comma-separated; none: open to all.")
+    admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Comma-separated; a request with one may have a model loaded anew; none: nobody's."
+    )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated addresses and networks whose X-Forwarded headers count; none: nobody's."
     )
@@ -113,7 +124,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: LogFormat = Field("auto", description="auto is text in a terminal, else JSON.")
 
-    @field_validator("api_keys", "cors_origins", "trusted_proxies", mode="before")
+    @field_validator("api_keys", "admin_keys", "cors_origins", "trusted_proxies", "model_digest", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -123,7 +134,38 @@ class Settings(BaseSettings):
             raise ValueError("it names nothing: list values with commas in between, or leave the variable out")
         return parts
 
-    @field_validator("api_keys")
+    @field_validator("model_dirs", mode="before")
+    @classmethod
+    def _pairs(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [[part.strip() for part in pair.partition("=")] for pair in value.split(",") if pair.strip()]
+        if (value and not pairs) or not all(folder for _, _, folder in pairs):
+            raise ValueError("it must be name=folder pairs with commas in between")
+        if len({name for name, _, _ in pairs}) < len(pairs):
+            raise ValueError("each name must be another")
+        return {name: folder for name, _, folder in pairs}
+
+    @field_validator("model_dirs")
+    @classmethod
+    def _named(cls, folders: dict[str, Path]) -> dict[str, Path]:
+        for name in folders:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name) or name.endswith(FILES_SUFFIX):
+                raise ValueError(
+                    f"a name has up to 40 letters, digits, dots, - and _, and does not end with {FILES_SUFFIX}"
+                )
+            if name in (DEFAULT_MODEL, "stats"):  # /v2/models/stats is a route
+                raise ValueError(f"the name {name} is taken")
+        return folders
+
+    @field_validator("model_digest")
+    @classmethod
+    def _digests(cls, digests: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests):
+            raise ValueError("a digest is 64 hexadecimal digits, in lower case, as in bundle.json")
+        return digests
+
+    @field_validator("api_keys", "admin_keys")
     @classmethod
     def _sendable(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         if not all(re.fullmatch(r"[!-~]+", key.get_secret_value()) for key in keys):
@@ -145,6 +187,12 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin[:80]!r} is no origin: scheme and host, no slash at the end")
         return origins
 
+    @model_validator(mode="after")
+    def _keys_differ(self) -> Self:
+        if set(self.api_keys) & set(self.admin_keys):
+            raise ValueError("a key is in API_KEYS and in ADMIN_KEYS: a key that loads models must be another")
+        return self
+
     @field_validator("uds", "feedback_dir", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
@@ -159,6 +207,11 @@ class Settings(BaseSettings):
     @classmethod
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The folders of all models by name, the default model's first."""
+        return {DEFAULT_MODEL: self.model_dir, **self.model_dirs}
 
     def __init__(self, **values: Any) -> None:
         """`values` win over the environment. Raises SettingsError, or pydantic's ValidationError for invalid values."""

@@ -1,4 +1,4 @@
-"""Shares the memory for bodies and the places in the engine's queue fairly between clients' networks.
+"""Shares the memory for bodies and the places of images fairly between clients' networks.
 
     async with hold_places(request, images):     # in a route, when the body is complete
         ...
@@ -22,7 +22,7 @@ from typing import Literal
 from starlette.requests import Request
 
 from ..errors import Overloaded
-from ..inference.engine import Engine
+from ..inference.places import Places
 from .request_context import context_of
 
 Kind = Literal["bytes", "places"]
@@ -69,9 +69,9 @@ class FairShare:
         if not self._may_have(network, "bytes", amount, self._fits_bytes(amount)):
             raise Overloaded(FULL["bytes"])
 
-    def check_places(self, network: str, engine: Engine, images: int) -> None:
+    def check_places(self, network: str, places: Places, images: int) -> None:
         """Raises Overloaded if a request could not have so many places now."""
-        if not self._may_have(network, "places", images, engine.fits(images)):
+        if not self._may_have(network, "places", images, places.fits(images)):
             raise Overloaded(FULL["places"])
 
     async def take_bytes(self, claim: Claim, amount: int) -> None:
@@ -91,11 +91,11 @@ class FairShare:
             self.give_back_bytes(claim, held)
 
     @asynccontextmanager
-    async def places(self, claim: Claim, engine: Engine, images: int) -> AsyncIterator[None]:
+    async def places(self, claim: Claim, places: Places, images: int) -> AsyncIterator[None]:
         """Raises Overloaded."""
-        if self._waiting or not engine.fits(images):
-            await self._make_room(claim, "places", images, lambda: engine.fits(images))
-        with engine.reserve(images):
+        if self._waiting or not places.fits(images):
+            await self._make_room(claim, "places", images, lambda: places.fits(images))
+        with places.reserve(images):
             self._hold(claim, "places", images)
             try:
                 yield
@@ -171,11 +171,11 @@ def check_places(request: Request, images: int) -> None:
     """Raises Overloaded if the places are not available now. A route calls it to avoid reading a body in vain."""
     claim = context_of(request.scope).claim
     assert claim is not None
-    claim.share.check_places(claim.network, request.app.state.service.engine, images)
+    claim.share.check_places(claim.network, request.app.state.service.places, images)
 
 
 def hold_places(request: Request, images: int) -> AbstractAsyncContextManager[None]:
-    """Places in the engine's queue, until the block ends. Raises Overloaded."""
+    """Places of images, until the block ends. Raises Overloaded."""
     claim = context_of(request.scope).claim
     assert claim is not None
-    return claim.share.places(claim, request.app.state.service.engine, images)
+    return claim.share.places(claim, request.app.state.service.places, images)

@@ -8,6 +8,7 @@
 - Operations have short ids, after which generated clients name their functions.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,7 +17,7 @@ from fastapi.routing import APIRoute
 from ..bundle.manifest import DataSet, Manifest
 from ..bundle.names import PICTURES
 from ..inference.classifier import DEFAULT_TOP_K
-from .open_inference.models import VERSION
+from .open_inference.models import VERSION, ServedModel
 from .service import Service
 
 PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
@@ -31,6 +32,8 @@ def operation_id(route: APIRoute) -> str:
 class Application(FastAPI):
     """FastAPI, with `service` in its state while it runs."""
 
+    _described: Mapping[str, ServedModel] | None = None  # what the document was made of
+
     def describe(self, manifest: Manifest) -> None:
         """Name what the service classifies, unless it is CIFAR-10, which it says anyway."""
         if manifest.data_set != DataSet():
@@ -40,14 +43,16 @@ class Application(FastAPI):
             )
 
     def openapi(self) -> dict[str, Any]:
-        if not self.openapi_schema:
+        service: Service | None = getattr(self.state, "service", None)
+        models = service.models if service else None
+        if not self.openapi_schema or models is not self._described:
+            self.openapi_schema, self._described = None, models
             document = super().openapi()
-            service: Service | None = getattr(self.state, "service", None)
-            values = {} if service is None else _values(service)
+            values = _values(service) if service else {}
             for operation in (operation for path in document["paths"].values() for operation in path.values()):
                 _correct(operation)
                 for parameter in operation.get("parameters", ()):
-                    _narrow(parameter["schema"], values.get(parameter["name"], {}))
+                    _narrow(parameter["schema"], values.get((parameter["in"], parameter["name"]), {}))
             for name in OF_FASTAPI:
                 document["components"]["schemas"].pop(name, None)
         return self.openapi_schema or {}
@@ -66,16 +71,20 @@ def _correct(operation: dict[str, Any]) -> None:
             response["content"] = {"application/problem+json": {"schema": schema}}
 
 
-def _values(service: Service) -> dict[str, dict[str, Any]]:
-    """Constraints to add to the parameters' schemas, by the parameters' names."""
-    classes, levels = len(service.bundle.manifest.classes), service.classifier.levels
+def _values(service: Service) -> dict[tuple[str, str], dict[str, Any]]:
+    """Constraints to add to the parameters' schemas, by the parameters' places and names: what some model accepts."""
+    models = list(service.repository.models.values())
+    classes = max(len(model.bundle.manifest.classes) for model in models)
+    levels = list(dict.fromkeys(level for model in models for level in model.classifier.levels))
+    pictures = [picture for picture in PICTURES if any(picture in model.bundle for model in models)]
     return {
-        "top_k": {"maximum": classes, "default": min(DEFAULT_TOP_K, classes)},
-        "class_id": {"maximum": classes - 1},
-        "coverage": _one_of(levels) if levels else {"not": {}},
-        "model": {"enum": list(service.models)},
-        "version": {"enum": [VERSION]},
-        "picture": {"enum": [picture.removesuffix(".png") for picture in PICTURES if picture in service.bundle]},
+        ("query", "top_k"): {"maximum": classes, "default": min(DEFAULT_TOP_K, classes)},
+        ("query", "class_id"): {"maximum": classes - 1},
+        ("query", "coverage"): _one_of(levels) if levels else {"not": {}},
+        ("query", "model"): {"enum": list(service.repository.models)},
+        ("path", "model"): {"enum": list(service.models)},
+        ("path", "version"): {"enum": [VERSION]},
+        ("path", "picture"): {"enum": [picture.removesuffix(".png") for picture in pictures]},
     }
 
 

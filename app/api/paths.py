@@ -7,6 +7,7 @@ PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 # without its slash.
 PAGE = frozenset({"", "/"})
 PAGE_FILES = "/assets/web/"
+LOADS = "/v2/repository/models/"  # what is below it needs one of ADMIN_KEYS
 IMAGE_UPLOADS = frozenset({"/predict", "/predict/batch", "/explain"})
 
 

@@ -1,56 +1,110 @@
 """The running service: what the routes take from the application."""
 
+import logging
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 from prometheus_client import Metric
 
 from ..bundle.reader import Bundle
-from ..errors import Unavailable
+from ..errors import InvalidParameter, LoadFailed, Problem, Unavailable
 from ..feedback.feedback import Feedback
 from ..inference.answers import Classification
 from ..inference.classifier import Classifier
-from ..inference.drift import Drift, references_of
 from ..inference.engine import Engine
+from ..inference.loaded_model import LoadedModel
+from ..inference.places import Places
+from ..inference.repository import Repository
+from ..inference.sessions import Session
 from ..settings import Settings
 from .metrics import Metrics
 from .open_inference.models import ServedModel, served_models
 from .open_inference.parser import Parser
 from .request_context import RequestContext
 
+logger = logging.getLogger("app")
 
-@dataclass
+
 class Service:
-    settings: Settings
-    bundle: Bundle
-    classifier: Classifier
-    metrics: Metrics
-    feedback: Feedback | None = None  # None where it is off
-    draining: bool = False
-    parser: Parser = field(init=False, default_factory=Parser)
-    models: dict[str, ServedModel] = field(init=False)  # by the names that Open Inference Protocol clients use
-    drift: Drift | None = field(init=False, default=None)  # None if the bundle has no reference
+    """`bundle`, `classifier` and `engine` are the default model's; `models` has all, by their names in /v2.
 
-    def __post_init__(self) -> None:
-        self.models = served_models(self.settings, self.bundle.manifest)
+    `default` is what its folder holds, where that is loaded already.
+
+    Raises BundleError, SessionError, ThreadsError, or SettingsError if FEEDBACK_DIR cannot be written.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        default: tuple[Bundle, Session] | None = None,
+        on_death: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.draining = False
+        folder = settings.feedback_dir
+        self.feedback = Feedback(settings, folder) if folder else None
+        self.places = Places(settings.queue_images)
+        self.repository = Repository(
+            settings,
+            default,
+            on_batch=lambda name, images: metrics.models[name].batch_images.observe(images),
+            on_death=on_death,
+            on_kill=metrics.killed,
+            on_load=self._describe,
+        )
+        self.models: dict[str, ServedModel] = {}
+        for model in self.repository.models.values():
+            self._describe(model)
+        self.parser = Parser()
         # Read when it is asked for, over HTTP or by an exporter of app.telemetry.
-        self.metrics.queue_images.set_function(lambda: self.engine.reserved_images)
-        if references := references_of(self.bundle.manifest):
-            self.drift = Drift(references, self.settings.drift_window_images)
-            for of, index in (("labels", self.drift.labels), ("confidences", self.drift.confidences)):
-                self.metrics.drift.labels(of).set_function(index)
+        metrics.queue_images.set_function(lambda: self.places.reserved)
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.repository.default.bundle
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.repository.default.classifier
 
     @property
     def engine(self) -> Engine:
         return self.classifier.engine
 
+    def model(self, name: str | None) -> LoadedModel:
+        """The model of a name, by default the one in MODEL_DIR. Raises InvalidParameter."""
+        if name is None:
+            return self.repository.default
+        models = self.repository.models
+        if name not in models:
+            raise InvalidParameter(f"model: there is no {name[:40]!r}: there are {', '.join(models)}")
+        return models[name]
+
+    async def load(self, name: str, deadline: float) -> LoadedModel:
+        """Load the folder of a model anew; see Repository.load, also for errors."""
+        if self.draining:
+            raise Unavailable("the service is shutting down")
+        return await self.repository.load(name, deadline)
+
+    async def load_all(self) -> None:
+        """Load the folders of all models anew, one after the other. The log says what was loaded and what was not."""
+        for name in self.settings.folders:
+            try:
+                await self.load(name, math.inf)
+            except LoadFailed:
+                pass  # logged already
+            except Problem as problem:
+                logger.warning("not loaded", extra={"fields": {"model": name, "reason": problem.detail}})
+
     def close(self) -> None:
         """Kill all processes, fail what is still under way, and write what is kept of images."""
         self.parser.close()
-        self.classifier.close()
+        self.repository.close()
         if self.feedback:
             self.feedback.close()
 
@@ -58,7 +112,7 @@ class Service:
         """Raises Unavailable when no request should be sent here."""
         if self.draining:
             raise Unavailable("the service is shutting down")
-        if not self.engine.alive:
+        if not self.repository.alive:
             raise Unavailable("the engine has died")
 
     def collect(self) -> list[Metric]:
@@ -69,7 +123,7 @@ class Service:
         """The same, in the Prometheus text format."""
         return self.metrics.render()
 
-    def observe(self, context: RequestContext, results: Sequence[Classification]) -> float:
+    def observe(self, context: RequestContext, model: LoadedModel, results: Sequence[Classification]) -> float:
         """Add a request's times, and its images' times and answers, to the metrics. Returns its seconds up to now.
 
         `context` must say when the request's body was begun to be read, and when it was whole.
@@ -77,22 +131,18 @@ class Service:
         assert context.began is not None and context.read is not None
         context.results = results
         total_seconds = time.monotonic() - context.began
-        metrics, stages = self.metrics, self.metrics.stages
-        stages["read"].observe(context.read - context.began)
-        stages["total"].observe(total_seconds)
-        for result in results:
-            stages["decode"].observe(result.decode_seconds)
-            stages["queue"].observe(result.queue_seconds)
-            stages["inference"].observe(result.inference_seconds)
-            metrics.predictions.labels(result.label).inc()
-            metrics.confidence.observe(result.confidence)
-            if result.ood_score is not None:
-                metrics.ood_score.observe(result.ood_score)
-            if result.abstain:
-                metrics.abstentions.inc()
-            if self.drift:
-                self.drift.add(result.rules.measured_on, result.class_id, result.confidence)
+        read_seconds = context.read - context.began
+        self.metrics.models[model.name].observe(results, read_seconds=read_seconds, total_seconds=total_seconds)
+        if model.drift:
+            for result in results:
+                model.drift.add(result.rules.measured_on, result.class_id, result.confidence)
         return total_seconds
+
+    def _describe(self, model: LoadedModel) -> None:
+        """Let metrics and /v2 follow a model's bundle."""
+        self.metrics.models[model.name].describe(model)
+        others = {name: served for name, served in self.models.items() if served.of != model.name}
+        self.models = others | served_models(self.settings, model.bundle.manifest, model.name)
 
 
 # FastAPI would run a plain function on a thread of its pool, which costs more than the function does.
@@ -101,3 +151,11 @@ async def _running(request: Request) -> Service:
 
 
 RunningService = Annotated[Service, Depends(_running)]
+ModelQuery = Annotated[str | None, Query(alias="model", description="Which model answers; by default MODEL_DIR's.")]
+
+
+async def _asked(service: RunningService, name: ModelQuery = None) -> LoadedModel:
+    return service.model(name)
+
+
+AskedModel = Annotated[LoadedModel, Depends(_asked)]

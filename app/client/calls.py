@@ -60,28 +60,41 @@ def _mismatch(error: ValidationError) -> str:
     return printable(f"the answer is no {error.title}: {place}: {first['msg']}")
 
 
-REPORT = Call(parsed(Report), "GET", "/metrics/report")
-MODEL = Call(parsed(Model), "GET", "/model")
+def report(model: str | None) -> Call[Report]:
+    return Call(parsed(Report), "GET", "/metrics/report", {"params": _given(model=model)})
 
 
-def predict(image: ImageSource, top_k: int, coverage: float | None, kind: Kind | None = None) -> Call[PredictResponse]:
-    arguments = _one_image(image, top_k=top_k, coverage=coverage, kind=kind)
+def description(model: str | None) -> Call[Model]:
+    return Call(parsed(Model), "GET", "/model", {"params": _given(model=model)})
+
+
+def predict(
+    image: ImageSource, top_k: int, coverage: float | None, kind: Kind | None, model: str | None
+) -> Call[PredictResponse]:
+    arguments = _one_image(image, top_k=top_k, coverage=coverage, kind=kind, model=model)
     return Call(parsed(PredictResponse), "POST", "/predict", arguments)
 
 
 def predict_batch(
-    images: Iterable[ImageSource], top_k: int, partial: bool, coverage: float | None, kind: Kind | None = None
+    images: Iterable[ImageSource],
+    top_k: int,
+    partial: bool,
+    coverage: float | None,
+    kind: Kind | None,
+    model: str | None,
 ) -> Call[BatchResponse]:
     """Raises EmptyBatchError if there is no image."""
     files = [("files", (file_name(image, index), encoded(image))) for index, image in enumerate(images)]
     if not files:
         raise EmptyBatchError("the batch has no image")
-    arguments = {"params": _given(top_k=top_k, partial=partial, coverage=coverage, kind=kind), "files": files}
+    parameters = _given(top_k=top_k, partial=partial, coverage=coverage, kind=kind, model=model)
+    arguments = {"params": parameters, "files": files}
     return Call(parsed(BatchResponse), "POST", "/predict/batch", arguments)
 
 
-def explain(image: ImageSource, class_id: int | None, kind: Kind | None = None) -> Call[Explanation]:
-    return Call(_read_explanation, "POST", "/explain", _one_image(image, class_id=class_id, kind=kind))
+def explain(image: ImageSource, class_id: int | None, kind: Kind | None, model: str | None) -> Call[Explanation]:
+    arguments = _one_image(image, class_id=class_id, kind=kind, model=model)
+    return Call(_read_explanation, "POST", "/explain", arguments)
 
 
 class _ExplanationHeaders(BaseModel):

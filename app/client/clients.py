@@ -14,7 +14,7 @@ from ..bundle.report import Report
 from ..image_source import ImageSource
 from ..imaging.kinds import Kind
 from .answers import MAX_ANSWER_BYTES, Answer, AnswerReader
-from .calls import MODEL, REPORT, Call, Explanation, explain, predict, predict_batch
+from .calls import Call, Explanation, description, explain, predict, predict_batch, report
 from .deadline import Deadline, deadline_seconds
 from .errors import NoAnswerError, client_errors
 from .retries import Outcome, pause_seconds
@@ -52,13 +52,20 @@ class Client:
         self._sleep = sleep
 
     def predict(
-        self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None, kind: Kind | None = None
+        self,
+        image: ImageSource,
+        top_k: int = 5,
+        *,
+        coverage: float | None = None,
+        kind: Kind | None = None,
+        model: str | None = None,
     ) -> PredictResponse:
         """The most probable classes, and a prediction set with this coverage; by default the model's coverage.
 
-        `kind`, here and below, overrules how the service tells thumbnails from photographs.
+        Here and below, `kind` overrules how the service tells thumbnails from photographs, and `model` names one of its
+        models.
         """
-        return self._run(predict(image, top_k, coverage, kind))
+        return self._run(predict(image, top_k, coverage, kind, model))
 
     def predict_batch(
         self,
@@ -68,21 +75,29 @@ class Client:
         partial: bool = False,
         coverage: float | None = None,
         kind: Kind | None = None,
+        model: str | None = None,
     ) -> BatchResponse:
         """One result for each image, in order. With `partial`, an unusable image becomes an ImageFailure."""
-        return self._run(predict_batch(images, top_k, partial, coverage, kind))
+        return self._run(predict_batch(images, top_k, partial, coverage, kind, model))
 
-    def explain(self, image: ImageSource, class_id: int | None = None, *, kind: Kind | None = None) -> Explanation:
+    def explain(
+        self,
+        image: ImageSource,
+        class_id: int | None = None,
+        *,
+        kind: Kind | None = None,
+        model: str | None = None,
+    ) -> Explanation:
         """The regions of the image that speak for a class; by default for the most probable class."""
-        return self._run(explain(image, class_id, kind))
+        return self._run(explain(image, class_id, kind, model))
 
-    def report(self) -> Report:
+    def report(self, *, model: str | None = None) -> Report:
         """The model's measured quality."""
-        return self._run(REPORT)
+        return self._run(report(model))
 
-    def model(self) -> Model:
+    def model(self, *, model: str | None = None) -> Model:
         """The model's name, version and origin."""
-        return self._run(MODEL)
+        return self._run(description(model))
 
     def close(self) -> None:
         self._http.close()
@@ -147,10 +162,16 @@ class AsyncClient:
         self._sleep = sleep
 
     async def predict(
-        self, image: ImageSource, top_k: int = 5, *, coverage: float | None = None, kind: Kind | None = None
+        self,
+        image: ImageSource,
+        top_k: int = 5,
+        *,
+        coverage: float | None = None,
+        kind: Kind | None = None,
+        model: str | None = None,
     ) -> PredictResponse:
         """See Client.predict."""
-        return await self._run(await asyncio.to_thread(predict, image, top_k, coverage, kind))
+        return await self._run(await asyncio.to_thread(predict, image, top_k, coverage, kind, model))
 
     async def predict_batch(
         self,
@@ -160,23 +181,29 @@ class AsyncClient:
         partial: bool = False,
         coverage: float | None = None,
         kind: Kind | None = None,
+        model: str | None = None,
     ) -> BatchResponse:
         """See Client.predict_batch."""
-        return await self._run(await asyncio.to_thread(predict_batch, images, top_k, partial, coverage, kind))
+        return await self._run(await asyncio.to_thread(predict_batch, images, top_k, partial, coverage, kind, model))
 
     async def explain(
-        self, image: ImageSource, class_id: int | None = None, *, kind: Kind | None = None
+        self,
+        image: ImageSource,
+        class_id: int | None = None,
+        *,
+        kind: Kind | None = None,
+        model: str | None = None,
     ) -> Explanation:
         """See Client.explain."""
-        return await self._run(await asyncio.to_thread(explain, image, class_id, kind))
+        return await self._run(await asyncio.to_thread(explain, image, class_id, kind, model))
 
-    async def report(self) -> Report:
+    async def report(self, *, model: str | None = None) -> Report:
         """The model's measured quality."""
-        return await self._run(REPORT)
+        return await self._run(report(model))
 
-    async def model(self) -> Model:
+    async def model(self, *, model: str | None = None) -> Model:
         """The model's name, version and origin."""
-        return await self._run(MODEL)
+        return await self._run(description(model))
 
     async def close(self) -> None:
         await self._http.aclose()

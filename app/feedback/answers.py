@@ -1,6 +1,7 @@
 """Answers of the recent past, by the ids of their requests."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import NotFound
@@ -13,7 +14,7 @@ SECONDS = 3600.0
 class RecentAnswer:
     """label: the most probable class; set_labels: of the prediction set with `coverage`, None without one.
 
-    picture: the name of the copy that is kept of the image, None without one.
+    picture: the name of the copy that is kept of the image, None without one. classes: those of the model.
     """
 
     label: str
@@ -21,6 +22,7 @@ class RecentAnswer:
     coverage: float | None
     set_labels: tuple[str, ...] | None
     picture: str | None
+    classes: Sequence[str]
 
 
 class RecentAnswers:
@@ -39,8 +41,14 @@ class RecentAnswers:
 
     def take(self, request_id: str) -> RecentAnswer:
         """The answer, which is forgotten with that. Raises NotFound."""
+        answer = self.find(request_id)
+        del self._answers[request_id]
+        return answer
+
+    def find(self, request_id: str) -> RecentAnswer:
+        """The answer. Raises NotFound."""
         self._forget()
-        found = self._answers.pop(request_id, None)
+        found = self._answers.get(request_id)
         if found is None:
             raise NotFound(
                 f"no answer of /predict with this id waits for its label: it is unknown, was given its label before, "

@@ -28,18 +28,18 @@ class Verdict:
 
 
 class Feedback:
-    """For one thread; close it when done. labels: the model's. Raises SettingsError; see Pictures."""
+    """Of all models. For one thread; close it when done. Raises SettingsError; see Pictures."""
 
-    def __init__(self, settings: Settings, folder: Path, labels: Sequence[str]) -> None:
-        self._labels = labels
+    def __init__(self, settings: Settings, folder: Path) -> None:
         self._sample = settings.feedback_sample
         self._recent = RecentAnswers()
-        self._pictures = (
-            Pictures(folder, labels, settings.feedback_days, settings.feedback_max_bytes) if self._sample else None
-        )
+        self._pictures = Pictures(folder, settings.feedback_days, settings.feedback_max_bytes) if self._sample else None
 
-    def remember(self, request_id: str, answer: ImageResult, result: Classification) -> None:
-        """Remember an answer that waits for its label, and perhaps keep a copy of the image if it is an unsure one."""
+    def remember(self, request_id: str, answer: ImageResult, result: Classification, classes: Sequence[str]) -> None:
+        """Remember an answer that waits for its label, and perhaps keep a copy of the image if it is an unsure one.
+
+        `classes`: of the model that answered.
+        """
         found = answer.prediction_set
         coverage, labels = (found.coverage, tuple(found.labels)) if found else (None, None)
         unsure = answer.abstain or len(labels or ()) >= LARGE_SET
@@ -47,11 +47,11 @@ class Feedback:
         picture = None
         if chosen and self._pictures and result.thumbnail is not None:
             picture = self._pictures.keep(result.thumbnail)
-        self._recent.add(request_id, RecentAnswer(result.label, answer.abstain, coverage, labels, picture))
+        self._recent.add(request_id, RecentAnswer(result.label, answer.abstain, coverage, labels, picture, classes))
 
     def judge(self, request_id: str, label: str) -> Verdict:
         """What the true label says of the answer to that request, once. Raises InvalidParameter and NotFound."""
-        if label not in self._labels:
+        if label not in self._recent.find(request_id).classes:
             raise InvalidParameter(f"label: {label[:40]!r} is no class of this model; GET /model lists them")
         answer = self._recent.take(request_id)
         if self._pictures and answer.picture:

@@ -15,7 +15,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,18 +43,13 @@ class _File:
 class Pictures:
     """Close it when done. days: how long a file is kept; max_bytes: of all together.
 
-    Raises SettingsError if `folder` cannot be written, or if a label is no name of a folder.
+    Raises SettingsError if `folder` cannot be written.
     """
 
-    def __init__(self, folder: Path, labels: Sequence[str], days: float, max_bytes: int) -> None:
+    def __init__(self, folder: Path, days: float, max_bytes: int) -> None:
         self._unlabelled, self._labelled = folder / "unlabelled", folder / "labelled"
-        for label in labels:
-            if Path(label).name != label or label in ("", ".."):
-                raise SettingsError(f"FEEDBACK_DIR: the class {label[:40]!a} is no name of a folder")
         try:
             self._unlabelled.mkdir(parents=True, exist_ok=True)
-            for label in labels:
-                (self._labelled / label).mkdir(parents=True, exist_ok=True)
             probe = self._unlabelled / _new_name(".tmp")
             probe.touch()
             probe.unlink()
@@ -73,8 +68,9 @@ class Pictures:
         return name if self._put(partial(self._write, name, thumbnail)) else None
 
     def label(self, name: str, label: str) -> None:
-        """Move a copy to the folder of its class, unless it has been deleted."""
-        self._put(partial(self._move, name, label))
+        """Move a copy to the folder of its class, unless it has been deleted or the class is no name of a folder."""
+        if Path(label).name == label and label not in ("", ".."):
+            self._put(partial(self._move, name, label))
 
     def close(self) -> None:
         """Write what waits."""
@@ -124,6 +120,7 @@ class Pictures:
     def _move(self, name: str, label: str) -> None:
         if file := self._files.get(name):
             place = self._labelled / label / name
+            place.parent.mkdir(parents=True, exist_ok=True)
             os.replace(file.path, place)
             file.path = place
 

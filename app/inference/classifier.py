@@ -20,7 +20,7 @@ from ..errors import InvalidParameter, NotFound, Problem, forget_tracebacks
 from ..imaging import activation_map
 from ..imaging.decoder import Decoder, Images, Limits
 from ..imaging.formats import check_size
-from ..imaging.kinds import Kind
+from ..imaging.kinds import Kind, Sizes
 from ..settings import Settings
 from .answers import Classification, rules_of
 from .engine import Answer, Engine, answer_to
@@ -41,9 +41,7 @@ class Explanation:
 class Classifier:
     """For one event loop; `close` it when done. `rules`: for each kind of pictures; `labels`: in index order."""
 
-    def __init__(
-        self, manifest: Manifest, engine: Engine, settings: Settings, on_kill: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, manifest: Manifest, engine: Engine, settings: Settings, decoder: Decoder | None = None) -> None:
         self.rules = rules_of(manifest)
         self.labels = manifest.classes
         self.engine = engine
@@ -51,12 +49,7 @@ class Classifier:
         self._threads = settings.inference_threads
         self._max_batch_images = settings.max_batch_images
         self._max_file_bytes = settings.max_file_bytes
-        self.decoder = Decoder(
-            processes=settings.inference_threads,
-            limits=Limits(settings.max_pixels, settings.max_inflight_pixels, settings.max_decode_seconds),
-            sizes={"thumbnails": _size(manifest.input), "photographs": _size(manifest.photographs or manifest.input)},
-            on_kill=on_kill,
-        )
+        self.decoder = decoder or decoder_of(manifest, settings)
 
     @classmethod
     def start(
@@ -65,21 +58,20 @@ class Classifier:
         session: Session,
         settings: Settings,
         *,
+        decoder: Callable[[], Decoder] | None = None,
         on_batch: Callable[[int], None] = lambda _: None,
         on_death: Callable[[], None] = lambda: None,
-        on_kill: Callable[[str], None] = lambda _: None,
     ) -> Self:
-        """A classifier with an engine of its own; see Engine for `on_batch` and `on_death`, Decoder for `on_kill`."""
+        """A classifier with an engine of its own, then a decoder, its own by default. Engine explains the callbacks."""
         engine = Engine(
             session.run,
             threads=settings.inference_threads,
             max_batch_images=settings.max_batch_images,
-            queue_images=settings.queue_images,
             on_batch=on_batch,
             on_idle=session.release_memory,
             on_death=on_death,
         )
-        return cls(manifest, engine, settings, on_kill)
+        return cls(manifest, engine, settings, decoder() if decoder else None)
 
     def check(self, top_k: int, coverage: float | None) -> None:
         """Raises InvalidParameter for a value that this model does not have.
@@ -193,6 +185,21 @@ class Classifier:
             ended=answer.ended,
             thumbnail=thumbnail,
         )
+
+
+def decoder_of(manifest: Manifest, settings: Settings, on_kill: Callable[[str], None] = lambda _: None) -> Decoder:
+    """A decoder with the settings' limits, to the sizes of the manifest; see Decoder for `on_kill`."""
+    return Decoder(
+        processes=settings.inference_threads,
+        limits=Limits(settings.max_pixels, settings.max_inflight_pixels, settings.max_decode_seconds),
+        sizes=sizes_of(manifest),
+        on_kill=on_kill,
+    )
+
+
+def sizes_of(manifest: Manifest) -> Sizes:
+    """Height and width of each kind of images, in pixels."""
+    return {"thumbnails": _size(manifest.input), "photographs": _size(manifest.photographs or manifest.input)}
 
 
 def _size(of: Input | Photographs) -> tuple[int, int]:

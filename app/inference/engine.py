@@ -1,8 +1,7 @@
-"""Worker threads and a bounded queue around a session. It knows nothing about HTTP.
+"""Worker threads and a queue around a session. It knows nothing about HTTP; `places` bounds what is under way.
 
-    engine = Engine(session.run, threads=2, max_batch_images=8, queue_images=256)
-    with engine.reserve(1):                      # raises Overloaded if the queue is full
-        answer = await engine.infer(images, deadline)
+    engine = Engine(session.run, threads=2, max_batch_images=8)
+    answer = await engine.infer(images, deadline)
 
 An idle worker takes work at once, and several idle workers share the queue. Work waits only while all workers are busy.
 The next free worker then takes the waiting work as one batch, up to the limit. So a single request is not delayed, many
@@ -18,12 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..errors import DeadlineExceeded, Overloaded, Unavailable
+from ..errors import DeadlineExceeded, Unavailable
 from .sessions import Images, Outputs
 
 IDLE_SECONDS = 2.0
@@ -75,7 +73,6 @@ class Engine:
         *,
         threads: int,
         max_batch_images: int,
-        queue_images: int,
         on_batch: Callable[[int], None] = lambda _: None,
         on_idle: Callable[[], None] = lambda: None,
         on_death: Callable[[], None] = lambda: None,
@@ -83,13 +80,11 @@ class Engine:
     ) -> None:
         self._compute = compute
         self._max_batch_images = max_batch_images
-        self._queue_images = queue_images
         self._on_batch = on_batch
         self._on_idle = on_idle
         self._idle_seconds = idle_seconds
         self._worked = False  # since on_idle was called
         self._on_death = on_death
-        self._reserved = 0
         self._idle = 0
         self._queue: deque[_Work] = deque()
         self._changed = threading.Condition()
@@ -118,37 +113,6 @@ class Engine:
     def died(self) -> bool:
         """Whether a worker has met an error. It stays false after an orderly close."""
         return self._dead
-
-    @property
-    def reserved_images(self) -> int:
-        """The number of places that requests have reserved, one for each image."""
-        return self._reserved
-
-    def fits(self, images: int) -> bool:
-        """Whether the queue has free places for this number of images."""
-        return self._reserved + images <= self._queue_images
-
-    @contextmanager
-    def reserve(self, images: int) -> Iterator[Callable[[int], None]]:
-        """Reserve places in the queue for `images` images while the block runs. Call it on the event loop's thread.
-
-        Yields a function that keeps the given number of places and releases the others, for a request that has fewer
-        images than reserved. Raises Overloaded if too few places are free.
-        """
-        if not self.fits(images):
-            raise Overloaded(f"{self._reserved} images are being worked on, at most {self._queue_images} may be")
-        held = images
-        self._reserved += held
-
-        def keep(count: int) -> None:
-            nonlocal held
-            self._reserved -= held - count
-            held = count
-
-        try:
-            yield keep
-        finally:
-            keep(0)
 
     def submit(self, images: Images, deadline: float, *, maps: bool = False) -> "Future[Answer]":
         """Queue the images of one call, uint8 RGB [N, height, width, 3]. They stay together in one batch.

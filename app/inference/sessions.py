@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..bundle.manifest import Manifest, SelfCheck
 from ..bundle.names import CHECKPOINT, CLASS_MAPS, GRAPH, INPUT, LOGITS, MANIFEST, NOVELTY, OOD_SCORE
-from ..bundle.reader import Bundle
+from ..bundle.reader import Bundle, BundleError
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -245,6 +245,9 @@ def load_session(settings: Settings) -> tuple[Bundle, Session]:
     Raises BundleError or SessionError.
     """
     bundle = Bundle.load(settings.model_dir)
+    digest = bundle.manifest.digest
+    if settings.model_digest and digest not in settings.model_digest:
+        raise BundleError(f"{settings.model_dir}: MODEL_DIGEST does not name its digest, {digest}")
     session: Session = OnnxSession(bundle) if settings.engine == "onnx" else TorchSession(bundle)
     for weights in (GRAPH, CHECKPOINT, NOVELTY):
         bundle.forget(weights)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import signal
 import socket
+import sys
 from contextlib import AsyncExitStack
 from functools import partial
 from types import FrameType
@@ -39,6 +40,7 @@ class Server(uvicorn.Server):
         self._grace_seconds = settings.grace_seconds
         self._loop: asyncio.AbstractEventLoop | None = None
         self._trimming: asyncio.Task[None] | None = None
+        self._loads: set[asyncio.Task[None]] = set()
         self._limit = ConnectionLimit(most_connections())
         connection = partial(
             Connection,
@@ -79,6 +81,7 @@ class Server(uvicorn.Server):
         spare_the_collector()
         self._trimming = self._loop.create_task(keep_giving_memory_back())
         self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
+        self._load_models_on_sighup(self._loop)
         log_ready(self._app, self._settings, [_address(bound) for bound in sockets or []])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,6 +101,18 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._loop.call_later, self._grace_seconds, super().handle_exit, sig, frame)
         else:
             super().handle_exit(sig, frame)
+
+    def _load_models_on_sighup(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In a terminal, SIGHUP goes on to say that the terminal is gone; under nohup it stays ignored."""
+
+        def load() -> None:
+            task = loop.create_task(self._app.state.service.load_all())
+            self._loads.add(task)
+            task.add_done_callback(self._loads.discard)
+
+        terminal = sys.stderr is not None and sys.stderr.isatty()
+        if not terminal and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+            loop.add_signal_handler(signal.SIGHUP, load)
 
     def _record_refused(self, request_id: str, client: str) -> None:
         record_refused(self._app.state.service.metrics, request_id, client)

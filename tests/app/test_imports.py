@@ -17,6 +17,7 @@ ALLOWED = {
     "app": {"app.local"},  # the package itself
     "app.errors": set(),
     "app.cores": set(),
+    "app.memory": set(),
     "app.settings": {"app.cores"},
     "app.validation_errors": set(),
     "app.image_source": set(),
@@ -24,7 +25,7 @@ ALLOWED = {
     "app.network": {"app.bundle"},
     "app.sandbox": {"app.errors"},
     "app.imaging": {"app.sandbox", "app.errors"},
-    "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.settings"},
+    "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.memory", "app.settings"},
     "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
     "app.local": {
         *("app.local_files", "app.inference", "app.imaging", "app.bundle"),

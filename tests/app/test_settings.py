@@ -59,6 +59,18 @@ def test_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
         ("API_KEYS", " , ,, "),
         ("TRUSTED_PROXIES", ","),
         ("CORS_ORIGINS", ",,"),
+        ("ADMIN_KEYS", "two words"),
+        ("MODEL_DIGEST", "sha256:" + "0" * 64),
+        ("MODEL_DIGEST", "F" * 64),
+        ("MODEL_DIRS", "models/small"),
+        ("MODEL_DIRS", "small="),
+        ("MODEL_DIRS", "=models/small"),
+        ("MODEL_DIRS", "small=a,small=b"),
+        ("MODEL_DIRS", "cifar10=a"),
+        ("MODEL_DIRS", "stats=a"),
+        ("MODEL_DIRS", "a_image=a"),
+        ("MODEL_DIRS", "a/b=a"),
+        ("MODEL_DIRS", ","),
     ],
 )
 def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -79,6 +91,24 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str
 def test_addresses_and_origins_are_comma_separated(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     assert getattr(Settings(), variable.lower()) == tuple(value.split(", "))
+
+
+def test_models_are_name_and_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_DIR", "models/a")
+    monkeypatch.setenv("MODEL_DIRS", " small = models/b, other-1.0=/c=d,")
+    folders = {"cifar10": Path("models/a"), "small": Path("models/b"), "other-1.0": Path("/c=d")}
+    assert Settings().folders == folders
+    assert list(Settings().folders) == list(folders)
+    monkeypatch.setenv("MODEL_DIRS", "")
+    assert list(Settings().folders) == ["cifar10"]
+
+
+def test_a_key_that_loads_models_is_no_key_of_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEYS", "one,hush")
+    monkeypatch.setenv("ADMIN_KEYS", "hush")
+    with pytest.raises(ValidationError, match="a key is in API_KEYS and in ADMIN_KEYS") as refused:
+        Settings()
+    assert "hush" not in str(refused.value)
 
 
 def test_keys_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +170,7 @@ MISSPELT = {
     ),
     "TRUSTED_PROXIES": ("TRUSTED_PROXY", "TRUSTED_PROXYS", "TRUSTD_PROXIES", "TRUSTED_PROXEIS"),
     "CORS_ORIGINS": ("CORS_ORIGIN", "CORS_ORGINS", "APP_CORS_ORIGINS"),
-    "MODEL_DIR": ("MODELS_DIR", "MODEL_DIRS", "MODELDIR", "CLASSIFIER_MODEL_DIR"),
+    "MODEL_DIR": ("MODELS_DIR", "MODELDIR", "CLASSIFIER_MODEL_DIR"),
     "LOG_LEVEL": ("LOGLEVEL", "LOG_LEVELS", "log_levl"),
     "QUEUE_IMAGES": ("QUEUE_IMAGE", "QUEU_IMAGE"),
     "INFERENCE_THREADS": ("INFERENCE_THREAD", "INFERENCE_TREADS"),
@@ -191,7 +221,8 @@ def test_no_setting_is_a_misspelling_of_another(monkeypatch: pytest.MonkeyPatch)
     known = [field.upper() for field in Settings.model_fields]
     for name in known:
         assert misspelt(name, known) is misspelt(name.lower(), known) is None
-        assert misspelt(name, [other for other in known if other != name]) is None
+        pair = {"MODEL_DIR", "MODEL_DIRS"} if name.startswith("MODEL_DIR") else {name}
+        assert misspelt(name, [other for other in known if other not in pair]) is None
 
 
 @pytest.mark.parametrize(

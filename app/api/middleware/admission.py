@@ -26,6 +26,5 @@ class Admission:
         if scope["type"] == "http" and scope["method"] == "POST" and (path := route_path(scope)) in self.paths:
             context = context_of(scope)
             context.route = path
-            engine = scope["app"].state.service.engine
-            self.share.check_places(context.client, engine, 1)
+            self.share.check_places(context.client, scope["app"].state.service.places, 1)
         await self.app(scope, receive, send)

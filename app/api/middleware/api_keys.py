@@ -9,29 +9,41 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import Unauthorized
-from ..paths import PAGE, PAGE_FILES, PROBES, route_path
+from ..paths import LOADS, PAGE, PAGE_FILES, PROBES, route_path
 
 
 class ApiKeys:
-    """Lets a request pass if it brings a known key. Probes and the page stay open. Raises Unauthorized."""
+    """Lets a request pass if it brings a known key. Probes and the page stay open. Raises Unauthorized.
 
-    def __init__(self, app: ASGIApp, keys: Iterable[SecretStr]) -> None:
+    `keys`: for all requests; none lets all pass. `admin_keys`: one is needed to load a model, and is good for all.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Iterable[SecretStr], admin_keys: Iterable[SecretStr]) -> None:
         self.app = app
         # Digests have one length, so that a comparison takes the same time for every key.
-        self._digests = [_digest(key.get_secret_value()) for key in keys]
+        self._admin = [_digest(key.get_secret_value()) for key in admin_keys]
+        digests = [_digest(key.get_secret_value()) for key in keys]
+        self._digests = digests and [*digests, *self._admin]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._digests and not _is_open(route_path(scope)):
-            self._check(Headers(scope=scope).get("authorization", ""))
+        if scope["type"] == "http" and (needed := self._needed(route_path(scope))):
+            _check(Headers(scope=scope).get("authorization", ""), needed)
         await self.app(scope, receive, send)
 
-    def _check(self, authorization: str) -> None:
-        scheme, _, key = authorization.partition(" ")
-        given = _digest(key.strip())
-        # All keys are compared: the time must not tell which one matched.
-        known = sum(hmac.compare_digest(given, digest) for digest in self._digests)
-        if scheme.lower() != "bearer" or not known:
-            raise Unauthorized("send a known key in the header `Authorization: Bearer <key>`")
+    def _needed(self, path: str) -> list[bytes]:
+        """The digests of the keys that the path needs; empty if it needs none."""
+        if self._admin and path.startswith(LOADS):
+            return self._admin
+        return [] if _is_open(path) else self._digests
+
+
+def _check(authorization: str, digests: Iterable[bytes]) -> None:
+    scheme, _, key = authorization.partition(" ")
+    given = _digest(key.strip())
+    # All keys are compared: the time must not tell which one matched.
+    known = sum(hmac.compare_digest(given, digest) for digest in digests)
+    if scheme.lower() != "bearer" or not known:
+        raise Unauthorized("send a known key in the header `Authorization: Bearer <key>`")
 
 
 def _is_open(path: str) -> bool:

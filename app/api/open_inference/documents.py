@@ -38,6 +38,15 @@ class RepositoryEntry(_Document):
     reason: str
 
 
+class LoadedBundle(_Document):
+    """What answers under the model's name now."""
+
+    name: str = Field(examples=["cifar10"])
+    bundle: str = Field(examples=["mobilenet_v2_cifar10"])
+    version: str = Field(examples=["1.0.0+0a1b2c3d"])
+    digest: str = Field(description="Of the bundle's manifest.")
+
+
 class TensorMetadata(_Document):
     name: str
     datatype: str = Field(examples=["UINT8"])

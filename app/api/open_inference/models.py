@@ -1,4 +1,4 @@
-"""The classifier under the two names by which Open Inference Protocol clients know it.
+"""Each model under the two names by which Open Inference Protocol clients know it, here those of the default model.
 
     cifar10         pixels: the input `images`, UINT8 [-1, 32, 32, 3], RGB
     cifar10_image   files: the input `image`, BYTES [-1], each element an encoded image (see app.imaging.decode)
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...bundle.manifest import Manifest
-from ...settings import Settings
+from ...settings import DEFAULT_MODEL, FILES_SUFFIX, Settings
 from ..uploads import most_images
 from .statistics import Statistics
 from .tensors import Signature, Tensor
@@ -26,6 +26,7 @@ RUNTIMES = {"onnx": ("onnxruntime_onnx", "onnxruntime"), "torch": ("pytorch_safe
 @dataclass(frozen=True)
 class ServedModel(Signature):
     name: str
+    of: str  # the model's name in the repository
     labels: list[str]
     views: int  # places in the engine's queue that an image may take
     platform: str
@@ -58,15 +59,16 @@ class ServedModel(Signature):
         return {"name": self.name, "version": VERSION, **self.statistics.document()}
 
 
-def served_models(settings: Settings, manifest: Manifest) -> dict[str, ServedModel]:
-    """The models by name, their statistics at zero."""
+def served_models(settings: Settings, manifest: Manifest, model: str = DEFAULT_MODEL) -> dict[str, ServedModel]:
+    """The two of a model by name, their statistics at zero."""
     platform, backend = RUNTIMES[settings.engine]
     pixels = Tensor("images", "UINT8", (-1, manifest.input.height, manifest.input.width, 3))
     files = Tensor("image", "BYTES", (-1,))
-    of = manifest.data_set.name
+    of = manifest.data_set.name if model == DEFAULT_MODEL else model
     return {
         name: ServedModel(
             name=name,
+            of=model,
             input=tensor,
             output=Tensor("probabilities", "FP32", (-1, len(manifest.classes))),
             labels=manifest.classes,
@@ -75,5 +77,5 @@ def served_models(settings: Settings, manifest: Manifest) -> dict[str, ServedMod
             platform=platform,
             backend=backend,
         )
-        for name, tensor, views in ((of, pixels, 1), (f"{of}_image", files, settings.views))
+        for name, tensor, views in ((of, pixels, 1), (of + FILES_SUFFIX, files, settings.views))
     }

@@ -4,6 +4,7 @@ It shares the engine, queue, limits and errors with /predict. Query parameters a
 send none, or a wrong one. Answers are never compressed: tritonclient's asyncio client cannot read compressed ones.
 """
 
+import json
 import re
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import MalformedRequest, NotFound, Problem
+from ...errors import InvalidParameter, MalformedRequest, NotFound, Problem
 from ...imaging.decoder import Images
 from ...inference.answers import Classification
+from ...inference.classifier import Classifier
 from ..bodies import read_body
 from ..disconnect import unless_gone
 from ..fair_share import check_places, hold_places
@@ -27,6 +29,7 @@ from ..schemas import BINARY, ProblemDocument
 from ..service import RunningService, Service
 from .documents import (
     InferenceResponse,
+    LoadedBundle,
     ModelConfiguration,
     ModelMetadata,
     ModelNames,
@@ -49,6 +52,8 @@ def _operation_id(route: APIRoute) -> str:
 router = APIRouter(prefix="/v2", tags=["open inference protocol"], generate_unique_id_function=_operation_id)
 
 EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "parameters", "statistics"]
+REPOSITORY = "model_repository"  # the extension that ADMIN_KEYS adds
+MAX_LOAD_BYTES = 4096
 HEADER_LENGTH = "Inference-Header-Content-Length"
 
 BODY = {
@@ -72,6 +77,13 @@ BODY = {
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {"schema": BINARY}}},
     **PROBLEM_RESPONSES,
+}
+LOAD_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "ADMIN_KEYS has no such key."},
+    404: {"description": "There is no such model, or loading is off."},
+    409: {"description": "Another model is being loaded, or this one cannot be: it goes on as it was."},
+    422: {"description": "A load has no parameters."},
+    504: {"description": "The load goes on after the deadline."},
 }
 NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such model, or version of it."}}
 
@@ -112,9 +124,9 @@ def _of_model(method: str, path: str, **options: Any) -> Callable[[Endpoint], En
 
 @router.get("", response_model=ServerMetadata)
 @router.get("/", include_in_schema=False)  # so in the protocol's OpenAPI document; clients follow no redirect
-async def server() -> dict[str, Any]:
+async def server(service: RunningService) -> dict[str, Any]:
     """The server's name and version, and the protocol's extensions that it supports."""
-    return {"name": "cifar10-classifier", "version": __version__, "extensions": EXTENSIONS}
+    return {"name": "cifar10-classifier", "version": __version__, "extensions": _extensions(service)}
 
 
 @router.get("/health/live", response_model=ServerLive)
@@ -144,9 +156,42 @@ async def all_statistics(service: RunningService) -> dict[str, Any]:
 
 @router.post("/repository/index", response_model=list[RepositoryEntry])
 async def repository(service: RunningService) -> list[dict[str, str]]:
-    """The models and whether they are ready. The request's body is ignored."""
-    state = {"state": "READY", "reason": ""} if service.engine.alive else {"state": "UNAVAILABLE", "reason": "died"}
-    return [{"name": name, "version": VERSION, **state} for name in service.models]
+    """The models, whether they are ready, and why the last load failed. The request's body is ignored."""
+    entries = []
+    for name, served in service.models.items():
+        alive = service.repository.models[served.of].classifier.engine.alive
+        reason = service.repository.reason(served.of) if alive else "died"
+        entries.append(
+            {"name": name, "version": VERSION, "state": "READY" if alive else "UNAVAILABLE", "reason": reason}
+        )
+    return entries
+
+
+@router.post("/repository/models/{model}/load", response_model=LoadedBundle, responses=LOAD_PROBLEMS)
+async def load(request: Request, service: RunningService, model: str) -> dict[str, str]:
+    """Load the model's folder anew and let what it holds answer, once it is verified; on any fault nothing changes.
+
+    Needs one of ADMIN_KEYS. The body is empty or an empty object: where the folder is, is a setting.
+    """
+    if not service.settings.admin_keys:
+        raise NotFound(f"loading needs ADMIN_KEYS, which are not set; supported extensions: {', '.join(EXTENSIONS)}")
+    name = (await _served(service, model)).of
+    async with read_body(request, MAX_LOAD_BYTES) as body:
+        _check_empty(body)
+    loaded = await service.load(name, context_of(request.scope).deadline)
+    manifest = loaded.bundle.manifest
+    context_of(request.scope).log = {"model": name, "version": manifest.version}
+    return {"name": name, "bundle": manifest.name, "version": manifest.version, "digest": manifest.digest}
+
+
+def _check_empty(body: bytearray) -> None:
+    """Raises InvalidParameter for parameters, as of Triton, which takes a model's files here."""
+    try:
+        message = json.loads(body or b"{}")
+    except (ValueError, RecursionError):
+        message = None
+    if not isinstance(message, dict) or any(message.values()):
+        raise InvalidParameter("a load has no parameters: send no body, or {}")
 
 
 @_of_model("GET", "", response_model=ModelMetadata)
@@ -170,18 +215,19 @@ async def config(model: Model) -> dict[str, Any]:
 
 @_of_model("GET", "/stats", response_model=StatisticsOfModels)
 async def statistics(model: Model) -> dict[str, Any]:
-    """Counts and durations since the service started (`ns`: nanoseconds, `last_inference`: Unix milliseconds)."""
+    """Counts and durations since the model was loaded (`ns`: nanoseconds, `last_inference`: Unix milliseconds)."""
     return {"model_stats": [model.statistics_document()]}
 
 
 @_of_model("POST", "/infer", response_model=InferenceResponse, responses=ANSWERS, openapi_extra=BODY)
-async def infer(request: Request, service: RunningService, model: Model) -> Response:
+async def infer(request: Request, service: RunningService, model: str) -> Response:
     """Calibrated probabilities, or with the output parameter `classification` the best classes by name."""
     started = time.monotonic()
+    served = await _served(service, model)
     try:
-        return await _infer(request, service, model, started)
+        return await _infer(request, service, served, started)
     except Exception:
-        model.statistics.fail(time.monotonic() - started)
+        served.statistics.fail(time.monotonic() - started)
         raise
 
 
@@ -191,30 +237,35 @@ async def infer(request: Request, service: RunningService, model: Model) -> Resp
 @router.api_route("/logging", methods=["GET", "POST"], include_in_schema=False)
 @router.api_route("/systemsharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
 @router.api_route("/cudasharedmemory/{action:path}", methods=["GET", "POST"], include_in_schema=False)
-async def absent() -> Response:
+async def absent(service: RunningService) -> Response:
     """Triton's controls for operators; the settings take their place here."""
     raise NotFound(
-        "loading, tracing, logging and shared memory cannot be controlled over HTTP here;"
-        f" supported extensions: {', '.join(EXTENSIONS)}"
+        "unloading, tracing, logging and shared memory cannot be controlled over HTTP here;"
+        f" supported extensions: {', '.join(_extensions(service))}"
     )
 
 
-async def _infer(request: Request, service: Service, model: ServedModel, started: float) -> Response:
+def _extensions(service: Service) -> list[str]:
+    return [*EXTENSIONS, *([REPOSITORY] if service.settings.admin_keys else [])]
+
+
+async def _infer(request: Request, service: Service, served: ServedModel, started: float) -> Response:
     header_length = _header_length(request)
     context = context_of(request.scope)
-    check_places(request, model.views)  # a request holds at least one image; its body tells how many more
     context.began = started
-    async with read_body(request, service.settings.max_request_bytes) as body:
-        read = context.read = time.monotonic()
-        inference = await service.parser.parse(body, header_length, model, context.deadline, context.client)
-        parsed = time.monotonic()
-        async with hold_places(request, len(inference.images) * model.views):
-            results = await unless_gone(request, _classify(service, inference.images, context))
+    with service.repository.models[served.of] as model:
+        check_places(request, served.views)  # a request holds at least one image; its body tells how many more
+        async with read_body(request, service.settings.max_request_bytes) as body:
+            read = context.read = time.monotonic()
+            inference = await service.parser.parse(body, header_length, served, context.deadline, context.client)
+            parsed = time.monotonic()
+            async with hold_places(request, len(inference.images) * served.views):
+                results = await unless_gone(request, _classify(model.classifier, inference.images, context))
     computed = time.monotonic()
-    content, json_length = render(inference, [result.probabilities for result in results], model, context.request_id)
-    total_seconds = service.observe(context, results)
+    content, json_length = render(inference, [result.probabilities for result in results], served, context.request_id)
+    total_seconds = service.observe(context, model, results)
     decode, queue, inference_seconds = _means(results)
-    model.statistics.succeed(
+    served.statistics.succeed(
         len(results),
         {
             "success": total_seconds,
@@ -225,7 +276,7 @@ async def _infer(request: Request, service: Service, model: ServedModel, started
         },
         time.time(),
     )
-    context.log = {"model": model.name, "images": len(results)}
+    context.log = {"model": served.name, "images": len(results)}
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
@@ -240,12 +291,14 @@ def _header_length(request: Request) -> int | None:
     return int(value)
 
 
-async def _classify(service: Service, images: Images | list[bytes], context: RequestContext) -> list[Classification]:
+async def _classify(
+    classifier: Classifier, images: Images | list[bytes], context: RequestContext
+) -> list[Classification]:
     """In order. Raises the Problem of the first image that cannot be used."""
     if not isinstance(images, list):
-        return await service.classifier.classify_pixels(images, context.deadline)
+        return await classifier.classify_pixels(images, context.deadline)
     results = []
-    for index, result in enumerate(await service.classifier.classify_batch(images, context.deadline, context.client)):
+    for index, result in enumerate(await classifier.classify_batch(images, context.deadline, context.client)):
         if isinstance(result, Problem):
             result.detail = f"image {index}: {result.detail}"
             raise result

@@ -25,7 +25,7 @@ STAGES = ("compute_input", "compute_infer", "compute_output")
 
 
 class Statistics:
-    """Counts and durations of one model since the service started.
+    """Counts and durations of one model since it was loaded.
 
     An execution is a request; /metrics tells how the engine splits requests and joins them to batches.
     A request's `queue`, `compute_input` (parsing, decoding) and `compute_infer` are the means over its images, so

@@ -4,18 +4,19 @@ import time
 from typing import Annotated
 from urllib.parse import quote
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from ...errors import InvalidParameter
+from ...inference.loaded_model import LoadedModel
 from ..disconnect import unless_gone
 from ..fair_share import hold_places
 from ..problems import PROBLEM_RESPONSES
 from ..request_context import context_of
 from ..schemas import BINARY, ProblemDocument
-from ..service import RunningService
+from ..service import ModelQuery, RunningService
 from ..uploads import read_image
-from .predict import BODY, ImageKind
+from .predict import BODY, ImageKind, log_of
 
 router = APIRouter(tags=["predict"])
 
@@ -32,16 +33,6 @@ PICTURE = {
 }
 
 
-async def _checked_class_id(
-    service: RunningService,
-    class_id: Annotated[int | None, Query(ge=0, description="By default the most probable class.")] = None,
-) -> int | None:
-    classes = len(service.bundle.manifest.classes)
-    if class_id is not None and class_id >= classes:
-        raise InvalidParameter(f"class_id: it must be from 0 to {classes - 1} (given: {str(class_id)[:40]})")
-    return class_id
-
-
 @router.post(
     "/explain",
     response_class=Response,
@@ -51,25 +42,35 @@ async def _checked_class_id(
 async def explain(
     request: Request,
     service: RunningService,
-    class_id: Annotated[int | None, Depends(_checked_class_id)],
+    class_id: Annotated[int | None, Query(ge=0, description="By default the most probable class.")] = None,
     kind: ImageKind = None,
+    model: ModelQuery = None,
 ) -> Response:
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
     # Not counted as a prediction: a client explains an image that it has classified before.
     context = context_of(request.scope)
-    context.began = time.monotonic()
-    content = await read_image(request, service.settings.max_file_bytes)
-    context.read = time.monotonic()
-    async with hold_places(request, 1):
-        explanation = await unless_gone(
-            request, service.classifier.explain(content, class_id, context.deadline, context.client, kind)
-        )
+    with service.model(model) as asked:
+        _check(class_id, asked)
+        context.began = time.monotonic()
+        content = await read_image(request, service.settings.max_file_bytes)
+        context.read = time.monotonic()
+        async with hold_places(request, 1):
+            explanation = await unless_gone(
+                request, asked.classifier.explain(content, class_id, context.deadline, context.client, kind)
+            )
     context.results = [explanation.result]
-    label = service.classifier.labels[explanation.class_id]
-    context.log = {"label": label, "abstain": explanation.result.abstain}
+    label = asked.classifier.labels[explanation.class_id]
+    context.log = log_of(model) | {"label": label, "abstain": explanation.result.abstain}
     values = (
         str(explanation.class_id),
         quote(label),
         f"{explanation.result.probabilities[explanation.class_id]:.6f}",
     )
     return Response(explanation.picture, media_type="image/png", headers=dict(zip(HEADERS, values, strict=True)))
+
+
+def _check(class_id: int | None, asked: LoadedModel) -> None:
+    """Raises InvalidParameter for a class that the model does not have."""
+    classes = len(asked.classifier.labels)
+    if class_id is not None and class_id >= classes:
+        raise InvalidParameter(f"class_id: it must be from 0 to {classes - 1} (given: {str(class_id)[:40]})")

@@ -4,12 +4,12 @@ from fastapi import APIRouter
 
 from ...bundle.manifest import Manifest
 from ..schemas import Model
-from ..service import RunningService
+from ..service import AskedModel
 
 router = APIRouter(tags=["model"])
 
 
 @router.get("/model", response_model=Model)
-async def model(service: RunningService) -> Manifest:
+async def model(asked: AskedModel) -> Manifest:
     """The bundle's manifest, without its self-check."""
-    return service.bundle.manifest
+    return asked.bundle.manifest

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 
@@ -10,6 +10,7 @@ from ...errors import InvalidBatch, Problem
 from ...imaging.kinds import Kind
 from ...inference.answers import Classification
 from ...inference.classifier import DEFAULT_TOP_K
+from ...inference.loaded_model import LoadedModel
 from ..disconnect import unless_gone
 from ..fair_share import hold_places
 from ..paths import prefix_of
@@ -26,7 +27,7 @@ from ..schemas import (
     ProblemDocument,
     Timing,
 )
-from ..service import Service
+from ..service import ModelQuery, Service
 from ..uploads import MAX_IMAGES, Upload, most_images, read_image, read_images
 
 router = APIRouter(tags=["predict"])
@@ -88,28 +89,33 @@ ImageKind = Annotated[
 # Unlike other routes it has no FastAPI dependencies: each would take a tenth of the event loop's time for a request.
 @router.post("/predict", responses={**PROBLEM_RESPONSES, 500: {"model": ProblemDocument}}, openapi_extra=BODY)
 async def predict(
-    request: Request, top_k: TopK = DEFAULT_TOP_K, coverage: Coverage = None, kind: ImageKind = None
+    request: Request,
+    top_k: TopK = DEFAULT_TOP_K,
+    coverage: Coverage = None,
+    kind: ImageKind = None,
+    model: ModelQuery = None,
 ) -> PredictResponse:
     """Which classes the image shows, most probable first, and how far to trust that."""
     service: Service = request.app.state.service
     context = context_of(request.scope)
-    service.classifier.check(top_k, coverage)
-    context.began = time.monotonic()
-    content = await read_image(request, service.settings.max_file_bytes)
-    context.read = time.monotonic()
-    async with hold_places(request, service.settings.views):
-        classifying = service.classifier.classify(content, context.deadline, context.client, kind)
-        result = await unless_gone(request, classifying)
-    total_seconds = service.observe(context, [result])
-    context.log = {
+    with service.model(model) as asked:
+        asked.classifier.check(top_k, coverage)
+        context.began = time.monotonic()
+        content = await read_image(request, service.settings.max_file_bytes)
+        context.read = time.monotonic()
+        async with hold_places(request, service.settings.views):
+            classifying = asked.classifier.classify(content, context.deadline, context.client, kind)
+            result = await unless_gone(request, classifying)
+    total_seconds = service.observe(context, asked, [result])
+    context.log = log_of(model) | {
         "label": result.label,
         "confidence": round(result.confidence, 4),
         "abstain": result.abstain,
     }
     answer = result.answer(top_k, coverage)
     if service.feedback:
-        service.feedback.remember(context.request_id, answer, result)
-    return PredictResponse(model=_model_name(service), timing_ms=_timing([result], total_seconds), **dict(answer))
+        service.feedback.remember(context.request_id, answer, result, asked.classifier.labels)
+    return PredictResponse(model=_name_of(asked), timing_ms=_timing([result], total_seconds), **dict(answer))
 
 
 @router.post(
@@ -123,6 +129,7 @@ async def predict_batch(
     top_k: TopK = DEFAULT_TOP_K,
     coverage: Coverage = None,
     kind: ImageKind = None,
+    model: ModelQuery = None,
 ) -> BatchResponse:
     """Which classes each of 1 to 32 images shows, in the order of the images, and how far to trust that.
 
@@ -131,27 +138,28 @@ async def predict_batch(
     """
     service: Service = request.app.state.service
     context = context_of(request.scope)
-    service.classifier.check(top_k, coverage)
-    views = service.settings.views
-    most = most_images(service.settings.queue_images, views)
-    context.began = time.monotonic()
-    uploads = await read_images(request, most)
-    context.read = time.monotonic()
-    async with hold_places(request, len(uploads) * views):
-        contents = [upload.content for upload in uploads]
-        classifying = service.classifier.classify_batch(contents, context.deadline, context.client, kind)
-        results = await unless_gone(request, classifying)
+    with service.model(model) as asked:
+        asked.classifier.check(top_k, coverage)
+        views = service.settings.views
+        most = most_images(service.settings.queue_images, views)
+        context.began = time.monotonic()
+        uploads = await read_images(request, most)
+        context.read = time.monotonic()
+        async with hold_places(request, len(uploads) * views):
+            contents = [upload.content for upload in uploads]
+            classifying = asked.classifier.classify_batch(contents, context.deadline, context.client, kind)
+            results = await unless_gone(request, classifying)
     good = [result for result in results if not isinstance(result, Problem)]
     if len(good) < len(results) and not partial:
         raise _refusal(uploads, results)
-    total_seconds = service.observe(context, good)
-    context.log = {
+    total_seconds = service.observe(context, asked, good)
+    context.log = log_of(model) | {
         "images": len(results),
         "failed": len(results) - len(good),
         "abstained": sum(bool(result.abstain) for result in good),
     }
     return BatchResponse(
-        model=_model_name(service),
+        model=_name_of(asked),
         results=[
             ImageFailure(error=problem_document(result, context.request_id, prefix_of(request.scope)))
             if isinstance(result, Problem)
@@ -180,8 +188,13 @@ def _refusal(uploads: Iterable[Upload], results: list[Classification | Problem])
     )
 
 
-def _model_name(service: Service) -> ModelName:
-    return ModelName(name=service.bundle.manifest.name, version=service.bundle.manifest.version)
+def log_of(model: str | None) -> dict[str, Any]:
+    """What the log says of the model that a request names."""
+    return {} if model is None else {"model": model}
+
+
+def _name_of(model: LoadedModel) -> ModelName:
+    return ModelName(name=model.bundle.manifest.name, version=model.bundle.manifest.version)
 
 
 def _timing(results: list[Classification], total_seconds: float) -> Timing:

@@ -10,7 +10,7 @@ from ...bundle.report import Report
 from ...errors import NotFound
 from ..etags import revalidated
 from ..schemas import BINARY, TEXT
-from ..service import RunningService
+from ..service import AskedModel
 
 router = APIRouter(tags=["report"])
 
@@ -22,15 +22,15 @@ VARY = {"Vary": "Accept"}
     response_model=Report,
     responses={200: {"content": {"text/plain": {"schema": TEXT}}}, 304: {"description": "Unchanged."}},
 )
-async def report(request: Request, service: RunningService, accept: Annotated[str, Header()] = "*/*") -> Response:
+async def report(request: Request, asked: AskedModel, accept: Annotated[str, Header()] = "*/*") -> Response:
     """Per-class precision, recall, f1 and support, accuracy with its interval, the confusion matrix, training history;
     calibration, prediction sets, abstention, selective accuracy and robustness.
 
     `Accept: text/plain` gives scikit-learn's table.
     """
     if _prefers_text(accept):
-        return revalidated(request, service.bundle.read("report.txt"), "text/plain; charset=utf-8", VARY)
-    return revalidated(request, service.bundle.read("report.json"), "application/json", VARY)
+        return revalidated(request, asked.bundle.read("report.txt"), "text/plain; charset=utf-8", VARY)
+    return revalidated(request, asked.bundle.read("report.json"), "application/json", VARY)
 
 
 @router.get(
@@ -42,13 +42,13 @@ async def report(request: Request, service: RunningService, accept: Annotated[st
         404: {"description": "There is no such picture."},
     },
 )
-async def report_picture(request: Request, service: RunningService, picture: str) -> Response:
+async def report_picture(request: Request, asked: AskedModel, picture: str) -> Response:
     """accuracy_and_loss, confusion_matrix, reliability, risk_coverage, robustness or mistakes."""
     name = f"{picture}.png"
-    if name not in PICTURES or name not in service.bundle:
-        there = ", ".join(known for known in PICTURES if known in service.bundle)
+    if name not in PICTURES or name not in asked.bundle:
+        there = ", ".join(known for known in PICTURES if known in asked.bundle)
         raise NotFound(f"there is no picture {picture[:40]!r}: there are {there}")
-    return revalidated(request, service.bundle.read(name), "image/png")
+    return revalidated(request, asked.bundle.read(name), "image/png")
 
 
 def _prefers_text(accept: str) -> bool:

@@ -8,33 +8,9 @@ import pytest
 from app.api.fair_share import Claim, FairShare
 from app.api.request_context import client_address, network_of
 from app.errors import Overloaded
+from app.inference.places import Places
 
 LIMIT = 100
-
-
-class Engine:
-    """Stands for the engine's queue."""
-
-    def __init__(self) -> None:
-        self.free = LIMIT
-
-    def fits(self, images: int) -> bool:
-        return images <= self.free
-
-    def reserve(self, images: int) -> "Engine.Reserved":
-        if not self.fits(images):
-            raise Overloaded("full")
-        return self.Reserved(self, images)
-
-    class Reserved:
-        def __init__(self, engine: "Engine", images: int) -> None:
-            self.engine, self.images = engine, images
-
-        def __enter__(self) -> None:
-            self.engine.free -= self.images
-
-        def __exit__(self, *_: object) -> None:
-            self.engine.free += self.images
 
 
 class Requests:
@@ -43,7 +19,7 @@ class Requests:
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self.share = FairShare(LIMIT)
-        self.engine = Engine()
+        self.places = Places(LIMIT)
         self.log: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -57,7 +33,7 @@ class Requests:
                 self.log.append(f"{name} in")
                 await asyncio.Event().wait()
             else:
-                async with self.share.places(claim, self.engine, amount):
+                async with self.share.places(claim, self.places, amount):
                     self.log.append(f"{name} in")
                     await asyncio.Event().wait()
         except Overloaded:
@@ -82,7 +58,7 @@ class Requests:
 
     @property
     def used(self) -> int:
-        return self.share.used_bytes if self.kind == "bytes" else LIMIT - self.engine.free
+        return self.share.used_bytes if self.kind == "bytes" else self.places.reserved
 
 
 @pytest.fixture(params=["bytes", "places"])
@@ -165,7 +141,7 @@ async def test_waiting_for_a_displaced_request_is_limited(monkeypatch: pytest.Mo
 
 
 async def test_a_check_predicts_the_decision() -> None:
-    share, engine = FairShare(LIMIT), Engine()
+    share, places = FairShare(LIMIT), Places(LIMIT)
     task = asyncio.current_task()
     assert task is not None
     await share.take_bytes(Claim(share, "one", task), 90)
@@ -174,12 +150,12 @@ async def test_a_check_predicts_the_decision() -> None:
     for network, amount in (("one", 11), ("two", 90), ("two", LIMIT + 1)):
         with pytest.raises(Overloaded):
             share.check_bytes(network, amount)
-    async with share.places(Claim(share, "one", task), engine, 90):
-        share.check_places("one", engine, 10)
-        share.check_places("two", engine, 89)
+    async with share.places(Claim(share, "one", task), places, 90):
+        share.check_places("one", places, 10)
+        share.check_places("two", places, 89)
         for network, amount in (("one", 11), ("two", 90)):
             with pytest.raises(Overloaded):
-                share.check_places(network, engine, amount)
+                share.check_places(network, places, amount)
 
 
 NETWORKS = [

@@ -25,6 +25,6 @@ def test_the_buckets_of_histograms_are_fixed() -> None:
 
 def test_the_queue_is_read_whenever_metrics_are_collected(client: TestClient) -> None:
     service = client.app.state.service  # type: ignore[attr-defined]
-    with service.engine.reserve(2):
+    with service.places.reserve(2):
         assert service.metrics.registry.get_sample_value("predict_queue_images") == 2
     assert service.metrics.registry.get_sample_value("predict_queue_images") == 0

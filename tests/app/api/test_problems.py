@@ -18,6 +18,8 @@ DESIGN = {
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
+    "load_in_progress": 409,
+    "load_failed": 409,
     "payload_too_large": 413,
     "image_too_large": 413,
     "unsupported_media_type": 415,

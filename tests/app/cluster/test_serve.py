@@ -166,6 +166,10 @@ def test_threads_are_the_cores_that_ray_assigned(nodes: None) -> None:
     assert cluster.replica_settings(settings, {}).inference_threads == 1
 
 
+def test_nobody_loads_a_model_into_one_replica_of_several(nodes: None) -> None:
+    assert cluster.replica_settings(Settings(admin_keys="admin"), {}).admin_keys == ()
+
+
 @pytest.mark.parametrize(("settings", "cores"), [({}, 1), ({"inference_threads": 3}, 3)])
 def test_a_replica_reserves_its_threads(settings: dict[str, object], cores: int) -> None:
     described = cluster.replicas(Settings(**settings))

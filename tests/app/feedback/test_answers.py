@@ -8,7 +8,7 @@ from app.feedback.answers import RecentAnswer, RecentAnswers
 
 
 def answer(label: str) -> RecentAnswer:
-    return RecentAnswer(label, abstain=False, coverage=None, set_labels=None, picture=None)
+    return RecentAnswer(label, abstain=False, coverage=None, set_labels=None, picture=None, classes=["cat"])
 
 
 def test_an_answer_is_taken_once() -> None:

@@ -172,7 +172,7 @@ async def test_concurrent_and_sequential_requests_have_the_same_answers(loaded: 
         out = io.BytesIO()
         Image.fromarray(noise.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(out, "PNG")
         contents.append(out.getvalue())
-    engine = Engine(loaded[1].run, threads=3, max_batch_images=8, queue_images=64)
+    engine = Engine(loaded[1].run, threads=3, max_batch_images=8)
     classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=3))
     deadline = time.monotonic() + 60
     alone = [(await classifier.classify(content, deadline)).probabilities for content in contents]

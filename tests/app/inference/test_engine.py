@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from app.errors import DeadlineExceeded, Overloaded, Unavailable
+from app.errors import DeadlineExceeded, Unavailable
 from app.inference.engine import Engine, ThreadsError
 from app.inference.sessions import Images, Outputs
 
@@ -47,7 +47,7 @@ class Gate:
 
 
 def engine_of(compute: object, **options: object) -> Engine:
-    return Engine(compute, **{"threads": 1, "max_batch_images": 8, "queue_images": 64, **options})
+    return Engine(compute, **{"threads": 1, "max_batch_images": 8, **options})
 
 
 def soon(seconds: float = 30) -> float:
@@ -173,30 +173,6 @@ async def test_a_worker_drops_work_that_expired_before_its_caller_noticed() -> N
     await busy
     engine.close()
     assert gate.batches == [[0]]
-
-
-async def test_places_are_counted_in_images() -> None:
-    engine = engine_of(mean_logits, queue_images=4)
-    with engine.reserve(3):
-        assert engine.reserved_images == 3
-        with pytest.raises(Overloaded) as refused, engine.reserve(2):
-            pass
-        assert refused.value.headers["Retry-After"] == "1"
-        with engine.reserve(1):
-            pass
-    assert engine.reserved_images == 0
-    engine.close()
-
-
-async def test_unneeded_places_are_released() -> None:
-    engine = engine_of(mean_logits, queue_images=10)
-    with engine.reserve(8) as keep:
-        keep(3)
-        assert engine.reserved_images == 3
-        with engine.reserve(7):
-            assert engine.reserved_images == 10
-    assert engine.reserved_images == 0
-    engine.close()
 
 
 async def test_a_worker_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from app.bundle.manifest import Abstention
 from app.bundle.names import CHECKPOINT, GRAPH, NOVELTY, REPORT
-from app.bundle.reader import Bundle
+from app.bundle.reader import Bundle, BundleError
 from app.inference.sessions import (
     OnnxSession,
     Outputs,
@@ -513,6 +513,13 @@ def test_a_missing_torch_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(SessionError, match="extra 'torch'"):
         TorchSession(Bundle.load(BUNDLE))
+
+
+def test_a_bundle_whose_digest_is_not_pinned_is_refused() -> None:
+    digest = Bundle.load(BUNDLE).manifest.digest
+    assert load_session(Settings(_env_file=None, model_dir=BUNDLE, model_digest=f"{'0' * 64},{digest}"))
+    with pytest.raises(BundleError, match=f"MODEL_DIGEST does not name its digest, {digest}"):
+        load_session(Settings(_env_file=None, model_dir=BUNDLE, model_digest="0" * 64))
 
 
 def test_weights_are_not_kept_twice() -> None:

@@ -206,7 +206,7 @@ def test_a_request_that_is_refused_before_routing_has_its_route(
     receiver: Receiver, serving: Serve, cat: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
-    with serving(queue_images=3) as client, client.app.state.service.engine.reserve(3):  # type: ignore[attr-defined]
+    with serving(queue_images=3) as client, client.app.state.service.places.reserve(3):  # type: ignore[attr-defined]
         assert client.post("/predict", content=cat).status_code == 429
     assert stages(receiver.spans) == []
     whole = of_request(receiver.spans)

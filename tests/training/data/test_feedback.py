@@ -10,7 +10,7 @@ from training.data.photographs import SIDE, read_photographs
 
 
 def test_training_reads_the_copies_that_feedback_has_labelled(tmp_path: Path) -> None:
-    pictures = Pictures(tmp_path, CLASSES, days=1, max_bytes=10**6)
+    pictures = Pictures(tmp_path, days=1, max_bytes=10**6)
     noise = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), np.uint8)
     names = [pictures.keep(image) for image in noise]
     for name, label in zip(names[:2], ("frog", "cat"), strict=True):

@@ -13,7 +13,7 @@ def test_a_full_queue_refuses_an_upload_before_its_body_is_read(
 ) -> None:
     client = make_client(queue_images=8, root_path=prefix)
     metric = f'predict_requests_total{{outcome="overloaded",route="{path}"}} 1.0'
-    with client.app.state.service.engine.reserve(8):
+    with client.app.state.service.places.reserve(8):
         # Routing would say 422 of the parameter, and the route 415 of the body.
         refused = client.post(f"{path}?top_k=none&class_id=none", json={})
         assert (refused.status_code, refused.json()["code"]) == (429, "overloaded")
@@ -27,5 +27,5 @@ def test_a_full_queue_refuses_an_upload_before_its_body_is_read(
 
 def test_one_free_place_admits_an_upload(make_client: Callable[..., TestClient], cat: bytes) -> None:
     client = make_client(queue_images=8)
-    with client.app.state.service.engine.reserve(7):
+    with client.app.state.service.places.reserve(7):
         assert client.post("/predict", content=cat).status_code == 200

@@ -331,17 +331,17 @@ class TestRefusals:
     def test_requests_are_refused_while_the_queue_is_full(self, make_client: MakeClient) -> None:
         client = make_client(queue_images=10)
         four = binary_request(np.zeros((4, 32, 32, 3), np.uint8))
-        engine = client.app.state.service.engine
-        with engine.reserve(10):
+        places = client.app.state.service.places
+        with places.reserve(10):
             refused = client.post(INFER, content=b"not even read")
         assert_problem(refused, 429, "overloaded")
         assert refused.headers["retry-after"] == "1"
-        with engine.reserve(7):
+        with places.reserve(7):
             assert_problem(client.post(INFER, **four), 429, "overloaded")
             assert client.post(INFER, json=good()).status_code == 200
-        with engine.reserve(6):
+        with places.reserve(6):
             assert client.post(INFER, **four).status_code == 200
-        assert engine.reserved_images == 0
+        assert places.reserved == 0
 
     def test_large_json_is_answered_like_small_json(self, client: TestClient) -> None:
         small, large = good(), {"inputs": [tensor(8, data=[7] * 8 * IMAGE)]}
@@ -361,7 +361,7 @@ class TestRefusals:
             assert client.post(INFER, json=good()).status_code == 200
         finally:
             release.set()
-        assert client.app.state.service.engine.reserved_images == 0
+        assert client.app.state.service.places.reserved == 0
 
     @pytest.mark.parametrize(
         "message",
@@ -399,7 +399,7 @@ class TestRefusals:
         response = client.post(INFER, **binary_request(np.zeros((32, 32, 32, 3), np.uint8)))
         release.set()
         assert_problem(response, 504, "deadline_exceeded")
-        assert client.app.state.service.engine.reserved_images == 0
+        assert client.app.state.service.places.reserved == 0
         assert_still_serving(client)
 
     def test_a_dead_engine_is_503(self, make_client: MakeClient) -> None:

@@ -65,7 +65,7 @@ def test_explain_refuses_the_same_requests_as_predict(make_client: MakeClient, c
     assert_problem(client.post("/explain", content=bytes(5001)), 413, "payload_too_large")
     assert_problem(client.post("/explain", content=jpeg(Image.new("L", (33, 32)))), 413, "image_too_large")
     assert_problem(client.get("/explain"), 405, "method_not_allowed")
-    with client.app.state.service.engine.reserve(3):
+    with client.app.state.service.places.reserve(3):
         assert_problem(client.post("/explain", content=cat), 429, "overloaded")
     assert client.post("/explain", content=cat).status_code == 200
 

@@ -128,5 +128,5 @@ def test_the_pages_promise_follows_the_settings(
     assert PAGE.count(PROMISE) == 1
     folder = {"feedback_dir": tmp_path} if settings.get("feedback_dir") else {}
     page = make_client(**{**settings, **folder}).get("/").text
-    assert (PROMISE.decode() in page) == promised
+    assert (PROMISE in page) == promised
     assert ("keeps small copies of some images that it is unsure of, for at most 30 days" in page) != promised

@@ -98,6 +98,7 @@ def test_openapi_names_every_route(client: TestClient) -> None:
         "/v2/models",
         "/v2/models/stats",
         "/v2/repository/index",
+        "/v2/repository/models/{model}/load",
         *(
             f"/v2/models/{{model}}{version}{what}"
             for version in ("", "/versions/{version}")

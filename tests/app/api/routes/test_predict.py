@@ -278,7 +278,7 @@ def test_a_content_length_that_is_no_number_is_refused(client: TestClient, lengt
 
 def test_requests_are_refused_while_the_queue_is_full(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(queue_images=3)
-    with client.app.state.service.engine.reserve(3):
+    with client.app.state.service.places.reserve(3):
         refused = client.post("/predict", content=cat)
     assert_problem(refused, 429, "overloaded")
     assert refused.headers["retry-after"] == "1"
@@ -459,15 +459,15 @@ def test_a_partial_batch_answers_for_the_good_images(client: TestClient, cat: by
 
 def test_a_batch_takes_as_many_places_as_it_has_images_and_gives_them_back(make_client: MakeClient, cat: bytes) -> None:
     client = make_client(queue_images=40)
-    engine = client.app.state.service.engine
-    with engine.reserve(9):
+    places = client.app.state.service.places
+    with places.reserve(9):
         refused = client.post("/predict/batch", files=files(*[cat] * 32))
         assert_problem(refused, 429, "overloaded")
         assert refused.headers["retry-after"] == "1"
         assert client.post("/predict/batch", files=files(*[cat] * 31)).status_code == 200
     assert client.post("/predict/batch", files=files(*[cat] * 32)).status_code == 200
     assert_problem(client.post("/predict/batch", files=files(b"hello")), 422, "invalid_batch")
-    assert engine.reserved_images == 0
+    assert places.reserved == 0
 
 
 def test_an_error_of_the_service_fails_the_whole_batch(make_client: MakeClient, cat: bytes, loaded: tuple) -> None:
@@ -519,7 +519,7 @@ async def test_a_batch_whose_client_leaves_is_withdrawn(loaded: tuple, cat: byte
     async with app.router.lifespan_context(app):
         before = asyncio.all_tasks()
         await app(scope, receive, send)
-        assert app.state.service.engine.reserved_images == 0
+        assert app.state.service.places.reserved == 0
         while asyncio.all_tasks() - before:  # those of the images, which have been told to end
             await asyncio.sleep(0)
         release.set()

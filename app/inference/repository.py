@@ -1,0 +1,230 @@
+"""The models that are served, each a folder with a bundle, and their replacement while requests are under way.
+
+    repository = Repository(settings)
+    repository.models["cifar10"].classifier
+    await repository.load("cifar10")          # LoadInProgress, LoadFailed: what answered before goes on
+    repository.close()
+
+A load reads the model's folder anew: the new bundle is verified, and its session passes its self-check, beside the old
+one. Then one assignment replaces the model. Requests that use the former one finish on it, and its memory is freed
+after the last of them. So two bundles of one model are in memory for a while, never three.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from ..bundle.manifest import Manifest
+from ..bundle.reader import Bundle, BundleError
+from ..errors import DeadlineExceeded, Internal, LoadFailed, LoadInProgress, Problem, Unavailable
+from ..imaging.decoder import Decoder
+from ..imaging.kinds import Kind
+from ..memory import available_memory
+from ..settings import DEFAULT_MODEL, Settings
+from .classifier import Classifier, decoder_of, sizes_of
+from .drift import Drift, references_of
+from .engine import ThreadsError
+from .loaded_model import LoadedModel
+from .sessions import Session, SessionError, load_session
+
+# A load takes up to 2.4 bytes for each byte of the folder's files, and the first batches take more.
+MEMORY_PER_BYTE = 4
+logger = logging.getLogger("app.repository")
+
+
+class Repository:
+    """For one event loop; `close` it when done. `models`: by name; the first is the default.
+
+    `default` is what the default model's folder holds, if that is loaded already. `on_batch` gets a model's name and a
+    number of images, `on_kill` and `on_death` are those of Decoder and Engine. `on_load` gets each model that replaces
+    another, as soon as it answers.
+
+    Raises BundleError, SessionError or ThreadsError.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        default: tuple[Bundle, Session] | None = None,
+        *,
+        on_batch: Callable[[str, int], None] = lambda _, __: None,
+        on_death: Callable[[], None] = lambda: None,
+        on_kill: Callable[[str], None] = lambda _: None,
+        on_load: Callable[[LoadedModel], None] = lambda _: None,
+    ) -> None:
+        self._settings = settings
+        self._on_batch = on_batch
+        self._on_death = on_death
+        self._on_load = on_load
+        self._decoders = _Decoders(settings, on_kill)
+        self._loading: str | None = None
+        self._task: asyncio.Task[LoadedModel | Problem] | None = None
+        self._ending: dict[LoadedModel, asyncio.Task[None]] = {}  # former models that requests still use
+        self._failures: dict[str, str] = {}
+        self._closed = False
+        self.models: dict[str, LoadedModel] = {}
+        try:
+            for name, folder in settings.folders.items():
+                loaded = default if name == DEFAULT_MODEL else None
+                self.models[name] = self._start(name, *(loaded or load_session(_at(settings, folder))))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def default(self) -> LoadedModel:
+        return self.models[DEFAULT_MODEL]
+
+    @property
+    def alive(self) -> bool:
+        """Whether all models answer."""
+        return all(model.classifier.engine.alive for model in self.models.values())
+
+    @property
+    def died(self) -> bool:
+        """Whether the engine of a model has met an error."""
+        return any(model.classifier.engine.died for model in (*self.models.values(), *self._ending))
+
+    def reason(self, name: str) -> str:
+        """What is to be said of a model beside that it answers: that it is being loaded, or why that failed."""
+        return "it is being loaded anew" if self._loading == name else self._failures.get(name, "")
+
+    async def load(self, name: str, deadline: float) -> LoadedModel:
+        """Replace a model by what its folder holds now. `deadline` is in seconds of time.monotonic().
+
+        The load goes on after the deadline, and when the caller is cancelled.
+
+        Raises LoadInProgress, LoadFailed, Internal, DeadlineExceeded or Unavailable.
+        """
+        if self._loading is not None:
+            raise LoadInProgress(f"{self._loading!r} is being loaded: load the next model after that")
+        self._loading = name
+        self._task = asyncio.create_task(self._load(name))
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                outcome = await asyncio.shield(self._task)
+        except TimeoutError:
+            raise DeadlineExceeded("the load goes on: the repository's index says when it ends") from None
+        if isinstance(outcome, Problem):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """Finish the work that was accepted, and stop all threads."""
+        self._closed = True
+        for model in (*self.models.values(), *self._ending):
+            model.classifier.engine.close()
+        self._decoders.close()
+
+    async def _load(self, name: str) -> LoadedModel | Problem:
+        started = time.monotonic()
+        try:
+            if self._ending:
+                await asyncio.wait(self._ending.values())
+            model = await self._replace(name)
+        except Problem as problem:
+            if isinstance(problem, LoadFailed):
+                self._failures[name] = problem.detail
+                logger.warning("not loaded", extra={"fields": {"model": name, "reason": problem.detail}})
+            return problem
+        finally:
+            self._loading = None
+        self._failures.pop(name, None)
+        seconds = round(time.monotonic() - started, 2)
+        fields = {"model": name, "version": model.bundle.manifest.version, "seconds": seconds}
+        logger.info("loaded", extra={"fields": fields})
+        return model
+
+    async def _replace(self, name: str) -> LoadedModel:
+        """Raises LoadFailed, Internal or Unavailable, and has changed nothing then."""
+        folder = await asyncio.to_thread(self._settings.folders[name].resolve)  # a link may be led elsewhere meanwhile
+        try:
+            bundle, session = await asyncio.to_thread(_load_beside, self._settings, folder)
+            if self._closed:
+                raise Unavailable("the service is shutting down")
+            model = self._start(name, bundle, session)
+        except (BundleError, SessionError, ThreadsError, MemoryError) as error:
+            reason = str(error).replace(f"{folder}/", "").replace(str(folder), "the folder") or "too little memory"
+            raise LoadFailed(f"{reason}; the model that was there goes on") from None
+        except Problem:
+            raise
+        except Exception:
+            logger.exception("a bug in loading a model")
+            raise Internal("the service met a bug; the model that was there goes on") from None
+        former, self.models[name] = self.models[name], model
+        self._ending[former] = asyncio.create_task(self._end(former))
+        self._on_load(model)
+        return model
+
+    def _start(self, name: str, bundle: Bundle, session: Session) -> LoadedModel:
+        manifest = bundle.manifest
+        classifier = Classifier.start(
+            manifest,
+            session,
+            self._settings,
+            decoder=lambda: self._decoders.of(manifest),
+            on_batch=partial(self._on_batch, name),
+            on_death=self._on_death,
+        )
+        references = references_of(manifest)
+        drift = Drift(references, self._settings.drift_window_images) if references else None
+        return LoadedModel(name, bundle, classifier, drift)
+
+    async def _end(self, former: LoadedModel) -> None:
+        await former.end()
+        await asyncio.to_thread(self._decoders.keep, [model.bundle.manifest for model in self.models.values()])
+        del self._ending[former]
+
+
+_Key: TypeAlias = tuple[tuple[Kind, tuple[int, int]], ...]
+
+
+def _key(manifest: Manifest) -> _Key:
+    return tuple(sizes_of(manifest).items())
+
+
+class _Decoders:
+    """One decoder for all models whose images have the same sizes: processes and limits are the service's."""
+
+    def __init__(self, settings: Settings, on_kill: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._on_kill = on_kill
+        self._by_sizes: dict[_Key, Decoder] = {}
+
+    def of(self, manifest: Manifest) -> Decoder:
+        key = _key(manifest)
+        if key not in self._by_sizes:
+            self._by_sizes[key] = decoder_of(manifest, self._settings, self._on_kill)
+        return self._by_sizes[key]
+
+    def keep(self, manifests: Iterable[Manifest]) -> None:
+        """Close the decoders that no other model has."""
+        used = set(map(_key, manifests))
+        for key in self._by_sizes.keys() - used:
+            self._by_sizes.pop(key).close()
+
+    def close(self) -> None:
+        self.keep(())
+
+
+def _at(settings: Settings, folder: Path) -> Settings:
+    return settings.model_copy(update={"model_dir": folder})
+
+
+def _load_beside(settings: Settings, folder: Path) -> tuple[Bundle, Session]:
+    """Raises LoadFailed if there is too little memory for this bundle beside those that are loaded."""
+    try:
+        needed = MEMORY_PER_BYTE * sum(path.stat().st_size for path in folder.iterdir())
+    except OSError as error:
+        raise BundleError(f"cannot read {folder}: {error.strerror}") from None
+    free = available_memory()
+    if needed > free:
+        raise LoadFailed(
+            f"too little memory: for a while the old bundle and the new one are in it, which takes about"
+            f" {needed / 1e6:.0f} MB more, and {free / 1e6:.0f} MB are free; the model that was there goes on"
+        )
+    return load_session(_at(settings, folder))
