@@ -25,6 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[tuple[httpx.Client, int]]:
     Link(folder)
+    ignored = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the server would ignore it
     with serve(MODEL_DIR=folder, ADMIN_KEYS=ADMIN, INFERENCE_THREADS=2) as (process, client):
         assert process.stderr is not None
         log = threading.Thread(target=process.stderr.read)
@@ -34,6 +35,7 @@ def server(folder: Path) -> Iterator[tuple[httpx.Client, int]]:
         process.terminate()
         assert process.wait(timeout=30) == 0
         log.join()
+    signal.signal(signal.SIGHUP, ignored)
 
 
 async def test_none_of_120_requests_is_lost_while_a_model_is_swapped(

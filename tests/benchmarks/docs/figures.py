@@ -116,11 +116,17 @@ def _calibration(report: Report) -> Iterator[Statement]:
     before, after = calibration.before, calibration.after
     yield Statement(
         RESULTS,
-        f"The temperature <{calibration.temperature:.3f}>, fitted on <{calibration.fitted_on:,}> calibration images, "
-        f"lowers the expected calibration error (15 bins of equally many images) from <{_percent(before.ece.value)}> % "
+        f"The temperature <{calibration.temperature:.3f}>, fitted on <{calibration.fitted_on:,}> calibration images, changes "
+        f"the expected calibration error (15 bins of equally many images) from <{_percent(before.ece.value)}> % "
         f"to <{_percent(after.ece.value)}> %, the negative log-likelihood from <{before.nll.value:.4f}> to "
         f"<{after.nll.value:.4f}> and the Brier score from <{before.brier.value:.4f}> to <{after.brier.value:.4f}>.",
     )
+    if after.ece_by_chance:
+        low, high = after.ece_by_chance
+        yield Statement(
+            RESULTS,
+            f"Exact probabilities would show <{low * 100:.2f}> to <{_percent(high)}> % on so many images (95 %).",
+        )
 
 
 def _conformal(manifest: Manifest, report: Report) -> Iterator[Statement]:

@@ -1,11 +1,13 @@
 """Compare the speed of our training loop with the usual one: same network, batch and optimiser, on this machine.
 
     python -m tests.benchmarks.training.training_speed --data-dir data
+    python -m tests.benchmarks.training.training_speed --data-dir data --sides resident usual --batch 480    # on a GPU
 
 Ours: `training.fit.run`, with tcmalloc if it is installed, as in `make train`. bfloat16: ours with `--precision
-bfloat16`, for CPUs that support it. Usual: torchvision's transforms for single images in the workers of a DataLoader,
-contiguous memory, the system's allocator, AdamW with its defaults. Each side runs in its own process; the order
-alternates between rounds. Prints images/s, and the median of the ratios within rounds.
+bfloat16`, for CPUs that support it. Resident: `training.gpu`, whose images, views and averages live on the device, one
+student without a teacher. Usual: torchvision's transforms for single images in the workers of a DataLoader, contiguous
+memory, the system's allocator, AdamW with its defaults, on a GPU with autocast. Each side runs in its own process; the
+order alternates between rounds. Prints images/s, and the median of the ratios within rounds.
 """
 
 import argparse
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from training.config import Precision
 
 WARM_UP = 5  # steps that are not timed
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TCMALLOC = [*Path("/usr/lib").glob("*-linux-gnu/libtcmalloc_minimal.so.4")]
 
 
@@ -33,7 +36,7 @@ class Enough(Exception):
     """Raised to end training after the timed steps."""
 
 
-def ours(data_dir: Path, steps: int, precision: "Precision" = "float32") -> float:
+def ours(data_dir: Path, steps: int, batch: int, precision: "Precision" = "float32") -> float:
     from training.config import Config
     from training.data.cifar10 import load, split
     from training.fit.checkpoint import Progress
@@ -51,7 +54,7 @@ def ours(data_dir: Path, steps: int, precision: "Precision" = "float32") -> floa
             clock = time.perf_counter() - clock
             raise Enough
 
-    config = Config(precision=precision)
+    config = Config(precision=precision, batch_size=batch)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder), config, "random", images.take(parts.train), images.take(parts.select))
         try:
@@ -61,7 +64,46 @@ def ours(data_dir: Path, steps: int, precision: "Precision" = "float32") -> floa
     raise AssertionError("too few steps in the run")
 
 
-def usual(data_dir: Path, steps: int) -> float:
+def resident(data_dir: Path, steps: int, batch: int) -> float:
+    from training.data.cifar10 import LabelledImages, load, split
+    from training.gpu.__main__ import STUDENTS
+    from training.gpu.learners import Learner, mobilenet
+    from training.gpu.loop import Data, Recipe, train
+    from training.gpu.state import State
+
+    images = load(data_dir, train=True, download=False)
+    none = LabelledImages(torch.empty(0, 64, 64, 3, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
+    data = Data(images.take(split(images.labels, 0).train), images.take(torch.arange(100)), none).to(DEVICE)
+    learner = Learner("student", mobilenet(STUDENTS["large"], None), DEVICE, weight_decay=0.05)
+    recipe = Recipe(seconds=1.0, lr=1e-3, thumbnails=batch, known=0, other=0, mixed=0.5)
+    begun, calls = 0.0, itertools.count()
+
+    def clock() -> float:
+        """Called at the start, and after each step."""
+        nonlocal begun
+        step = next(calls)
+        if step in (WARM_UP, WARM_UP + steps):
+            _finish()
+            if step == WARM_UP + steps:
+                raise Enough
+            begun = time.perf_counter()
+        return 0.0
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            train([learner], data, recipe, State(Path(folder) / "state", {}), say=lambda _: None, clock=clock)
+        except Enough:
+            return steps * batch / (time.perf_counter() - begun)
+    raise AssertionError("too few steps in the run")
+
+
+def _finish() -> None:
+    """Wait for what the device was told to compute."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def usual(data_dir: Path, steps: int, batch: int) -> float:
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import CIFAR10
@@ -80,25 +122,26 @@ def usual(data_dir: Path, steps: int) -> float:
         ]
     )
     data = CIFAR10(str(data_dir), train=True, transform=transform)
-    loader = DataLoader(data, batch_size=config.batch_size, shuffle=True, num_workers=2, drop_last=True)
-    network = mobilenet_v2(config.architecture).to(memory_format=torch.contiguous_format).train()
+    loader = DataLoader(data, batch_size=batch, shuffle=True, num_workers=os.cpu_count() or 2, drop_last=True)
+    network = mobilenet_v2(config.architecture).to(DEVICE, memory_format=torch.contiguous_format).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     loss_of = torch.nn.CrossEntropyLoss()
     clock = 0.0
     for step, (images, labels) in enumerate(loader, 1):
         optimizer.zero_grad()
-        loss = loss_of(network(images), labels)
+        with torch.autocast("cuda", dtype=torch.bfloat16, enabled=DEVICE.type == "cuda"):
+            loss = loss_of(network(images.to(DEVICE)), labels.to(DEVICE))
         loss.backward()
         optimizer.step()
         loss.item()
         if step == WARM_UP:
             clock = time.perf_counter()
         if step == WARM_UP + steps:
-            return steps * config.batch_size / (time.perf_counter() - clock)
+            return steps * batch / (time.perf_counter() - clock)
     raise AssertionError("too few images")
 
 
-SIDES = {"ours": ours, "usual": usual, "bfloat16": partial(ours, precision="bfloat16")}
+SIDES = {"ours": ours, "usual": usual, "bfloat16": partial(ours, precision="bfloat16"), "resident": resident}
 
 
 def measure(side: str, options: argparse.Namespace) -> float:
@@ -107,7 +150,7 @@ def measure(side: str, options: argparse.Namespace) -> float:
     if side != "usual" and TCMALLOC:
         environment["LD_PRELOAD"] = str(TCMALLOC[0])
     command = [sys.executable, "-m", "tests.benchmarks.training.training_speed", "--side", side]
-    command += ["--data-dir", str(options.data_dir), "--steps", str(options.steps)]
+    command += ["--data-dir", str(options.data_dir), "--steps", str(options.steps), "--batch", str(options.batch)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
@@ -116,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=Path("data"))
     parser.add_argument("--steps", type=int, default=25, help="timed steps for each side and round")
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--sides", nargs="+", choices=SIDES, default=["bfloat16", "ours", "usual"], help="two or more of them"
@@ -123,7 +167,7 @@ def main() -> None:
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        print(SIDES[options.side](options.data_dir, options.steps))
+        print(SIDES[options.side](options.data_dir, options.steps, options.batch))
         return
     if not TCMALLOC:
         print("tcmalloc is not installed, so ours runs without it")
