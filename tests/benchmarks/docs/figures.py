@@ -116,8 +116,9 @@ def _calibration(report: Report) -> Iterator[Statement]:
     before, after = calibration.before, calibration.after
     yield Statement(
         RESULTS,
-        f"The temperature <{calibration.temperature:.3f}>, fitted on <{calibration.fitted_on:,}> calibration images, changes "
-        f"the expected calibration error (15 bins of equally many images) from <{_percent(before.ece.value)}> % "
+        f"The temperature <{calibration.temperature:.3f}>, fitted on <{calibration.fitted_on:,}> calibration images, "
+        "changes the expected calibration error (15 bins of equally many images) "
+        f"from <{_percent(before.ece.value)}> % "
         f"to <{_percent(after.ece.value)}> %, the negative log-likelihood from <{before.nll.value:.4f}> to "
         f"<{after.nll.value:.4f}> and the Brier score from <{before.brier.value:.4f}> to <{after.brier.value:.4f}>.",
     )
