@@ -4,7 +4,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,17 @@ def environment(processes: int = 1, device: torch.device | None = None) -> dict[
         hardware["gpu"] = torch.cuda.get_device_name(device)
     return {
         "git_commit": git_commit(Path(__file__).parent.parent),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "hardware": hardware,
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: training alone needs no ONNX Runtime."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def continued(record: Mapping[str, Any], environment: Mapping[str, Any], epoch: int, step: int) -> dict[str, Any]:

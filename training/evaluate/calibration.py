@@ -89,7 +89,7 @@ def error_by_chance(confidence: Floats) -> tuple[float, float]:
     """The 95 % range of the expected calibration error if `confidence`, float64 [N], were exact.
 
     Results are drawn from the probabilities themselves (consistency resampling, Bröcker & Smith 2007,
-    doi:10.1175/WAF993.1).
+    doi:10.1175/WAF993.1, here without resampling the images).
     """
     random = np.random.default_rng(SEED)
     drawn = [

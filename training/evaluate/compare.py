@@ -59,8 +59,10 @@ class Comparison(NamedTuple):
     def _gains(self) -> set[bool]:
         """Whether the significant differences are gains."""
         answers, losses = self.only_new > self.only_old, self.new_loss < self.old_loss
-        tests = ((answers, self.p_value), (losses, self.loss_p_value))
-        return {gain for gain, p_value in tests if p_value < SIGNIFICANCE}
+        tests = sorted([(self.p_value, answers), (self.loss_p_value, losses)])
+        if tests[0][0] >= SIGNIFICANCE / len(tests):  # two tests find chance twice as often (Holm 1979)
+            return set()
+        return {gain for p_value, gain in tests if p_value < SIGNIFICANCE}
 
 
 def compare(old: Predictions, new: Predictions) -> Comparison:

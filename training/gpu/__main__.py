@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_safetensors
 
 from app.bundle.manifest import Architecture, sha256
+from app.bundle.names import CHECKPOINT
 from app.bundle.report import Epoch
 from training.atomic_files import write_atomically
 from training.config import Config
@@ -82,6 +83,14 @@ def train_command(options: argparse.Namespace) -> None:
     data = Data(*sets).to(device)
     _say(f"{time.perf_counter() - begun:.1f} s: data is on the device")
 
+    # What can be refused is refused before anything is trained.
+    _check(options, len(sets[0].labels))
+    others = [trained(one, 0) for one in options.teacher]
+    starts = {name: _start(options, name) for name in options.students}
+    students = {name: mobilenet(STUDENTS[name], load_file(start)) for name, start in starts.items()}
+    initial = {name: sha256(start.read_bytes()) if options.again else packed["start"] for name, start in starts.items()}
+    here = environment(1, device)
+    here["git_commit"] = options.commit or here["git_commit"]
     model = lite2(options.teacher_side).to(device)
     teacher_file = options.out / "teacher.safetensors"
     if teacher_file.exists():
@@ -103,7 +112,7 @@ def train_command(options: argparse.Namespace) -> None:
         _save_half(teacher_file, learner.weights())
         state.path.unlink(missing_ok=True)
         model = learner.averaged
-    teachers = _teachers(options, model, data, device)
+    teachers = _teachers(options, model, others, data, device)
 
     recipe = Recipe(
         seconds=options.seconds,
@@ -117,32 +126,65 @@ def train_command(options: argparse.Namespace) -> None:
         seed=1,
         ema_decay=0.998,
     )
-    starts = {name: _start(options, name) for name in options.students}
-    learners = [
-        Learner(name, mobilenet(STUDENTS[name], load_file(start)), device, weight_decay=recipe.weight_decay)
-        for name, start in starts.items()
-    ]
-    initial = {name: sha256(start.read_bytes()) if options.again else packed["start"] for name, start in starts.items()}
-    state = _state(options, "students", recipe, sets, initial=initial)
+    learners = [Learner(name, student, device, weight_decay=recipe.weight_decay) for name, student in students.items()]
+    teaching = _digests(options, teachers, packed["start"])
+    state = _state(options, "students", recipe, sets, initial=initial, teachers=teaching, share=teachers.share)
     outcome = train(learners, data, recipe, state, teachers, say=_say)
     for learner in learners:
-        _write_run(options, learner, recipe, outcome, sets, device, initial[learner.name], len(packed["photographs"]))
+        _write_run(
+            options,
+            learner,
+            recipe,
+            outcome,
+            sets,
+            {
+                "initial_weights": f"sha256:{initial[learner.name]}",
+                "teacher": ", ".join(teaching),
+                "environment": here,
+                "photographs": len(packed["photographs"]),
+            },
+            teachers.share,
+        )
     state.path.unlink(missing_ok=True)
     _say(f"{time.perf_counter() - begun:.1f} s in all, {outcome.passes:.1f} passes")
 
 
-def _teachers(options: argparse.Namespace, model: Resized, data: Data, device: torch.device) -> Teachers:
-    """The teacher and, with a share in the mean, other networks or the weights of `start`."""
+def _check(options: argparse.Namespace, images: int) -> None:
+    """Raises TrainingError for what would end the training later."""
+    if not 2 <= options.batch <= images:
+        raise TrainingError(f"--batch {options.batch}: it must be from 2 to the {images} training images")
+    finished = [name for name in options.students if (options.out / name / WEIGHTS).exists()]
+    if finished and not options.again:
+        raise TrainingError(
+            f"{options.out / finished[0]} holds a finished student: --again goes on with it, or name another --out"
+        )
+
+
+def _digests(options: argparse.Namespace, teachers: Teachers, start: str) -> list[str]:
+    """The sha256 of the weights of every network that teaches."""
+    first = sha256((options.out / "teacher.safetensors").read_bytes())
+    if not teachers.share:
+        return [first]
+    files = [folder / (WEIGHTS if (folder / RUN).exists() else CHECKPOINT) for folder in options.teacher]
+    return [first, *([sha256(file.read_bytes()) for file in files] or [start])]
+
+
+def _teachers(
+    options: argparse.Namespace, model: Resized, others: list[Resized], data: Data, device: torch.device
+) -> Teachers:
+    """The teacher and, with a share in the mean, `others`, by default the weights of `start`."""
     teacher = as_teacher(model)
-    answering = {"teacher": model.eval(), "folded": teacher}
+    answering = [("teacher", model.eval()), ("folded", teacher)]
     share: float | None = options.share
-    if share != 0:
-        answering |= {str(folder): trained(folder, 0).to(device).eval() for folder in options.teacher}
-        if not options.teacher:
-            start = load_file(options.packed / "start.safetensors")
-            answering["start"] = mobilenet(STUDENTS["large"], start).to(device).eval()
-    others = [as_teacher(one) for one in list(answering.values())[2:]]
-    for name, one in answering.items():
+    names = list(map(str, options.teacher))
+    if share == 0:
+        names, others = [], []
+    elif not others:
+        names, others = ["start"], [mobilenet(STUDENTS["large"], load_file(options.packed / "start.safetensors"))]
+    others = [one.to(device).eval() for one in others]
+    answering += zip(names, others, strict=True)
+    others = [as_teacher(one) for one in others]
+    for name, one in answering:
         loss, accuracy = validate(one, data.select)
         _say(f"{name}: held out {accuracy:.4f}, nll {loss:.4f}")
     if share is None:
@@ -171,11 +213,10 @@ def _write_run(
     recipe: Recipe,
     outcome: Outcome,
     sets: Sets,
-    device: torch.device,
-    initial: str,
-    photographs: int,
+    origin: dict[str, Any],
+    share: float,
 ) -> None:
-    """A finished run's folder."""
+    """A finished run's folder. `origin`: initial weights, teachers, environment and number of photographs."""
     run: Path = options.out / learner.name
     run.mkdir(exist_ok=True)
     architecture = STUDENTS[learner.name]
@@ -199,18 +240,13 @@ def _write_run(
         precision="bfloat16",
         seed=recipe.seed,
     )
-    here = environment(1, device)
-    here["git_commit"] = options.commit or here["git_commit"]
     record = {
         "config": config.as_dict(),
-        "initial_weights": f"sha256:{initial}",
         "train_data": sets[0].digest(),
         "selection_data": sets[1].digest(),
-        "teacher": sha256((options.out / "teacher.safetensors").read_bytes()),
-        "environment": here,
         "continued": [],
-        "gpu": asdict(recipe) | {"steps": outcome.steps, "measured_seconds": outcome.seconds},
-        "photographs": photographs,
+        "gpu": asdict(recipe) | {"share": share, "steps": outcome.steps, "measured_seconds": outcome.seconds},
+        **origin,
     }
     history = [Epoch.model_dump(row) for row in outcome.history[learner.name]]
     progress = Progress(epoch=config.epochs, cpu_seconds=outcome.seconds, history=history)
@@ -254,6 +290,13 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.gpu", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -274,9 +317,9 @@ def _options() -> argparse.Namespace:
     two.add_argument("--seconds", type=float, default=370, help="for the students")
     two.add_argument("--lr", type=float, default=2e-3)
     two.add_argument("--batch", type=int, default=480, help="thumbnails in a student's batch")
-    two.add_argument("--mixed", type=float, default=0.5, help="share of the students' batches that are mixed")
+    two.add_argument("--mixed", type=_share, default=0.5, help="share of the students' batches that are mixed")
     two.add_argument("--teacher", type=Path, nargs="+", default=[], help="runs or bundles that teach, too, not `start`")
-    two.add_argument("--share", type=float, help="of these, or of `start`, in the teachers' mean; default: chosen")
+    two.add_argument("--share", type=_share, help="of these, or of `start`, in the teachers' mean; default: chosen")
     two.add_argument("--students", nargs="+", choices=list(STUDENTS), default=list(STUDENTS))
     two.add_argument("--again", action="store_true", help="begin with the students' own weights in --out")
     two.add_argument("--images", type=int, default=None, help="only so many training images, to try the command")

@@ -16,7 +16,7 @@ from app.bundle.reader import Bundle, BundleError
 from app.network.mobilenet import mobilenet_v2
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.errors import TrainingError
-from training.fit.run_folder import RUN, FinishedRun, check_split
+from training.fit.run_folder import RUN, FinishedRun, check_cifar10, check_split
 from training.gpu import efficientnet_lite
 
 PRECISION = torch.bfloat16
@@ -57,7 +57,10 @@ def mobilenet(architecture: Architecture, weights: Mapping[str, Tensor] | None) 
     """Our network; `weights` have torchvision's names. Its sides are 32 times `enlarge`."""
     network = mobilenet_v2(architecture)
     if weights is not None:
-        network.load_state_dict({name: value.float() for name, value in weights.items()}, strict=False)
+        floats = {name: value.float() for name, value in weights.items()}
+        missing, _ = network.load_state_dict(floats, strict=False)
+        if lacking := [name for name in missing if not name.endswith("num_batches_tracked")]:
+            raise TrainingError(f"the weights are not those of MobileNetV2: {lacking[0]} is missing")
     network.features[0].enlarge = nn.Identity()  # `Resized` does it; the layer has no weights
     return Resized(network, 32 * architecture.enlarge, IMAGENET_MEAN, IMAGENET_STD)
 
@@ -65,8 +68,10 @@ def mobilenet(architecture: Architecture, weights: Mapping[str, Tensor] | None) 
 def trained(folder: Path, split_seed: int) -> Resized:
     """The network of a finished run or a bundle, of any architecture of ours.
 
-    Raises TrainingError when `folder` is neither, or was trained with another split than that of `split_seed`.
+    Raises TrainingError when `folder` is neither, is of other images than CIFAR-10's, or was trained with another split
+    than that of `split_seed`.
     """
+    check_cifar10("--teacher", folder)
     check_split("--teacher", folder, split_seed)
     if (folder / RUN).exists():
         run = FinishedRun.read(folder)

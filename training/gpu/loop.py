@@ -38,7 +38,7 @@ class Recipe:
     known: int  # photographs of the ten classes in a batch
     other: int  # photographs of other things in a batch
     mixed: float  # share of the batches whose thumbnails are mixed, half by mixup, half by cutmix
-    shrunk: int = 0  # photographs in a batch that enter as thumbnails; a third of them shows other things
+    shrunk: int = 0  # photographs in a batch that enter as thumbnails; a third, of other things, with full weight
     stand_ins: int = 0  # thumbnails in a batch that enter as photographs as well, each in a mirrored frame
     teacher_weight: float = 0.9
     temperature: float = 2.0
@@ -125,14 +125,16 @@ def train(
                 right = (logits[:count].argmax(1) == targets[:count].argmax(1)).sum()
                 row += torch.stack([loss.detach(), (right * plain).float()])
             place.step, place.plainly_seen = step + 1, place.plainly_seen + count * plain
-            if place.step % CHECK_EVERY == 0 and not bool(sums.isfinite().all()):
-                raise TrainingError(f"a loss is not finite at step {place.step}, at a learning rate of {rate:.2g}")
             place.elapsed = clock() - begun
-            if place.step % per_epoch == 0 or place.elapsed >= recipe.seconds:
+            ends = place.step % per_epoch == 0 or place.elapsed >= recipe.seconds
+            saves = bool(stop.number) or place.elapsed - saved >= SAVE_EVERY_SECONDS
+            if (ends or saves or place.step % CHECK_EVERY == 0) and not bool(sums.isfinite().all()):
+                raise TrainingError(f"a loss is not finite at step {place.step}, at a learning rate of {rate:.2g}")
+            if ends:
                 _finish_epoch(learners, data, recipe, place, sums.tolist(), rate, say)
                 sums.zero_()
                 place.plainly_seen, place.epoch_begun = 0, clock() - begun
-            if stop.number or place.elapsed - saved >= SAVE_EVERY_SECONDS:
+            if saves:
                 place.sums, saved = sums.tolist(), place.elapsed
                 state.save(learners, place)
             if stop.number:
