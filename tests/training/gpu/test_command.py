@@ -85,7 +85,11 @@ def test_finished_runs_teach_too(run: Run, packed: Path, tmp_path: Path) -> None
     assert "start: held out" not in printed
     assert "share in the teachers' mean: 0.5" in printed
     with pytest.raises(SystemExit, match="error: --teacher"):
-        run("train", packed, "--out", runs, *SHORT, "--teacher", packed)
+        run("train", packed, "--out", tmp_path / "others", *SHORT, "--teacher", packed)
+    with pytest.raises(SystemExit, match="holds a finished student: --again goes on with it"):
+        run("train", packed, "--out", runs, *SHORT)
+    with pytest.raises(SystemExit, match="it must be from 2 to the"):
+        run("train", packed, "--out", tmp_path / "others", *SHORT[:4], "--batch", 10**6)
 
 
 def test_the_teacher_is_trained_once(run: Run, packed: Path, tmp_path: Path) -> None:
