@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from tests.benchmarks.serving.processes import descriptors, resident_mb, threads
 from tests.conftest import BUNDLE, DATA, SMALL_BUNDLE
 
 ADMIN = "admin"
+LOAD = "/v2/repository/models/cifar10/load"
 REQUESTS = 120
 HUNDRED = 100
 GOALS = {"memory, in MB": 10, "threads": 2, "descriptors": 2}
@@ -83,10 +85,14 @@ async def swapped(
         try:
             for number in range(1, swaps + 1):
                 version = link.turn()
-                headers = {"Authorization": f"Bearer {ADMIN}"}
-                loaded = await client.post("/v2/repository/models/cifar10/load", headers=headers)
+                began = time.monotonic()
+                try:
+                    loaded = await client.post(LOAD, headers={"Authorization": f"Bearer {ADMIN}"})
+                except httpx.HTTPError as error:
+                    outcome.lost.append(f"load {number}, after {time.monotonic() - began:.1f} s: {error!r}")
+                    continue
                 if loaded.status_code != 200 or loaded.json()["version"] != version:
-                    outcome.lost.append(f"the load: {loaded.text}")
+                    outcome.lost.append(f"load {number}, after {time.monotonic() - began:.1f} s: {loaded.text}")
                 outcome.loads += 1
                 watch(number)
         finally:
@@ -100,9 +106,10 @@ async def swapped(
 def run(swaps: int, clients: int) -> bool:
     """Whether the goals are met."""
     samples = list[tuple[float, int, int]]()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+b") as log:
         link = Link(Path(folder) / "current")
-        with serve(MODEL_DIR=link.path, ADMIN_KEYS=ADMIN, INFERENCE_THREADS=2, LOG_LEVEL="error") as (process, client):
+        settings = {"MODEL_DIR": link.path, "ADMIN_KEYS": ADMIN, "INFERENCE_THREADS": 2, "LOG_LEVEL": "warning"}
+        with serve(stderr=log, **settings) as (process, client):
             pid = process.pid
 
             def watch(number: int) -> None:
@@ -112,6 +119,10 @@ def run(swaps: int, clients: int) -> bool:
 
             swapping = swapped(str(client.base_url), link, swaps=swaps, requests=REQUESTS, clients=clients, watch=watch)
             outcome = asyncio.run(swapping)
+            if process.poll() is not None:
+                outcome.lost.append(f"the service ended with exit code {process.returncode}")
+            log.seek(0)
+            print(log.read()[-2000:].decode(), end="")
     print(f"{outcome.answers} requests answered, {len(outcome.lost)} lost; by version {dict(outcome.versions)}")
     for reason, count in Counter(outcome.lost).most_common(5):
         print(f"  lost {count}: {reason[:200]}")
