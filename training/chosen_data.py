@@ -4,11 +4,13 @@ from pathlib import Path
 
 from app.network.mobilenet import SIDE
 from training.config import Config
-from training.data.cifar10 import Dataset
+from training.data.cifar10 import Dataset, LabelledImages
 from training.data.class_folders import slug
 from training.data.data_set import DataSet
 from training.data.own_classes import OwnClasses
+from training.data.photographs import training_photographs
 from training.errors import TrainingError
+from training.evaluate.photographs import photograph_side
 
 DATA_DIR, RUN_DIR = Path("data"), Path("runs/mobilenet_v2_cifar10")
 TEST_READS = Path("models/test_reads.csv")
@@ -17,6 +19,17 @@ TEST_READS = Path("models/test_reads.csv")
 def open_data(own: Path | None, data_dir: Path, config: Config, *, download: bool) -> DataSet:
     """Raises TrainingError when the folders of a user's own images are not as they must be; nothing is decoded yet."""
     return Dataset(data_dir, download=download) if own is None else OwnClasses(own, config.input_size)
+
+
+def photographs_to_train(config: Config, dataset: DataSet, folder: Path | None) -> LabelledImages | None:
+    """Those that training sees, of a user's own the pictures of other things; None if it sees none."""
+    if dataset.others is not None:
+        return dataset.others.training
+    if folder is None or not config.photograph_batch:
+        return None
+    cifar10 = [dataset.training.images, dataset.test.images]
+    seen, _ = training_photographs(folder, photograph_side(config.enlarge), cifar10)
+    return LabelledImages(seen.images, seen.labels)
 
 
 def run_folder(run_dir: Path, own: Path | None) -> Path:

@@ -28,13 +28,20 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from app.bundle.manifest import Manifest
-from app.cores import available_cores
-from training.chosen_data import DATA_DIR, RUN_DIR, TEST_READS, check_options, open_data, reads_log, run_folder
+from training.chosen_data import (
+    DATA_DIR,
+    RUN_DIR,
+    TEST_READS,
+    check_options,
+    open_data,
+    photographs_to_train,
+    reads_log,
+    run_folder,
+)
 from training.config import Config
 from training.data.archive import fetch
-from training.data.cifar10 import Dataset, LabelledImages
+from training.data.cifar10 import Dataset
 from training.data.data_set import DataSet
-from training.data.photographs import training_photographs
 from training.data.tiny_imagenet import ARCHIVE as TINY_IMAGENET
 from training.data.tiny_imagenet import sort_pictures
 from training.errors import TrainingError
@@ -42,14 +49,12 @@ from training.evaluate import leave_two_out
 from training.evaluate.compare import compare, predict, read_model
 from training.evaluate.evaluate import Sources, evaluate, evaluated
 from training.evaluate.human_labels import figures, read_human_labels
-from training.evaluate.photographs import photograph_side
 from training.evaluate.test_set_log import check_log
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.fit.banner import begins, classes_line, tell
-from training.fit.distributed import Device, LeaderFailed, join, processes, processes_here, speaker
+from training.fit.distributed import Device, LeaderFailed, join, processes, speaker
 from training.fit.overview import draw, read_overview, render
-from training.fit.progress_bar import ProgressBar
-from training.fit.progress_lines import ProgressLines
+from training.fit.progress_bar import progress_on
 from training.fit.run import Run
 from training.fit.run_folder import BUNDLE, TENSORBOARD, FinishedRun, check_cifar10, split_seed
 from training.fit.stop import Stopped
@@ -72,6 +77,7 @@ from training.options import (
     Teacher,
     TestReads,
     Threads,
+    default_threads,
     with_config,
 )
 from training.provenance import describe, environment
@@ -81,11 +87,6 @@ cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_mar
 PROGRAM = "python -m training"
 LABELS = Path("data/labels")
 NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
-
-
-def default_threads() -> int:
-    """This process's share of the cores that are available to all processes of the run on this machine, at least 1."""
-    return max(1, available_cores() // processes_here())
 
 
 # Without the \\b, Typer would join the command lines.
@@ -117,12 +118,10 @@ def fit_command(
     torch.set_num_threads(threads)
     run_dir = run_folder(run_dir, data)
     check_options(data, config, teacher=teacher, photographs=photographs)
+    if photographs is not None and not config.photograph_batch:
+        raise TrainingError("--photographs needs --photograph-batch, the number of them in a step, for example 40")
     dataset = open_data(data, data_dir, config, download=download)
     _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
-
-
-def progress_on(console: Console, views: int = 0) -> ProgressBar | ProgressLines:
-    return ProgressBar(console, views) if console.is_terminal else ProgressLines(console, views)
 
 
 def _fit(
@@ -147,7 +146,7 @@ def _fit(
                 dataset.training,
                 dataset.split(config.split_seed),
                 [read_teacher(folder, config.split_seed) for folder in teachers],
-                _photographs(config, dataset, photographs),
+                photographs_to_train(config, dataset, photographs),
             )
         )
         train, select = (images.take(part) for part in (parts.train, parts.select))
@@ -173,17 +172,6 @@ def _fit(
     if world.leads:
         last = run.progress.history[-1]
         print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
-
-
-def _photographs(config: Config, dataset: DataSet, folder: Path | None) -> LabelledImages | None:
-    """Those that training sees, of a user's own the pictures of other things; None if it sees none."""
-    if dataset.others is not None:
-        return dataset.others.training
-    if folder is None or not config.photograph_batch:
-        return None
-    cifar10 = [dataset.training.images, dataset.test.images]
-    seen, _ = training_photographs(folder, photograph_side(config.enlarge), cifar10)
-    return LabelledImages(seen.images, seen.labels)
 
 
 @cli.command("evaluate")

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 from pydantic.fields import FieldInfo
 
+from app.cores import available_cores
 from training.config import FIELDS, Config, allowed
-from training.fit.distributed import Device
+from training.fit.distributed import Device, processes_here
 
 Own = Annotated[
     Path | None,
@@ -47,6 +48,11 @@ BundleDir = Annotated[
     Path | None, typer.Option("--bundle", help="The folder to write; by default `bundle` in --run-dir.")
 ]
 Force = Annotated[bool, typer.Option(help="Replace an existing bundle.")]
+
+
+def default_threads() -> int:
+    """This process's share of the cores that are available to all processes of the run on this machine, at least 1."""
+    return max(1, available_cores() // processes_here())
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:

@@ -186,6 +186,7 @@ def test_commands_in_the_wrong_order_are_one_line(command: Command, run_dir: Pat
         (["fti"], 2, "No such command 'fti'. Did you mean 'fit'?"),
         (["fit", "--stem-stride", "3"], 1, "stem_stride is 3: it must be from 1 to 2"),
         (["fit", "--lr", "nan"], 1, "lr is nan: it must be from 0 to 10"),
+        (["fit", "--photographs", "photographs"], 1, "--photographs needs --photograph-batch"),
     ],
 )
 def test_wrong_arguments_are_one_line(

@@ -8,6 +8,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Column
 
 from training.fit.checkpoint import Progress as RunProgress
+from training.fit.progress_lines import ProgressLines
+
+
+def progress_on(console: Console, views: int = 0) -> "ProgressBar | ProgressLines":
+    return ProgressBar(console, views) if console.is_terminal else ProgressLines(console, views)
 
 
 class ProgressBar:
