@@ -56,7 +56,6 @@ def create_app(
     async def lifespan(app: Application) -> AsyncIterator[None]:
         service = Service(settings, metrics, given.pop() if given else None, on_death)
         app.state.service = service
-        app.describe(service.bundle.manifest)
         try:
             yield
         finally:

@@ -34,19 +34,20 @@ class Application(FastAPI):
 
     _described: Mapping[str, ServedModel] | None = None  # what the document was made of
 
-    def describe(self, manifest: Manifest) -> None:
-        """Name what the service classifies, unless it is CIFAR-10, which it says anyway."""
-        if manifest.data_set != DataSet():
-            self.title = f"{manifest.data_set.title} classifier"
-            self.summary = (
-                f"Classifies images into {len(manifest.classes)} classes, and says how far to trust each answer."
-            )
+    def _describe(self, manifest: Manifest) -> None:
+        """Name what the service classifies now."""
+        of = manifest.data_set
+        classes = "the ten CIFAR-10" if of == DataSet() else str(len(manifest.classes))
+        self.title = f"{of.title} classifier"
+        self.summary = f"Classifies images into {classes} classes, and says how far to trust each answer."
 
     def openapi(self) -> dict[str, Any]:
         service: Service | None = getattr(self.state, "service", None)
         models = service.models if service else None
         if not self.openapi_schema or models is not self._described:
             self.openapi_schema, self._described = None, models
+            if service:
+                self._describe(service.bundle.manifest)
             document = super().openapi()
             values = _values(service) if service else {}
             for operation in (operation for path in document["paths"].values() for operation in path.values()):

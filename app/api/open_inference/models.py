@@ -64,7 +64,7 @@ def served_models(settings: Settings, manifest: Manifest, model: str = DEFAULT_M
     platform, backend = RUNTIMES[settings.engine]
     pixels = Tensor("images", "UINT8", (-1, manifest.input.height, manifest.input.width, 3))
     files = Tensor("image", "BYTES", (-1,))
-    of = manifest.data_set.name if model == DEFAULT_MODEL else model
+    of = _base_name(settings, manifest, model)
     return {
         name: ServedModel(
             name=name,
@@ -79,3 +79,12 @@ def served_models(settings: Settings, manifest: Manifest, model: str = DEFAULT_M
         )
         for name, tensor, views in ((of, pixels, 1), (of + FILES_SUFFIX, files, settings.views))
     }
+
+
+def _base_name(settings: Settings, manifest: Manifest, model: str) -> str:
+    """The default model has the name of what it was trained on, unless that is another model's or a route's."""
+    name = manifest.data_set.name
+    taken = {"stats", *settings.folders, *(other + FILES_SUFFIX for other in settings.folders)}
+    if model != DEFAULT_MODEL or taken & {name, name + FILES_SUFFIX}:
+        return model
+    return name

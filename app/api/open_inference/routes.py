@@ -181,7 +181,7 @@ async def load(request: Request, service: RunningService, model: str) -> dict[st
     loaded = await service.load(name, context_of(request.scope).deadline)
     manifest = loaded.bundle.manifest
     context_of(request.scope).log = {"model": name, "version": manifest.version}
-    return {"name": name, "bundle": manifest.name, "version": manifest.version, "digest": manifest.digest}
+    return {"name": model, "bundle": manifest.name, "version": manifest.version, "digest": manifest.digest}
 
 
 def _check_empty(body: bytearray) -> None:

@@ -2,6 +2,7 @@ import pytest
 
 from app.api.open_inference.models import served_models
 from app.api.open_inference.statistics import Statistics
+from app.bundle.manifest import DataSet
 from app.bundle.reader import Bundle
 from app.inference.sessions import Session
 from app.settings import Settings
@@ -18,6 +19,25 @@ def test_a_model_takes_no_more_images_than_the_queue_has_places(loaded: tuple[Bu
         models = served_models(settings, loaded[0].manifest)
         assert models["cifar10"].max_batch_size == pixels
         assert models["cifar10_image"].max_batch_size == files
+
+
+@pytest.mark.parametrize(
+    ("data_set", "named"),
+    [
+        ("digits", "digits"),
+        ("small", "cifar10"),
+        ("stats", "cifar10"),
+        ("small_image", "cifar10"),
+        ("cifar10", "cifar10"),
+    ],
+)
+def test_the_default_model_takes_no_name_of_another_model_or_route(
+    loaded: tuple[Bundle, Session], data_set: str, named: str
+) -> None:
+    settings = Settings(model_dirs={"small": "models/mobilenet_v2_cifar10_small"})
+    manifest = loaded[0].manifest.model_copy(update={"data_set": DataSet(name=data_set, title="Other")})
+    assert list(served_models(settings, manifest)) == [named, f"{named}_image"]
+    assert list(served_models(settings, manifest, "small")) == ["small", "small_image"]
 
 
 def test_the_runtime_is_named(loaded: tuple[Bundle, Session]) -> None:
