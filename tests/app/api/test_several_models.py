@@ -197,7 +197,7 @@ class TestLoading:
         answer = served.post("/v2/repository/models/cifar10_image/load", headers=ADMIN)
         manifest = json.loads((renamed / "bundle.json").read_text())
         expected = {key: manifest[key] for key in ("version", "digest")}
-        assert answer.json() == {"name": "cifar10", "bundle": "mobilenet_v2_cifar10", **expected}
+        assert answer.json() == {"name": "cifar10_image", "bundle": "mobilenet_v2_cifar10", **expected}
         prediction = served.post("/predict", content=cat).json()
         assert prediction["predictions"][0]["label"] == cat_label.upper()
         assert prediction["model"]["version"] == served.get("/model").json()["version"] == "9.9.9"
