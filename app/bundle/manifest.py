@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
@@ -58,10 +59,19 @@ class SelfCheck(Frozen):
 
 
 class ConformalLevel(Frozen):
-    """A label belongs to the prediction set if its calibrated probability is at least `threshold`."""
+    """A label belongs to the prediction set if its calibrated probability is at least `threshold`.
+
+    With `by_class`, a threshold for each label in index order, the level holds for every class with enough calibration
+    images, and for the others together (Vovk 2012, arXiv:1209.2673); `threshold` then is what one for all would be.
+    """
 
     coverage: Fraction
     threshold: Fraction
+    by_class: list[Fraction] | None = None
+
+    def thresholds(self, classes: int) -> Sequence[float]:
+        """One for each class."""
+        return [self.threshold] * classes if self.by_class is None else self.by_class
 
 
 class Conformal(Frozen):
@@ -183,6 +193,10 @@ class Manifest(ModelDescription):
         for reference in (self.reference, self.photographs.reference if self.photographs else None):
             if reference is not None and len(reference.predicted) != count:
                 raise ValueError(f"there are {count} classes, but {len(reference.predicted)} counts in reference")
+        for calibration in (self.calibration, self.photographs.calibration if self.photographs else None):
+            for level in calibration.conformal.levels if calibration and calibration.conformal else ():
+                if level.by_class is not None and len(level.by_class) != count:
+                    raise ValueError(f"there are {count} classes, but {len(level.by_class)} thresholds in by_class")
         return self
 
     @model_validator(mode="after")

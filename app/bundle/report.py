@@ -78,7 +78,15 @@ class ConformalScores(Frozen):
     coverage: Fraction = Field(
         description="The nominal level: the least share of sets that should hold the true class."
     )
-    threshold: Fraction = Field(description="A class is in the set if its probability is at least this.")
+    threshold: Fraction = Field(
+        description="A class is in the set if its probability is at least this, but for classes with thresholds of "
+        "their own."
+    )
+    by_class: list[Fraction] | None = Field(
+        None,
+        description="The threshold of each class, in index order, so that the level holds for every class; classes "
+        "with few calibration images share one. Null if all share `threshold`.",
+    )
     raw_coverage: Fraction = Field(
         description="Measured share of sets, as the method gives them, that hold the true class; some sets are empty."
     )

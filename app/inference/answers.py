@@ -81,13 +81,14 @@ class Rules:
     """A model's labels in index order, and for one kind of pictures its temperature and its thresholds.
 
     measured_on: that kind; None if the model was not measured on it.
-    levels: a threshold of the probability for each coverage that the bundle provides; empty without prediction sets.
+    levels: for each coverage that the bundle provides, a threshold of the probability for each class; empty without
+    prediction sets.
     """
 
     measured_on: Kind | None
     labels: Sequence[str]
     temperature: float
-    levels: Mapping[float, float]
+    levels: Mapping[float, Sequence[float]]
     default_coverage: float | None
     ood_threshold: float | None
     ood_temperature: float | None  # of the entropy; None if the model gives the score
@@ -148,7 +149,7 @@ def _rules(
         measured_on=measured_on,
         labels=labels,
         temperature=calibration.temperature if calibration else 1.0,
-        levels={level.coverage: level.threshold for level in conformal.levels} if conformal else {},
+        levels={level.coverage: level.thresholds(len(labels)) for level in conformal.levels} if conformal else {},
         default_coverage=conformal.default_coverage if conformal else None,
         ood_threshold=round(abstention.threshold, DIGITS) if abstention else None,
         ood_temperature=abstention.temperature if abstention else None,

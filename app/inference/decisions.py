@@ -1,7 +1,7 @@
 """From logits to the answer: calibrated probabilities, the most probable classes, and the prediction set.
 
     values = probabilities(logits, temperature)
-    top_k(values, 3), prediction_set(values, threshold)
+    top_k(values, 3), prediction_set(values, thresholds)
 
 This is plain Python: on ten numbers, a single call of NumPy takes longer than the whole computation.
 """
@@ -41,13 +41,15 @@ def entropy(logits: "NDArray[np.float32]", temperature: float) -> float:
     return -sum(value * math.log(value) for value in probabilities(logits, temperature) if value > 0)
 
 
-def prediction_set(values: Sequence[float], threshold: float) -> Sequence[int]:
-    """The indices of the classes with a probability of at least `threshold`, most probable first.
+def prediction_set(values: Sequence[float], thresholds: Sequence[float]) -> Sequence[int]:
+    """The indices of the classes with a probability of at least the class's threshold, most probable first.
 
-    The most probable class is always in the set. With a threshold fitted on held-out images this is a split conformal
+    The most probable class is always in the set. With thresholds fitted on held-out images this is a split conformal
     set (Sadinle et al. 2019, arXiv:1609.00451); adding the most probable class can only increase its coverage.
     """
-    return top_k(values, max(1, sum(value >= threshold for value in values)))
+    chosen = {index for index, value in enumerate(values) if value >= thresholds[index]}
+    first, *others = top_k(values, len(values))
+    return [first, *(index for index in others if index in chosen)]
 
 
 def top_k(values: Sequence[float], k: int) -> Sequence[int]:

@@ -30,11 +30,11 @@ from training.errors import TrainingError
 from training.evaluate.abstention import (
     METHODS,
     SERVED,
+    TEMPERATURE,
     abstention_report,
     aurocs,
     entropies,
     fit_all,
-    fit_novelty,
     threshold,
 )
 from training.evaluate.calibration import calibration_report
@@ -56,6 +56,8 @@ from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import LOGITS, REPORT, REPORT_TEXT, FinishedRun
 
 SPLITS = ("select", "calibrate", "test")
+HALVES = ("calibrate", "report")
+OTHERS_AS_THUMBNAILS = "photographs.others_as_thumbnails"
 FITTED_ON = 5000  # training images that out-of-distribution scores are fitted on
 UNRELATED_IMAGES = 1000  # of each kind
 CORRUPTED_IMAGES = 1000  # of the test set
@@ -69,15 +71,17 @@ LABELS = TypeAdapter(list[LabelAccuracy] | None)
 class Evaluation:
     """A network's outputs for the images that it is judged by.
 
-    far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of left out
-    classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed. photographs and
-    labels: None if none were given. others: float32 logits [N, classes] of pictures of other things, None if there are
-    none.
+    temperature: of the served entropy, for thumbnails; where photographs were given it was chosen on those of other
+    things. far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of
+    left out classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed.
+    photographs and labels: None if none were given. others: float32 logits [N, classes] of pictures of other things,
+    None if there are none.
     """
 
     select: Predictions
     calibrate: Predictions
     test: Predictions
+    temperature: float
     far: dict[str, dict[str, float]]
     near: dict[str, list[float]]
     robustness: RobustnessReport | None
@@ -121,18 +125,22 @@ def evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, sources: Sour
     if evaluation is None:
         evaluation = _evaluate(run, dataset, test_reads, fashion_mnist)
         _save(run, evaluation)
-    elif SERVED not in evaluation.far or (fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]):
+    saved, temperature = evaluation.photographs, evaluation.temperature
+    if sources.photographs is not None and (saved is None or saved.others_as_thumbnails is None):
+        found = predict_photographs(run.model(), sources.photographs, photograph_side(run.config.enlarge))
+        evaluation = replace(evaluation, photographs=found)
+    if evaluation.photographs is not None:
+        temperature = evaluation.photographs.thumbnail_temperature(evaluation.select)
+    stale = temperature != evaluation.temperature or SERVED not in evaluation.far
+    if stale or (fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]):
         model = run.model()
         known = _in_distribution(model, *run.data(dataset))
-        far = _far(model, known, fashion_mnist, run.config.input_size, _others(model, dataset))
-        evaluation = replace(evaluation, far=far)
+        far = _far(model, known, fashion_mnist, run.config.input_size, _others(model, dataset), temperature)
+        evaluation = replace(evaluation, far=far, temperature=temperature)
     if sources.labels is not None:
         people = read_human_labels(sources.labels, evaluation.test.labels.numpy(), download=False)
         by_people = figures(evaluation.test.predicted(), evaluation.test.labels.numpy(), people)
         evaluation = replace(evaluation, labels=by_people)
-    if sources.photographs is not None and evaluation.photographs is None:
-        found = predict_photographs(run.model(), sources.photographs, photograph_side(run.config.enlarge))
-        evaluation = replace(evaluation, photographs=found)
     if evaluation.robustness is None:
         robustness = read_corrupted_test_set(run, dataset.test, test_reads)
         evaluation = replace(evaluation, robustness=robustness)
@@ -177,6 +185,7 @@ def saved_evaluation(run: FinishedRun) -> Evaluation | None:
             }
             return Evaluation(
                 **predictions,
+                temperature=json.loads(about.get("temperature", str(TEMPERATURE))),
                 far=json.loads(about["far"]),
                 near=json.loads(about["near"]),
                 robustness=ROBUSTNESS.validate_json(about["robustness"]),
@@ -191,12 +200,12 @@ def saved_evaluation(run: FinishedRun) -> Evaluation | None:
 def _saved_photographs(saved: Any) -> PhotographPredictions | None:
     if "photographs.report.logits" not in set(saved.keys()):
         return None
-    return PhotographPredictions(
-        *(
-            Predictions(*(saved.get_tensor(f"photographs.{half}.{part}") for part in Predictions._fields))
-            for half in PhotographPredictions._fields
-        )
+    calibrate, report = (
+        Predictions(*(saved.get_tensor(f"photographs.{half}.{part}") for part in Predictions._fields))
+        for half in HALVES
     )
+    known = OTHERS_AS_THUMBNAILS in set(saved.keys())
+    return PhotographPredictions(calibrate, report, saved.get_tensor(OTHERS_AS_THUMBNAILS) if known else None)
 
 
 def _save(run: FinishedRun, evaluation: Evaluation) -> None:
@@ -205,12 +214,16 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
         predictions: Predictions = getattr(evaluation, name)
         tensors |= {f"{name}.{part}": value for part, value in predictions._asdict().items()}
     if evaluation.photographs:
-        for half, found in evaluation.photographs._asdict().items():
+        for half in HALVES:
+            found: Predictions = getattr(evaluation.photographs, half)
             tensors |= {f"photographs.{half}.{part}": value for part, value in found._asdict().items()}
+        if evaluation.photographs.others_as_thumbnails is not None:
+            tensors[OTHERS_AS_THUMBNAILS] = evaluation.photographs.others_as_thumbnails
     if evaluation.others is not None:
         tensors["others.logits"] = evaluation.others
     about = {
         "weights_sha256": run.weights_sha256,
+        "temperature": json.dumps(evaluation.temperature),
         "far": json.dumps(evaluation.far),
         "near": json.dumps(evaluation.near),
         "robustness": ROBUSTNESS.dump_json(evaluation.robustness).decode(),
@@ -220,7 +233,7 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
 
 
 def _report(run: FinishedRun, evaluation: Evaluation) -> Report:
-    calibrate, test = evaluation.calibrate, evaluation.test
+    calibrate, test, of_score = evaluation.calibrate, evaluation.test, evaluation.temperature
     calibration = calibration_report(calibrate, test)
     temperature, levels = calibration.temperature, conformal_levels(run, calibrate)
     return build_report(test, run.history, calibration, classes=run.of.classes).model_copy(
@@ -230,9 +243,9 @@ def _report(run: FinishedRun, evaluation: Evaluation) -> Report:
             "abstention": abstention_report(
                 evaluation.near,
                 evaluation.far,
-                entropies(test.logits.numpy()),
-                threshold(entropies(calibrate.logits.numpy())),
-                None if evaluation.others is None else entropies(evaluation.others.numpy()),
+                entropies(test.logits.numpy(), of_score),
+                threshold(entropies(calibrate.logits.numpy(), of_score)),
+                None if evaluation.others is None else entropies(evaluation.others.numpy(), of_score),
             ),
             "robustness": evaluation.robustness,
             "labels": evaluation.labels,
@@ -252,12 +265,13 @@ def _evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, fashion_mnis
     model = run.model()
     known = _in_distribution(model, images, parts)
     others = _others(model, dataset)
-    far = _far(model, known, fashion_mnist, run.config.input_size, others)
+    far = _far(model, known, fashion_mnist, run.config.input_size, others, TEMPERATURE)
     calibrate = images.take(parts.calibrate)
     return Evaluation(
         select=Predictions(torch.from_numpy(known.select.logits), images.labels[parts.select]),
         calibrate=Predictions(predict_logits(model, calibrate.images), calibrate.labels),
         test=read_test_set(model, dataset.test, test_reads, run.weights_sha256),
+        temperature=TEMPERATURE,
         far=far,
         near={},
         robustness=None,
@@ -293,9 +307,10 @@ def _far(
     fashion_mnist: Path | None,
     side: int,
     others: Outputs | None,
+    temperature: float,
 ) -> dict[str, dict[str, float]]:
     """Areas under the ROC curve by method and kind of image."""
-    detectors = fit_all(known.bank, known.bank_labels, fit_novelty(known.bank))
+    detectors = fit_all(known.bank, known.bank_labels, temperature)
     by_kind = {
         kind: aurocs(detectors, known.select, predict_features(model, torch.from_numpy(other)))
         for kind, other in unrelated_images(UNRELATED_IMAGES, SEED, fashion_mnist, side).items()

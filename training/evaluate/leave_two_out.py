@@ -24,7 +24,7 @@ from training.atomic_files import write_atomically
 from training.config import Config
 from training.data.cifar10 import LabelledImages, Split
 from training.errors import TrainingError
-from training.evaluate.abstention import METHODS, PAIRS, aurocs, fit_all, fit_novelty
+from training.evaluate.abstention import METHODS, PAIRS, aurocs, fit_all
 from training.evaluate.network_outputs import Outputs, predict_features
 from training.fit.run import Run, Watcher
 from training.fit.run_folder import FinishedRun
@@ -64,9 +64,7 @@ def leave_two_out(
 
 def compare_methods(folds: Iterable[Fold]) -> dict[str, list[float]]:
     """Areas under the ROC curve by method, in the order of the pairs."""
-    by_pair = [
-        aurocs(fit_all(one.bank, one.bank_labels, fit_novelty(one.bank)), one.known, one.unknown) for one in folds
-    ]
+    by_pair = [aurocs(fit_all(one.bank, one.bank_labels), one.known, one.unknown) for one in folds]
     return {name: [areas[name] for areas in by_pair] for name in METHODS}
 
 

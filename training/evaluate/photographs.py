@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from app.bundle.manifest import Abstention, Calibration, Photographs
 from app.bundle.report import PhotographAbstention, PhotographClass, PhotographReport
 from app.network.mobilenet import SIDE as THUMBNAIL_SIDE
 from app.network.mobilenet import Preprocessed
 from training.data.cifar10 import CLASSES
-from training.data.photographs import OTHER, halves, read_photographs
+from training.data.photographs import OTHER, decode, halves, read_photographs
 from training.data.photographs import SIDE as PHOTOGRAPH_SIDE
 from training.errors import TrainingError
-from training.evaluate.abstention import KEPT, SERVED, TEMPERATURE, auroc, entropies, threshold
+from training.evaluate.abstention import KEPT, SERVED, TEMPERATURE, auroc, choose_temperature, entropies, threshold
 from training.evaluate.calibration import calibration_report, fit_temperature
 from training.evaluate.conformal import conformal_report, fit_conformal
 from training.evaluate.drift_reference import drift_reference
@@ -29,10 +31,25 @@ LEAST = 100  # photographs of the classes, and of other things, in each half
 
 
 class PhotographPredictions(NamedTuple):
-    """Outputs for the two halves; labels are OTHER or of a class."""
+    """Outputs for the two halves; labels are OTHER or of a class.
+
+    others_as_thumbnails: float32 logits [N, classes] of the other things in the calibration half, shrunk to thumbnails;
+    None in what older versions saved.
+    """
 
     calibrate: Predictions
     report: Predictions
+    others_as_thumbnails: Tensor | None
+
+    def temperature(self) -> float:
+        """Of the served entropy, for photographs."""
+        others = of_classes(self.calibrate, known=False)
+        return choose_temperature(of_classes(self.calibrate).logits.numpy(), others.logits.numpy())
+
+    def thumbnail_temperature(self, known: Predictions) -> float:
+        """Of the served entropy, for thumbnails; `known` are held-out thumbnails of the classes."""
+        others = self.others_as_thumbnails
+        return TEMPERATURE if others is None else choose_temperature(known.logits.numpy(), others.numpy())
 
 
 def photograph_side(enlarge: int) -> int:
@@ -52,7 +69,9 @@ def predict_photographs(model: Preprocessed, folder: Path, side: int) -> Photogr
                 f" {len(part.labels) - known} of other things, {LEAST} of each are needed"
             )
         found.append(Predictions(predict_logits(model, part.images), part.labels))
-    return PhotographPredictions(*found)
+    others = parts[0].take(parts[0].labels == OTHER).names
+    thumbnails = np.stack([decode(folder / name, THUMBNAIL_SIDE) for name in others])
+    return PhotographPredictions(found[0], found[1], predict_logits(model, torch.from_numpy(thumbnails)))
 
 
 def of_classes(predictions: Predictions, *, known: bool = True) -> Predictions:
@@ -64,14 +83,13 @@ def of_classes(predictions: Predictions, *, known: bool = True) -> Predictions:
 def fit_photographs(found: PhotographPredictions, side: int) -> Photographs:
     """What the manifest says of photographs, fitted on the calibration half."""
     calibrate = of_classes(found.calibrate)
-    temperature = fit_temperature(calibrate)
+    temperature, of_score = fit_temperature(calibrate), found.temperature()
+    limit = threshold(entropies(calibrate.logits.numpy(), of_score))
     return Photographs(
         height=side,
         width=side,
         calibration=Calibration(temperature=temperature, conformal=fit_conformal(calibrate, temperature)),
-        abstention=Abstention(
-            method=SERVED, temperature=TEMPERATURE, threshold=threshold(entropies(calibrate.logits.numpy())), kept=KEPT
-        ),
+        abstention=Abstention(method=SERVED, temperature=of_score, threshold=limit, kept=KEPT),
         reference=drift_reference(calibrate, temperature),
     )
 
@@ -85,7 +103,7 @@ def photograph_report(found: PhotographPredictions, side: int) -> PhotographRepo
     )
     fitted = fit_photographs(found, side)
     temperature, limit = fitted.calibration.temperature, fitted.abstention.threshold
-    known_scores, other_scores = entropies(report.logits.numpy()), entropies(others.logits.numpy())
+    known_scores, other_scores = (entropies(part.logits.numpy(), found.temperature()) for part in (report, others))
     per_class = [
         PhotographClass(
             class_id=label,

@@ -39,7 +39,7 @@ from training.data.data_set import DataSet
 from training.data.description import Description
 from training.data.unrelated import textures
 from training.errors import TrainingError
-from training.evaluate.abstention import KEPT, SERVED, TEMPERATURE
+from training.evaluate.abstention import KEPT, SERVED
 from training.evaluate.conformal import fit_conformal
 from training.evaluate.drift_reference import drift_reference
 from training.evaluate.evaluate import Evaluation, conformal_levels, evaluated
@@ -240,7 +240,7 @@ def _fields(
         "calibration": {"temperature": temperature, "conformal": conformal},
         "abstention": {
             "method": SERVED,
-            "temperature": TEMPERATURE,
+            "temperature": evaluation.temperature,
             "threshold": report.abstention.threshold,
             "kept": KEPT,
         },

@@ -25,7 +25,7 @@ METHODS = {
     "knn": "tenth nearest neighbour of 250",
     "residual": "length along unusual directions",
     "novelty": "the last two together",
-    "entropy": "entropy at temperature 4",
+    "entropy": "entropy",
 }
 
 
@@ -39,7 +39,7 @@ def render_card_trust(manifest: Manifest, report: Report) -> str:
     elif not _is_cifar10(manifest.data_set):
         parts.append("There are too few calibration images for prediction sets.\n")
     if report.abstention:
-        parts.append(_abstention(report.abstention, manifest.data_set))
+        parts.append(_abstention(report.abstention, manifest))
     if report.labels:
         parts.append(_labels(report.labels))
     if report.selective:
@@ -111,23 +111,31 @@ def _conformal(conformal: ConformalReport, classes: list[str], of: DataSet) -> s
     return _section(
         "Prediction sets",
         f"Split conformal prediction (least ambiguous sets), fitted on {conformal.fitted_on:,} calibration images.\n"
-        "The served set also holds the most probable class, so it is never empty. The level holds on average over\n"
-        f"images like {alike}, not for every class, and not for other images.",
+        f"The served set also holds the most probable class, so it is never empty. The level holds on average over\n"
+        f"images like {alike}, {_of_each_class(conformal)}not for other images.",
         ("level", "raw coverage", "what chance allows (99 %)", "served coverage", "mean size", "least covered class"),
         rows,
     )
 
 
-def _abstention(abstention: AbstentionReport, of: DataSet) -> str:
-    if not _is_cifar10(of):
-        return _own_abstention(abstention)
+def _of_each_class(conformal: ConformalReport) -> str:
+    levels = [f"{level.coverage * 100:g} %" for level in conformal.levels if level.by_class]
+    if not levels:
+        return "not for every class, and "
+    return f"at {' and '.join(levels)} also for every class with\nenough calibration images, and "
+
+
+def _abstention(abstention: AbstentionReport, manifest: Manifest) -> str:
+    if not _is_cifar10(manifest.data_set):
+        return _own_abstention(abstention, manifest)
     kinds = list(abstention.methods[0].far)
     rows = []
     for one in abstention.methods:
         near = "not measured" if one.near_mean is None else f"{one.near_mean:.4f}"
         by_pair = " ".join(f"{area:.3f}" for area in one.near)
-        name = METHODS[one.method] + (" (**served**)" if one.method == abstention.method else "")
-        rows.append((name, near, by_pair, *(f"{one.far[kind]:.4f}" for kind in kinds)))
+        rows.append(
+            (_name(one.method, abstention, manifest), near, by_pair, *(f"{one.far[kind]:.4f}" for kind in kinds))
+        )
     return _section(
         "Abstention",
         f"Above an `ood_score` of {abstention.threshold:.4f} the service abstains: for 5 % of the calibration images,\n"
@@ -141,11 +149,10 @@ def _abstention(abstention: AbstentionReport, of: DataSet) -> str:
     )
 
 
-def _own_abstention(abstention: AbstentionReport) -> str:
+def _own_abstention(abstention: AbstentionReport, manifest: Manifest) -> str:
     kinds = list(abstention.methods[0].far)
     rows = [
-        (METHODS[one.method] + (" (**served**)" if one.method == abstention.method else ""),)
-        + tuple(f"{one.far[kind]:.4f}" for kind in kinds)
+        (_name(one.method, abstention, manifest), *(f"{one.far[kind]:.4f}" for kind in kinds))
         for one in abstention.methods
     ]
     refused = (
@@ -163,6 +170,14 @@ def _own_abstention(abstention: AbstentionReport) -> str:
         ("score", *kinds),
         rows,
     )
+
+
+def _name(method: str, abstention: AbstentionReport, manifest: Manifest) -> str:
+    name = METHODS[method]
+    if method != abstention.method:
+        return name
+    temperature = manifest.abstention and manifest.abstention.temperature
+    return f"{name} at temperature {temperature:g} (**served**)" if temperature else f"{name} (**served**)"
 
 
 def _is_cifar10(of: DataSet) -> bool:

@@ -65,14 +65,15 @@ def test_a_temperature_never_changes_the_most_probable_class(logits: np.ndarray,
 
 def test_a_set_holds_the_classes_that_reach_the_threshold_most_probable_first() -> None:
     values = [0.1, 0.5, 0.3, 0.1]
-    assert prediction_set(values, 0.3) == [1, 2]
-    assert prediction_set(values, 0.1) == [1, 2, 0, 3]
-    assert prediction_set(values, 0.6) == [1]
+    assert prediction_set(values, [0.3] * 4) == [1, 2]
+    assert prediction_set(values, [0.1] * 4) == [1, 2, 0, 3]
+    assert prediction_set(values, [0.6] * 4) == [1]
+    assert prediction_set(values, [0.05, 0.6, 0.4, 0.2]) == [1, 0]
 
 
 @given(PROBABILITIES, FRACTIONS)
 def test_a_set_begins_with_the_most_probable_and_misses_nothing(values: list[float], threshold: float) -> None:
-    indices = prediction_set(values, threshold)
+    indices = prediction_set(values, [threshold] * len(values))
     assert indices[0] == np.argmax(values)
     assert len(set(indices)) == len(indices)
     assert set(np.flatnonzero(np.array(values) >= threshold)) <= set(indices)
@@ -85,7 +86,7 @@ def test_a_lower_threshold_which_is_a_higher_coverage_gives_a_superset(
     values: list[float], one: float, other: float
 ) -> None:
     low, high = sorted([one, other])
-    larger, smaller = prediction_set(values, low), prediction_set(values, high)
+    larger, smaller = (prediction_set(values, [threshold] * len(values)) for threshold in (low, high))
     assert larger[: len(smaller)] == smaller
 
 

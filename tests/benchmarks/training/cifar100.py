@@ -45,14 +45,15 @@ def main() -> None:
         f"{len(others):,} images of CIFAR-100\n| model | by ood_score | by largest probability |\n| --- | --- | --- |"
     )
     for folder in options.bundles:
-        selection = json.loads(Bundle.load(folder).read("split.json"))["select"]
+        bundle = Bundle.load(folder)
+        selection = json.loads(bundle.read("split.json"))["select"]
         known = load(options.data_dir, train=True, download=False).images[selection]
         logits = [predict_logits(network_of(folder), part) for part in (known, others)]
         truth = np.repeat([0, 1], [len(known), len(others)])
         areas = [
             roc_auc_score(truth, np.concatenate(scores))
             for scores in (
-                [entropies(one.numpy()) for one in logits],
+                [entropies(one.numpy(), bundle.manifest.abstention.temperature) for one in logits],
                 [1 - one.softmax(1).amax(1).numpy() for one in logits],
             )
         ]

@@ -7,12 +7,14 @@ from scipy.stats import entropy as scipy_entropy
 from sklearn.decomposition import PCA
 
 from training.evaluate.abstention import (
+    COMPARED,
     METHODS,
     RIDGE,
-    TEMPERATURE,
+    TEMPERATURES,
     abstention_report,
     auroc,
     aurocs,
+    choose_temperature,
     entropies,
     fit_all,
     fit_novelty,
@@ -32,7 +34,7 @@ BANK, LABELS, OTHER = seen(60), np.arange(60) % 4, seen(25)
 
 
 def scores(name: str) -> np.ndarray:
-    return METHODS[name](BANK, LABELS, fit_novelty(BANK))(OTHER)
+    return COMPARED[name](BANK, LABELS, fit_novelty(BANK))(OTHER)
 
 
 def test_scores_from_logits_follow_their_formulas() -> None:
@@ -75,7 +77,7 @@ def test_mahalanobis_is_the_distance_to_the_nearest_class() -> None:
 
 def test_what_is_like_the_bank_scores_lower() -> None:
     far = Outputs(OTHER.features * np.linspace(0, 3, 16, dtype=np.float32) ** 4, OTHER.logits * 0)
-    detectors = fit_all(BANK, LABELS, fit_novelty(BANK))
+    detectors = fit_all(BANK, LABELS)
     areas = aurocs(detectors, OTHER, far)
     assert set(areas) == set(METHODS) and min(areas.values()) > 0.65
     assert max(aurocs(detectors, far, OTHER).values()) < 0.35
@@ -88,12 +90,31 @@ def test_auroc_is_the_chance_that_unknown_is_higher() -> None:
     assert auroc(np.zeros(3, np.float32), np.zeros(2, np.float32)) == 0.5
 
 
-def test_the_entropy_is_that_of_the_softened_probabilities() -> None:
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_entropy_is_that_of_the_softened_probabilities(temperature: float) -> None:
     logits = RANDOM.normal(size=(20, 10)).astype(np.float32) * 9
-    expected = scipy_entropy(softmax(logits / TEMPERATURE, axis=1), axis=1)
-    np.testing.assert_allclose(entropies(logits), expected, rtol=1e-5)
-    assert entropies(np.zeros((1, 10), np.float32))[0] == pytest.approx(np.log(10))
-    assert entropies(np.array([[-4e3, 4e3, *[0] * 8]], np.float32))[0] == 0
+    expected = scipy_entropy(softmax(logits / temperature, axis=1), axis=1)
+    np.testing.assert_allclose(entropies(logits, temperature), expected, rtol=1e-5, atol=1e-6)
+    assert entropies(np.zeros((1, 10), np.float32), temperature)[0] == pytest.approx(np.log(10))
+    assert entropies(np.array([[-4e3, 4e3, *[0] * 8]], np.float32), temperature)[0] == 0
+
+
+def logits_that_differ_in(first: float, others: float, count: int) -> np.ndarray:
+    """Ten logits: the first with this mean, the others with this spread."""
+    logits = RANDOM.normal(0, others, (count, 10))
+    logits[:, 0] = RANDOM.normal(first, 1, count)
+    return logits.astype(np.float32)
+
+
+def test_the_temperature_is_the_smallest_that_tells_other_things_as_well_as_any() -> None:
+    # The largest logit tells them apart: no temperature is better than 1.
+    assert choose_temperature(logits_that_differ_in(12, 1, 300), logits_that_differ_in(6, 1, 300)) == 1
+    # Only the small logits tell them apart: with 1 the entropy is nearly 0 for both.
+    known, others = logits_that_differ_in(40, 6, 300), logits_that_differ_in(40, 1, 300)
+    chosen = choose_temperature(known, others)
+    areas = {one: auroc(entropies(known, one), entropies(others, one)) for one in TEMPERATURES}
+    assert chosen > 1 and areas[chosen] > areas[1.0] and areas[chosen] > max(areas.values()) - 0.05
+    assert all(areas[one] < areas[chosen] for one in TEMPERATURES if one < chosen)
 
 
 @pytest.mark.parametrize(("count", "kept"), [(1, 0.95), (20, 0.95), (100, 0.95), (7, 0.5), (10, 1.0)])

@@ -134,7 +134,7 @@ def test_scores_of_the_report_are_of_the_saved_ones(run_dir: Path, tmp_path: Pat
     run = FinishedRun.read(run_dir)
     report, saved = score(run, tmp_path, log), saved_evaluation(run)
     assert saved is not None and report.abstention is not None
-    calibrate, test = (entropies(part.logits.numpy()) for part in (saved.calibrate, saved.test))
+    calibrate, test = (entropies(part.logits.numpy(), saved.temperature) for part in (saved.calibrate, saved.test))
     assert (calibrate <= report.abstention.threshold).mean() == pytest.approx(0.95)
     assert report.abstention.kept == pytest.approx((test <= report.abstention.threshold).mean())
     assert [one.method for one in report.abstention.methods] == list(METHODS)

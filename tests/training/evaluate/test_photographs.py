@@ -15,7 +15,7 @@ from app.settings import Settings
 from tests.training.conftest import Answer
 from training.data.photographs import OTHER
 from training.evaluate import photographs
-from training.evaluate.abstention import TEMPERATURE, entropies
+from training.evaluate.abstention import choose_temperature, entropies
 from training.evaluate.network_outputs import Predictions
 from training.evaluate.photographs import PhotographPredictions, fit_photographs, photograph_report, photograph_side
 
@@ -29,7 +29,7 @@ def predictions(count: int) -> Predictions:
     return Predictions(torch.from_numpy(logits.astype(np.float32)), torch.from_numpy(labels))
 
 
-FOUND = PhotographPredictions(predictions(900), predictions(1200))
+FOUND = PhotographPredictions(predictions(900), predictions(1200), torch.zeros(100, 10))
 
 
 def test_the_report_counts_photographs_of_the_classes_and_of_other_things() -> None:
@@ -51,12 +51,15 @@ def test_what_is_fitted_on_one_half_holds_on_the_other() -> None:
         assert low <= level.raw_coverage <= high
     abstention = report.abstention
     known = FOUND.report.labels != OTHER
-    scores = entropies(FOUND.report.logits.numpy())
+    scores = entropies(FOUND.report.logits.numpy(), fitted.abstention.temperature)
     assert abstention.threshold == fitted.abstention.threshold
     assert abstention.kept.value == pytest.approx((scores[known.numpy()] <= abstention.threshold).mean())
     assert abstention.refused.value == pytest.approx((scores[~known.numpy()] > abstention.threshold).mean())
     assert abstention.kept.value == pytest.approx(0.95, abs=0.04) and abstention.auroc > 0.8
-    assert fitted.abstention.temperature == TEMPERATURE
+    calibrate = FOUND.calibrate
+    assert fitted.abstention.temperature == choose_temperature(
+        *(calibrate.logits[(calibrate.labels == OTHER) == other].numpy() for other in (False, True))
+    )
     assert fitted.calibration.temperature == report.calibration.temperature
     assert sum(fitted.reference.predicted) == 600
 
