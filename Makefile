@@ -17,7 +17,7 @@ SOURCES := app training tests
 NODE_MODULES := tests/page/node_modules
 TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
 
-.PHONY: help serve test tests lint train wheel docker-test docker-scale-test monitoring-test lock clean node
+.PHONY: help serve test tests slow-test lint train wheel docker-test docker-scale-test monitoring-test lock clean node
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -33,6 +33,9 @@ tests: .venv-dev/.dev
 	$(DEV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	$(DEV)/coverage report --precision=1 --include='app/*' --fail-under=95
 	$(DEV)/coverage report --precision=1 --include='training/*' --fail-under=85
+
+slow-test: .venv-dev/.dev  ## run the tests that `make test` leaves out for their time (Ray and torchrun after kills; minutes)
+	$(DEV)/python -m pytest -m slow $(ARGS)
 
 lint: $(NODE_MODULES)/.installed .venv-dev/.dev  ## run ruff (lint and format) and mypy --strict, and Biome for the page
 	npm --prefix tests/page run --silent lint

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,27 +84,39 @@ def loaded() -> tuple[Bundle, Session]:
     return load_session(Settings(_env_file=None, model_dir=BUNDLE))
 
 
+MakeClient = Callable[..., TestClient]
+
+
+@contextmanager
+def _clients(loaded: tuple[Bundle, Session]) -> Iterator[MakeClient]:
+    with ExitStack() as running:
+
+        def make(session: Session | None = None, **settings: object) -> TestClient:
+            values = {"model_dir": BUNDLE, "inference_threads": 1, **settings}
+            # By default an engine that dies ends the process, which would be that of the tests.
+            app = create_app(Settings(**values), (loaded[0], session or loaded[1]), on_death=lambda: None)
+            return running.enter_context(TestClient(app, raise_server_exceptions=False))
+
+        yield make
+
+
 @pytest.fixture
-def make_client(loaded: tuple[Bundle, Session]) -> Iterator[Callable[..., TestClient]]:
+def make_client(loaded: tuple[Bundle, Session]) -> Iterator[MakeClient]:
     """A function that starts an application with the given settings. It stops when the test ends."""
-    running = []
+    with _clients(loaded) as make:
+        yield make
 
-    def make(session: Session | None = None, **settings: object) -> TestClient:
-        values = {"model_dir": BUNDLE, "inference_threads": 1, **settings}
-        # By default an engine that dies ends the process, which would be that of the tests.
-        app = create_app(Settings(**values), (loaded[0], session or loaded[1]), on_death=lambda: None)
-        client = TestClient(app, raise_server_exceptions=False)
-        client.__enter__()
-        running.append(client)
-        return client
 
-    yield make
-    for client in running:
-        client.__exit__(None, None, None)
+@pytest.fixture(scope="module")
+def client(loaded: tuple[Bundle, Session]) -> Iterator[TestClient]:
+    """An application with the default settings, for all tests of a module. `make_client` makes one for a test alone."""
+    with _clients(loaded) as make:
+        yield make()
 
 
 @pytest.fixture
-def client(make_client: Callable[..., TestClient]) -> TestClient:
+def own_client(make_client: MakeClient) -> TestClient:
+    """One for a test that counts what it did."""
     return make_client()
 
 

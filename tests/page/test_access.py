@@ -37,8 +37,15 @@ def show_every_state(page: Page) -> None:
     expect(page.get_by_role("alert")).to_be_visible()
 
 
-@SCHEMES
-@SIZES
+@pytest.mark.parametrize(
+    ("scheme", "size"),
+    [
+        pytest.param("light", {}, id="desktop-light"),
+        pytest.param("dark", PHONE, id="phone-dark"),
+        pytest.param("dark", {}, id="desktop-dark", marks=pytest.mark.slow),
+        pytest.param("light", PHONE, id="phone-light", marks=pytest.mark.slow),
+    ],
+)
 def test_axe_finds_nothing(visit: Visit, scheme: str, size: dict[str, object]) -> None:
     page = visit(color_scheme=scheme, refused=(415,), **size)
     assert_accessible(page)

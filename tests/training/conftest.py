@@ -17,7 +17,7 @@ from tests.training.tiny import FASHION_HEADER, TINY, TINY_OPTIONS, lively_weigh
 from training.command_line import main
 from training.data import cifar10
 from training.data.unrelated import FASHION_MNIST
-from training.evaluate import evaluate
+from training.evaluate import calibration, evaluate
 from training.export import plots
 from training.export.bundle import bundle_name, export
 from training.fit import initial_weights
@@ -55,7 +55,8 @@ def _use_tiny_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "CIFAR10", TinyCIFAR10)
     monkeypatch.setattr(cifar10, "HELD_OUT", 2)
     monkeypatch.setattr(evaluate, "UNRELATED_IMAGES", 12)
-    monkeypatch.setattr(evaluate, "CORRUPTED_IMAGES", 10)
+    monkeypatch.setattr(evaluate, "CORRUPTED_IMAGES", 2)
+    monkeypatch.setattr(calibration, "RESAMPLES", 50)
 
 
 @pytest.fixture

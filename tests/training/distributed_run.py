@@ -1,10 +1,11 @@
 """The program of the processes in tests/training/fit/test_distributed.py: a tiny run, in which one rank may fail.
 
-torchrun starts an interpreter for each of its ranks, and each takes seconds to import PyTorch. With --processes this
-program imports it once and forks its ranks.
+torchrun starts an interpreter for each of its ranks, and each takes seconds to import PyTorch. This program imports it
+once and forks: with --processes its ranks, and as `serve` all runs that the lines of its standard input ask for.
 """
 
 import argparse
+import json
 import os
 import signal
 import socket
@@ -123,14 +124,14 @@ def make_trouble(kind: str) -> None:
     Run._step = troubled  # type: ignore[method-assign, assignment]
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["note", "train", "command"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trouble", choices=["killed", "silent", "stopped"])
     parser.add_argument("--timeout", type=float, default=60)
     parser.add_argument("--processes", type=int)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.processes:
         fork_ranks(options.processes)
     torch.set_num_threads(1)
@@ -143,3 +144,22 @@ if __name__ == "__main__":
         {"note": note, "train": train, "command": command}[options.what](options.folder)
     except TrainingError as error:
         sys.exit(f"{type(error).__name__}: {distributed.speaker()}{error}")
+
+
+def serve() -> None:
+    """For each line, {"arguments": [...], "stderr": path}, run `main` in a process and print its exit code."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if not (pid := os.fork()):
+            for path, descriptor in ((os.devnull, 0), (os.devnull, 1), (asked["stderr"], 2)):
+                os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), descriptor)
+            main(asked["arguments"])
+            sys.exit()
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    else:
+        main(sys.argv[1:])

@@ -356,6 +356,6 @@ def growths(call: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", BOMBS)
-@pytest.mark.parametrize("call", ["predict_batch", "report"])
+@pytest.mark.parametrize("call", [pytest.param("predict_batch", marks=pytest.mark.slow), "report"])
 def test_no_answer_fills_the_memory(name: str, call: str) -> None:
     assert int(growths(call)[name]) < 100  # MiB

@@ -39,6 +39,9 @@ def nodes(site: Path) -> Iterator[None]:
         patch.setenv("RAY_AUTH_MODE", "disabled")  # or it writes a token into the home folder
         with patch.context() as at_start:
             at_start.setenv("PYTHONPATH", f"{site}:{ROOT}")
+            at_start.setenv(
+                "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60"
+            )  # on a busy machine a start takes longer than 5
             at_start.setenv("WEB_CONCURRENCY", "4")  # what some platforms set everywhere
             at_start.setenv("RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")  # Ray tells its load at once
             ray.init(

@@ -209,6 +209,22 @@ def test_incompatible_options_are_refused(command: Command, arguments: list[str]
     assert (done.returncode, done.stderr) == (2, "error: --ray and --output go together, and without --json\n")
 
 
+@pytest.mark.timeout(600)  # Ray may start first
+def test_a_run_on_a_cluster_answers_what_no_run_before_it_has_answered(
+    command: Command, album: Path, tmp_path: Path, nodes: None
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["classify", "--ray", "--output", str(out), str(album)]
+    environment = {"RAY_AUTH_MODE": "disabled", "INFERENCE_THREADS": "1", "MODEL_DIR": str(BUNDLE)}
+    first = command(*arguments, **environment)
+    found = rows(out)
+    count = len(bulk.find([str(album)]))
+    assert first.stdout == f"{count} files answered, 0 were before; in {out}\n"
+    assert len({row["path"] for row in found}) == len(found) == count
+    assert command(*arguments, **environment).stdout.startswith(f"0 files answered, {count} were before")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # Ray starts twice, while other tests use the cores, too
 def test_a_killed_run_resumes(command: Command, tmp_path: Path, nodes: None) -> None:
     """The first run starts a cluster of its own; the others use one that runs, by its address or from this process."""

@@ -117,6 +117,7 @@ def test_a_replica_whose_engine_died_is_replaced(service: httpx.Client, site: Pa
     assert after != before
 
 
+@pytest.mark.slow
 def test_load_starts_a_second_replica_and_metrics_cover_both(service: httpx.Client, url: str, cat: bytes) -> None:
     over = threading.Event()
     answered = []

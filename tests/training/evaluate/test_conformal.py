@@ -49,7 +49,7 @@ def test_the_number_of_covered_images_is_the_rank_of_the_level(n: int, level: fl
 @pytest.mark.parametrize("level", LEVELS)
 def test_exchangeable_images_are_covered_as_often_as_promised(level: float) -> None:
     coverages = []
-    for seed in range(60):
+    for seed in range(20):
         both = scored(1500, seed, signal=1.0)
         calibrate, test = (Predictions(both.logits[part], both.labels[part]) for part in (slice(500), slice(500, 1500)))
         at_least = threshold(true_probabilities(calibrate, 1.3), level)

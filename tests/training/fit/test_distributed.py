@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import hypothesis.strategies as st
 import pytest
@@ -32,17 +33,32 @@ PROGRAM = (sys.executable, "-m", "tests.training.distributed_run")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *PROGRAM[1:])
 
 
-def start(*command: object) -> subprocess.CompletedProcess[str]:
-    """Run tests/training/distributed_run.py in several processes."""
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True, timeout=110
-    )
+ENVIRONMENT = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
 
 
-def fork(processes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The same without torchrun, which takes seconds."""
-    return start(*PROGRAM, *arguments, "--processes", processes)
+class Done(NamedTuple):
+    returncode: int
+    stderr: str
+
+
+Fork = Callable[..., Done]
+
+
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fork]:
+    """Run tests/training/distributed_run.py in two processes, without torchrun, which takes seconds."""
+    errors = tmp_path_factory.mktemp("fork") / "errors"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*PROGRAM, "serve"], cwd=ROOT, env=ENVIRONMENT, **pipes) as server:
+
+        def run_forked(*arguments: object) -> Done:
+            errors.write_text("")
+            asked = {"arguments": [*map(str, arguments), "--processes", "2"], "stderr": str(errors)}
+            print(json.dumps(asked), file=server.stdin, flush=True)
+            return Done(int(server.stdout.readline()), errors.read_text())
+
+        yield run_forked
+        server.stdin.close()
 
 
 @pytest.fixture(autouse=True)
@@ -54,17 +70,18 @@ def shallow_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an uninterrupted run of two processes."""
     folder = tmp_path_factory.mktemp("whole")
-    done = start(*TORCHRUN, "command", folder)
+    command = [*TORCHRUN, "command", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("validation accuracy") == 1  # one of them speaks
     return folder
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def killed(fork: Fork, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run after one of its processes was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    done = start(*TORCHRUN, "train", folder, "--trouble", "killed")
+    done = fork("train", folder, "--trouble", "killed")
     assert done.returncode != 0
     (complaint,) = (line for line in done.stderr.splitlines() if line.startswith("TrainingError: "))
     assert "rank 0: " in complaint and "goes on from the last saved step" in complaint
@@ -87,10 +104,10 @@ def test_parts_are_everything_once_and_of_nearly_one_size(count: int, size: int)
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_with_norms_frozen_gradients_are_those_of_one_process(tmp_path: Path) -> None:
+def test_with_norms_frozen_gradients_are_those_of_one_process(fork: Fork, tmp_path: Path) -> None:
     alone = Noting(tmp_path / "alone", World())
     alone.fit()
-    done = fork(2, "note", tmp_path)
+    done = fork("note", tmp_path)
     assert done.returncode == 0, done.stderr
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
 
@@ -121,9 +138,9 @@ def test_what_two_processes_leave_is_what_one_leaves(whole: Path, tmp_path: Path
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
 
 
-def test_a_killed_run_goes_on_with_the_same_bits(killed: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_with_the_same_bits(fork: Fork, killed: Path, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
-    done = fork(2, "train", tmp_path)
+    done = fork("train", tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
     assert json.loads((tmp_path / RUN).read_text())["continued"] == []
@@ -140,24 +157,24 @@ def test_a_killed_run_goes_on_in_one_process(killed: Path, tmp_path: Path) -> No
     assert later["hardware"]["processes"] == 1
 
 
-def test_all_stop_and_save_after_the_step_in_which_one_gets_sigterm(tmp_path: Path) -> None:
-    done = fork(2, "train", tmp_path, "--trouble", "stopped")
+def test_all_stop_and_save_after_the_step_in_which_one_gets_sigterm(fork: Fork, tmp_path: Path) -> None:
+    done = fork("train", tmp_path, "--trouble", "stopped")
     assert done.returncode != 0
     assert f"Stopped: rank 0: interrupted after step {TROUBLED_STEP} of 6, which is saved" in done.stderr, done.stderr
     assert "LeaderFailed: rank 1: rank 0 has stopped" in done.stderr
     assert Run(tmp_path, TINY, "random", TRAIN, SELECT).steps_done == TROUBLED_STEP
 
 
-def test_a_silent_rank_does_not_hang_the_run(tmp_path: Path) -> None:
-    done = fork(2, "train", tmp_path, "--trouble", "silent", "--timeout", 10)  # starting must fit in, too
+def test_a_silent_rank_does_not_hang_the_run(fork: Fork, tmp_path: Path) -> None:
+    done = fork("train", tmp_path, "--trouble", "silent", "--timeout", 5)  # starting must fit in, too
     assert done.returncode != 0
     assert "TrainingError: rank 0: another process of this run does not answer (" in done.stderr, done.stderr
     assert (tmp_path / STATE).exists() and not (tmp_path / WEIGHTS).exists()
 
 
-def test_what_the_leader_meets_is_said_by_it_alone(tmp_path: Path) -> None:
+def test_what_the_leader_meets_is_said_by_it_alone(fork: Fork, tmp_path: Path) -> None:
     (tmp_path / RUN).write_text("{}")
-    done = fork(2, "train", tmp_path)
+    done = fork("train", tmp_path)
     assert done.returncode != 0
     assert "TrainingError: rank 0: " in done.stderr and "run.json is damaged" in done.stderr
     assert "TrainingError: rank 1: " not in done.stderr

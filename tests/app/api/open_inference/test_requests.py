@@ -366,7 +366,7 @@ JSON = st.recursive(
 MEMBERS = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
 
 
-@settings(max_examples=75)  # each is tried with both models
+@settings(max_examples=30)  # each is tried with both models
 @given(
     changes=st.dictionaries(MEMBERS, JSON, max_size=2),
     members=st.dictionaries(st.sampled_from(["id", "outputs", "parameters", "x"]), JSON, max_size=2),

@@ -417,13 +417,13 @@ class TestRefusals:
 
 
 class TestAccounts:
-    def test_statistics_count_requests_and_failures(self, client: TestClient, pixels: np.ndarray) -> None:
-        client.post(INFER, **binary_request(pixels))
-        client.post(INFER, json=good())
-        client.post(INFER, content=b"bad")
-        (all_of_it,) = client.get("/v2/models/cifar10/stats").json()["model_stats"]
-        assert client.get("/v2/models/cifar10/versions/1/stats").json()["model_stats"] == [all_of_it]
-        both = client.get("/v2/models/stats").json()["model_stats"]
+    def test_statistics_count_requests_and_failures(self, own_client: TestClient, pixels: np.ndarray) -> None:
+        own_client.post(INFER, **binary_request(pixels))
+        own_client.post(INFER, json=good())
+        own_client.post(INFER, content=b"bad")
+        (all_of_it,) = own_client.get("/v2/models/cifar10/stats").json()["model_stats"]
+        assert own_client.get("/v2/models/cifar10/versions/1/stats").json()["model_stats"] == [all_of_it]
+        both = own_client.get("/v2/models/stats").json()["model_stats"]
         assert [entry["name"] for entry in both] == MODELS
         assert both[0] == all_of_it
         assert (all_of_it["name"], all_of_it["version"]) == ("cifar10", "1")
@@ -438,17 +438,17 @@ class TestAccounts:
         assert both[1]["inference_count"] == 0
 
     def test_metrics_and_log_show_the_requests(
-        self, client: TestClient, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
+        self, own_client: TestClient, pixels: np.ndarray, caplog: pytest.LogCaptureFixture
     ) -> None:
         with caplog.at_level(logging.INFO, "app.access"):
-            client.get("/v2/health/ready")
-            client.post(INFER, **binary_request(pixels))
-            client.post("/v2/models/cifar10/versions/1/infer", content=b"bad")
+            own_client.get("/v2/health/ready")
+            own_client.post(INFER, **binary_request(pixels))
+            own_client.post("/v2/models/cifar10/versions/1/infer", content=b"bad")
         answered, refused = (record.fields for record in caplog.records if record.name == "app.access")
         assert (answered["route"], answered["model"], answered["images"]) == ("/v2/models/{model}/infer", "cifar10", 2)
         assert refused["route"] == "/v2/models/{model}/versions/{version}/infer"
         assert refused["outcome"] == "malformed_request"
-        metrics = client.get("/metrics").text
+        metrics = own_client.get("/metrics").text
         assert 'predict_requests_total{outcome="ok",route="/v2/models/{model}/infer"} 1.0' in metrics
         assert "prediction_confidence_count 2.0" in metrics
         assert 'predict_stage_seconds_count{stage="total"} 1.0' in metrics

@@ -105,13 +105,13 @@ def test_a_photo_is_explained_as_a_whole(make_client: MakeClient) -> None:
 
 
 def test_metrics_and_log_show_the_explanation(
-    client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture
+    own_client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "app.access"):
-        client.post("/explain", content=cat)
+        own_client.post("/explain", content=cat)
     (line,) = (record.fields for record in caplog.records if record.name == "app.access")
     assert (line["route"], line["outcome"], line["label"]) == ("/explain", "ok", cat_label)
-    metrics = client.get("/metrics").text
+    metrics = own_client.get("/metrics").text
     assert 'predict_requests_total{outcome="ok",route="/explain"} 1.0' in metrics
     assert f'predictions_total{{label="{cat_label}"}} 0.0' in metrics
 

@@ -331,18 +331,18 @@ def test_a_bug_is_500_without_details(
 
 
 def test_metrics_and_log_show_the_answer(
-    client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture
+    own_client: TestClient, cat: bytes, cat_label: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "app.access"):
-        said = client.post("/predict", content=cat).json()
-        client.post("/predict", content=b"")
+        said = own_client.post("/predict", content=cat).json()
+        own_client.post("/predict", content=b"")
     answered, refused = (record.fields for record in caplog.records if record.name == "app.access")
     assert answered["route"] == "/predict"
     assert answered["label"] == cat_label
     assert answered["outcome"] == "ok"
     assert answered["abstain"] is said["abstain"] is not None
     assert (refused["status"], refused["outcome"]) == (422, "undecodable_image")
-    metrics = client.get("/metrics").text
+    metrics = own_client.get("/metrics").text
     assert 'predict_requests_total{outcome="ok",route="/predict"} 1.0' in metrics
     assert 'predict_requests_total{outcome="undecodable_image",route="/predict"} 1.0' in metrics
     assert f'predictions_total{{label="{cat_label}"}} 1.0' in metrics
@@ -448,17 +448,17 @@ def test_parameters_of_many_digits_are_refused_in_a_short_message(
     assert len(answer.content) < 10_000
 
 
-def test_a_partial_batch_answers_for_the_good_images(client: TestClient, cat: bytes, cat_label: str) -> None:
-    answer = client.post("/predict/batch?partial=true&top_k=1", files=files(cat, b"hello", cat))
+def test_a_partial_batch_answers_for_the_good_images(own_client: TestClient, cat: bytes, cat_label: str) -> None:
+    answer = own_client.post("/predict/batch?partial=true&top_k=1", files=files(cat, b"hello", cat))
     assert answer.status_code == 200
     first, second, third = answer.json()["results"]
     assert first["predictions"][0]["label"] == third["predictions"][0]["label"] == cat_label
     assert set(second) == {"error"}
     assert second["error"]["code"] == "unsupported_media_type"
     assert second["error"]["instance"] == answer.headers["x-request-id"]
-    metrics = client.get("/metrics").text
+    metrics = own_client.get("/metrics").text
     assert f'predictions_total{{label="{cat_label}"}} 2.0' in metrics
-    nothing = client.post("/predict/batch?partial=true", files=files(b"hello"))
+    nothing = own_client.post("/predict/batch?partial=true", files=files(b"hello"))
     assert nothing.json()["timing_ms"]["inference"] == 0
 
 
