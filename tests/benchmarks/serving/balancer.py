@@ -55,25 +55,32 @@ def nginx(port: int, instances: Sequence[int], changes: Mapping[str, str] | None
 
     `out` has the requests that took more than one attempt, `err` its errors.
     """
-    program = executable()
-    if program is None:
-        sys.exit("nginx is not installed (Debian: apt-get install nginx-light)")
     with tempfile.TemporaryDirectory() as folder:
-        os.chmod(folder, 0o755)  # if root starts nginx, its workers run as another user
-        path = Path(folder, "nginx.conf")
         text = configuration(port, instances, folder)
         for shown, ours in (changes or {}).items():
             assert shown in text, f"deploy/nginx.conf has no {shown}"
             text = text.replace(shown, ours)
-        path.write_text(text)
-        command = [program, "-p", folder, "-e", f"{folder}/err", "-c", str(path), "-g", "daemon off;"]
-        process = subprocess.Popen(command)
-        try:
-            _wait_until_it_listens(process, port)
+        with running_nginx(text, port, Path(folder)):
             yield Path(folder)
-        finally:
-            process.terminate()
-            process.wait()
+
+
+@contextmanager
+def running_nginx(text: str, port: int, folder: Path) -> Iterator[None]:
+    """Runs nginx with this configuration, which listens at the port, until the end of the block."""
+    program = executable()
+    if program is None:
+        sys.exit("nginx is not installed (Debian: apt-get install nginx-light)")
+    folder.chmod(0o755)  # if root starts nginx, its workers run as another user
+    path = folder / "nginx.conf"
+    path.write_text(text)
+    command = [program, "-p", str(folder), "-e", str(folder / "err"), "-c", str(path), "-g", "daemon off;"]
+    process = subprocess.Popen(command)
+    try:
+        _wait_until_it_listens(process, port)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int) -> None:
