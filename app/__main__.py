@@ -33,6 +33,7 @@ from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
 from .process.server import Server
 from .settings import Settings, SettingsError
+from .settings_help import ServeCommand
 from .telemetry import TelemetryError
 
 cli = typer.Typer(
@@ -80,7 +81,7 @@ def bare(
         serve()
 
 
-@cli.command()
+@cli.command(cls=ServeCommand)
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to serve at, instead of HOST.")] = None,
     port: Annotated[int | None, typer.Option(help="Its port, instead of PORT.")] = None,

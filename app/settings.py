@@ -79,13 +79,13 @@ class Settings(BaseSettings):
     model_digest: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated digests of the manifests that may be served; none: all."
     )
-    engine: Literal["onnx", "torch"] = Field("onnx", description="torch needs the extra of that name.")
-    host: str = "127.0.0.1"
-    port: int = Field(8000, ge=0, le=65535)
+    engine: Literal["onnx", "torch"] = Field("onnx", description="onnx, or torch, which needs the extra of that name.")
+    host: str = Field("127.0.0.1", description="The address to serve at; :: serves IPv4, too.")
+    port: int = Field(8000, ge=0, le=65535, description="0: any that is free.")
     uds: Path | None = Field(None, description="The file of a Unix socket to serve at, instead of HOST and PORT.")
 
     inference_threads: PositiveInt = Field(
-        default_factory=default_threads, le=MAX_THREADS, description="Worker threads."
+        default_factory=default_threads, le=MAX_THREADS, description="By default as many as there are cores."
     )
     max_batch_images: PositiveInt = Field(8, le=1024, description="Images a worker takes at once when several wait.")
     queue_images: int = Field(256, ge=3, le=1_000_000, description="Images under way at once; more are answered 429.")
@@ -93,8 +93,8 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(2, ge=0, le=3600, description="After SIGTERM, for balancers to look elsewhere.")
     drain_seconds: float = Field(10, ge=0, le=3600, description="After SIGTERM, for requests under way.")
 
-    max_file_bytes: PositiveInt = Field(10 * MEBIBYTE, le=GIBIBYTE)
-    max_request_bytes: PositiveInt = Field(32 * MEBIBYTE, le=GIBIBYTE)
+    max_file_bytes: PositiveInt = Field(10 * MEBIBYTE, le=GIBIBYTE, description="Of one image.")
+    max_request_bytes: PositiveInt = Field(32 * MEBIBYTE, le=GIBIBYTE, description="Of a request's body.")
     # Up to where Pillow does not warn of bombs.
     max_pixels: int = Field(25_000_000, ge=1, le=89_478_485, description="Width times height of one image.")
     max_decode_seconds: float = Field(2, ge=0.1, le=60, description="CPU time that decoding one image may take.")
@@ -106,11 +106,14 @@ class Settings(BaseSettings):
     drift_window_images: PositiveInt = Field(
         1000, le=1_000_000, description="Answers that the drift gauge looks back on."
     )
-    views: Literal[1, 3] = Field(1, description="Views of a photo whose logits are averaged.")
+    views: Literal[1, 3] = Field(1, description="1, or 3: as many crops of a photo, whose logits are averaged.")
 
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="Comma-separated; none: open to all.")
     admin_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Comma-separated; a request with one may have a model loaded anew; none: nobody's."
+    )
+    metrics_key: SecretStr | None = Field(
+        None, description="GET /metrics then needs it, or a key of API_KEYS or ADMIN_KEYS; it opens nothing else."
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated addresses and networks whose X-Forwarded headers count; none: nobody's."
@@ -121,8 +124,10 @@ class Settings(BaseSettings):
     feedback_sample: float = Field(0.1, ge=0, le=1, description="Of unsure images, the share that is kept.")
     feedback_days: PositiveFloat = Field(30, le=3650, description="For which such a copy is kept.")
     feedback_max_bytes: PositiveInt = Field(100 * MEBIBYTE, le=1024 * GIBIBYTE, description="Of all such copies.")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: LogFormat = Field("auto", description="auto is text in a terminal, else JSON.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error: lines below it are left out."
+    )
+    log_format: LogFormat = Field("auto", description="json, text, or auto: text in a terminal, else JSON.")
 
     @field_validator("api_keys", "admin_keys", "cors_origins", "trusted_proxies", "model_digest", mode="before")
     @classmethod
@@ -168,9 +173,16 @@ class Settings(BaseSettings):
     @field_validator("api_keys", "admin_keys")
     @classmethod
     def _sendable(cls, keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if not all(re.fullmatch(r"[!-~]+", key.get_secret_value()) for key in keys):
-            raise ValueError("a key may hold visible ASCII characters only: it travels in a header")
+        for key in keys:
+            _check_sendable(key)
         return keys
+
+    @field_validator("metrics_key")
+    @classmethod
+    def _sendable_too(cls, key: SecretStr | None) -> SecretStr | None:
+        if key:
+            _check_sendable(key)
+        return key
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -191,9 +203,11 @@ class Settings(BaseSettings):
     def _keys_differ(self) -> Self:
         if set(self.api_keys) & set(self.admin_keys):
             raise ValueError("a key is in API_KEYS and in ADMIN_KEYS: a key that loads models must be another")
+        if self.metrics_key in self.admin_keys:
+            raise ValueError("METRICS_KEY is one of ADMIN_KEYS: a key that loads models must be another")
         return self
 
-    @field_validator("uds", "feedback_dir", mode="before")
+    @field_validator("uds", "feedback_dir", "metrics_key", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
         return value or None
@@ -240,6 +254,12 @@ class Settings(BaseSettings):
             if meant := misspelt(name, known):
                 raise SettingsError(f"{name[:80]!a} looks like the setting {meant}: rename it, or unset it")
         return init_settings, env_settings, dotenv_settings, file_secret_settings
+
+
+def _check_sendable(key: SecretStr) -> None:
+    """Raises ValueError."""
+    if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        raise ValueError("a key may hold visible ASCII characters only: it travels in a header")
 
 
 def _names_in(path: Path, known: Sequence[str]) -> Iterator[str]:

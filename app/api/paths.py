@@ -8,6 +8,7 @@ PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
 PAGE = frozenset({"", "/"})
 PAGE_FILES = "/assets/web/"
 LOADS = "/v2/repository/models/"  # what is below it needs one of ADMIN_KEYS
+METRICS = "/metrics"  # METRICS_KEY is good for it
 IMAGE_UPLOADS = frozenset({"/predict", "/predict/batch", "/explain"})
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,9 +17,12 @@ import httpx
 import onnx
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from app import __version__
+from app.__main__ import cli
 from app.local_files import SUFFIXES
+from app.settings import Settings
 from tests.app.conftest import Command
 from tests.app.forged import forge, graph
 from tests.app.server import run, serve
@@ -261,6 +265,16 @@ def test_help_names_the_commands_and_completion(command: Command) -> None:
     assert "serve" in done.stdout
     assert "classify" in done.stdout
     assert "--install-completion" in done.stdout
+
+
+def test_the_help_of_serve_lists_the_settings_and_their_document() -> None:
+    done = CliRunner().invoke(cli, ["serve", "--help"])
+    assert done.exit_code == 0
+    assert re.findall(r"^  ([A-Z]+[A-Z_]*) ", done.stdout, re.MULTILINE) == [
+        name.upper() for name in Settings.model_fields
+    ]
+    assert "docs/operations.md" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def test_the_version_is_printed(command: Command) -> None:

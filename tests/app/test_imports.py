@@ -19,6 +19,7 @@ ALLOWED = {
     "app.cores": set(),
     "app.memory": set(),
     "app.settings": {"app.cores"},
+    "app.settings_help": {"app.settings"},
     "app.validation_errors": set(),
     "app.image_source": set(),
     "app.bundle": {"app.validation_errors"},
@@ -60,7 +61,7 @@ ALLOWED = {
     },
     "app.__main__": {
         *("app", "app.main", "app.cluster", "app.local_files", "app.process", "app.telemetry"),
-        *("app.inference", "app.bundle", "app.errors", "app.settings"),
+        *("app.inference", "app.bundle", "app.errors", "app.settings", "app.settings_help"),
     },
     "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
 }

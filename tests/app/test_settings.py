@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings, SettingsError, edit_distance, may_be_near, misspelt
+from app.settings_help import variables
 
 
 def test_defaults() -> None:
@@ -60,6 +61,7 @@ def test_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TRUSTED_PROXIES", ","),
         ("CORS_ORIGINS", ",,"),
         ("ADMIN_KEYS", "two words"),
+        ("METRICS_KEY", "schlüssel"),
         ("MODEL_DIGEST", "sha256:" + "0" * 64),
         ("MODEL_DIGEST", "F" * 64),
         ("MODEL_DIRS", "models/small"),
@@ -111,6 +113,19 @@ def test_a_key_that_loads_models_is_no_key_of_other_requests(monkeypatch: pytest
     assert "hush" not in str(refused.value)
 
 
+def test_a_scraper_s_key_loads_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("METRICS_KEY", "")
+    assert Settings().metrics_key is None
+    monkeypatch.setenv("METRICS_KEY", "hush")
+    monkeypatch.setenv("API_KEYS", "hush")  # as scrapers were told before there was METRICS_KEY
+    assert Settings().metrics_key == Settings().api_keys[0]
+    monkeypatch.setenv("API_KEYS", "")
+    monkeypatch.setenv("ADMIN_KEYS", "hush")
+    with pytest.raises(ValidationError, match="METRICS_KEY is one of ADMIN_KEYS") as refused:
+        Settings()
+    assert "hush" not in str(refused.value)
+
+
 def test_keys_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", "hush")
     assert "hush" not in repr(Settings())
@@ -118,6 +133,14 @@ def test_keys_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValidationError) as refused:
         Settings()
     assert "hush" not in str(refused.value)
+
+
+def test_help_lists_every_setting_with_its_default() -> None:
+    shown = dict(variables())
+    assert set(shown) == {*(name.upper() for name in Settings.model_fields), "OTEL_*"}
+    assert all(meaning.endswith((".", "]")) for meaning in shown.values())
+    assert shown["QUEUE_IMAGES"].endswith("429.  [default: 256]")
+    assert "default" not in shown["API_KEYS"]
 
 
 def numbers() -> list[str]:

@@ -30,8 +30,8 @@ from tests.benchmarks.serving.balancer import free_port, ready, start
 from tests.conftest import DATA, ROOT
 
 MONITORING = ROOT / "deploy/monitoring"
-KEY = "monitoring-test"
-SETTINGS = {"DRIFT_WINDOW_IMAGES": 20, "QUEUE_IMAGES": 3, "API_KEYS": KEY}
+KEY, METRICS_KEY = "monitoring-test", "monitoring-test-scraper"
+SETTINGS = {"DRIFT_WINDOW_IMAGES": 20, "QUEUE_IMAGES": 3, "API_KEYS": KEY, "METRICS_KEY": METRICS_KEY}
 INTERVAL = "10s"  # Grafana's value for $__rate_interval
 WAIT_SECONDS = 60
 
@@ -65,7 +65,7 @@ def prometheus(targets: Sequence[str]) -> Iterator[httpx.Client]:
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(MONITORING / "alerts.yml", folder)
         Path(folder, "prometheus.yml").write_text(configuration(targets))
-        Path(folder, "metrics_key").write_text(KEY)
+        Path(folder, "metrics_key").write_text(METRICS_KEY)
         options = {
             "config.file": f"{folder}/prometheus.yml",
             "storage.tsdb.path": f"{folder}/data",

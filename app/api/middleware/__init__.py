@@ -52,7 +52,7 @@ def middleware(
         Middleware(SecurityHeaders),
         *([cors] if settings.cors_origins else []),
         Middleware(ProblemDocuments),
-        Middleware(ApiKeys, keys=settings.api_keys, admin_keys=settings.admin_keys),
+        Middleware(ApiKeys, keys=settings.api_keys, admin_keys=settings.admin_keys, metrics_key=settings.metrics_key),
         Middleware(Admission, paths=IMAGE_UPLOADS, share=share),
         Middleware(
             BodyLimits,

@@ -37,6 +37,34 @@ def test_only_probes_and_the_page_need_no_key(guarded: TestClient) -> None:
         assert guarded.get(path, follow_redirects=False).status_code == 401, path
 
 
+SCRAPER, USER, ADMIN = "scraper", "user", "admin"
+
+
+@pytest.mark.parametrize(
+    ("settings", "for_metrics", "for_others"),
+    [
+        ({"api_keys": USER}, {USER}, {USER}),
+        ({"metrics_key": SCRAPER}, {SCRAPER}, None),
+        ({"metrics_key": SCRAPER, "admin_keys": ADMIN}, {SCRAPER, ADMIN}, None),
+        ({"metrics_key": SCRAPER, "api_keys": USER, "admin_keys": ADMIN}, {SCRAPER, USER, ADMIN}, {USER, ADMIN}),
+    ],
+    ids=["API_KEYS", "METRICS_KEY", "METRICS_KEY and ADMIN_KEYS", "all"],
+)
+def test_a_scraper_s_key_opens_the_metrics_alone(
+    make_client: MakeClient, settings: dict[str, str], for_metrics: set[str], for_others: set[str] | None
+) -> None:
+    client = make_client(root_path="/images", **settings)
+
+    def opened(path: str) -> set[str]:
+        """The keys with which the path answers; "" is no key."""
+        keys = ("", SCRAPER, USER, ADMIN)
+        return {key for key in keys if client.get(path, headers={"Authorization": f"Bearer {key}"}).is_success}
+
+    assert opened("/metrics") == opened("/images/metrics") == for_metrics
+    for path in ("/model", "/metrics/report"):
+        assert opened(path) == (for_others or {"", SCRAPER, USER, ADMIN}), path
+
+
 def test_every_answer_has_the_security_headers(client: TestClient) -> None:
     for path in ("/livez", "/model", "/nothing", "/docs"):
         headers = client.get(path).headers
