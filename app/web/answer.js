@@ -6,6 +6,7 @@ import { asCode } from "./code.js";
 import { freshId, html } from "./elements.js";
 import { explanation } from "./explanation.js";
 import { explainFailure } from "./faults.js";
+import { feedback } from "./feedback.js";
 import { alternatives, fileSize, milliseconds, probability } from "./format.js";
 import { smaller } from "./images.js";
 import { stateOf } from "./outcome.js";
@@ -109,11 +110,12 @@ export function answerCard(file, { limited, announce, changed, removed }) {
     }
   }
 
-  function answered({ answer, milliseconds: here }, query) {
+  function answered({ answer, milliseconds: here, requestId }, query) {
     const { predictions, abstain, prediction_set: set } = answer;
     const [best] = predictions;
     const map = explanation({ file, predictions, figure, signal: life.signal, announce });
     const tools = [
+      feedback({ requestId, answer, fileName: file.name, signal: life.signal, announce }),
       html("div", { class: "tools" }, map.toggle, asCode({ fileName: file.name, query, answer, announce })),
       map.options,
       timing(answer.timing_ms, here),

@@ -38,8 +38,8 @@ const JSON_CONTENT = { type: "application/json", read: (response) => response.js
 const PICTURE = { type: "image/", read: (response) => response.blob() };
 
 /**
- * {content, milliseconds}: the answer, and how long it took, without the time in which this function waits. If the
- * service is busy, it waits as long as its `Retry-After` says, calls `onWait(seconds)` and tries again. If the service
+ * {content, milliseconds, requestId}: the answer, how long it took, without the time in which this function waits, and
+ * the id by which the service knows it. If the service is busy, it waits as long as its `Retry-After` says, calls `onWait(seconds)` and tries again. If the service
  * wants a key, it waits until there is one. Throws a Failure, or the AbortError of `signal`.
  */
 async function send(path, kind, { method = "GET", body, signal, onWait = () => {} } = {}) {
@@ -69,7 +69,8 @@ async function once(path, kind, { method, body, signal }) {
     response = await fetch(path, { method, body, signal, headers });
     if (response.ok && hasType(response, kind.type)) {
       const content = await kind.read(response);
-      return { content, milliseconds: performance.now() - started };
+      const requestId = response.headers.get("X-Request-ID");
+      return { content, milliseconds: performance.now() - started, requestId };
     }
   } catch (error) {
     if (signal?.aborted) throw error;
@@ -118,11 +119,17 @@ export function hasKey() {
   return key !== "";
 }
 
-/** {answer, milliseconds} of the image, a Blob. */
+/** {answer, milliseconds, requestId} of the image, a Blob. */
 export async function predict(image, query, options) {
   const sent = { method: "POST", body: image, ...options };
-  const { content, milliseconds } = await send(`predict?${query}`, JSON_CONTENT, sent);
-  return { answer: content, milliseconds };
+  const { content, ...others } = await send(`predict?${query}`, JSON_CONTENT, sent);
+  return { answer: content, ...others };
+}
+
+/** Tell the true class of the image whose answer has this id. */
+export async function tellLabel(requestId, label, options) {
+  const body = new Blob([JSON.stringify({ request_id: requestId, label })], { type: "application/json" });
+  await send("feedback", JSON_CONTENT, { method: "POST", body, ...options });
 }
 
 /** The activation map of a class, as a picture. */

@@ -33,6 +33,7 @@ DOCS_POLICY = (
 )
 WEB = resources.files(PACKAGE).joinpath("web")
 PAGE = WEB.joinpath("index.html").read_text(encoding="utf-8")
+FEEDBACK = '<meta name="feedback" content="{}">'  # tells the scripts whether POST /feedback exists
 PROMISE = "Images are not stored. The service reads each one in memory, answers, and discards it."
 DOCS = WEB.joinpath("docs.html").read_text(encoding="utf-8")
 SAMPLES = re.compile(r'\n *<div class="samples">.*?</div>', re.DOTALL)
@@ -78,7 +79,7 @@ async def home(request: Request, service: RunningService) -> Response:
     """The page."""
     page, settings = titled(PAGE, service.bundle.manifest.data_set), service.settings
     if settings.feedback_dir:
-        page = page.replace(PROMISE, _about_copies(settings))
+        page = page.replace(PROMISE, _about_copies(settings)).replace(FEEDBACK.format("off"), FEEDBACK.format("on"))
     return revalidated(request, page.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": PAGE_POLICY})
 
 

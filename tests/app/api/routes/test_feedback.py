@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from app.api.routes.page import PAGE, PROMISE
+from app.api.routes.page import FEEDBACK, PAGE, PROMISE
 from app.inference.sessions import Outputs, Session
 from app.main import create_app
 from app.settings import Settings
@@ -125,8 +125,9 @@ def test_with_a_folder_the_document_has_one_more_route(tmp_path: Path) -> None:
 def test_the_pages_promise_follows_the_settings(
     make_client: MakeClient, tmp_path: Path, settings: dict[str, Any], promised: bool
 ) -> None:
-    assert PAGE.count(PROMISE) == 1
+    assert PAGE.count(PROMISE) == PAGE.count(FEEDBACK.format("off")) == 1
     folder = {"feedback_dir": tmp_path} if settings.get("feedback_dir") else {}
     page = make_client(**{**settings, **folder}).get("/").text
     assert (PROMISE in page) == promised
+    assert FEEDBACK.format("on" if folder else "off") in page
     assert ("keeps small copies of some images that it is unsure of, for at most 30 days" in page) != promised
