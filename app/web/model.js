@@ -1,10 +1,13 @@
 // The model's tab: charts and tables of the report that the service has about its model.
 
 import { getPicture } from "./api.js";
+import { architectureChart, inputSizes } from "./charts/architecture.js";
 import { confusionChart } from "./charts/confusion.js";
 import { intervalChart } from "./charts/interval.js";
-import { lineChart, niceTicks } from "./charts/lines.js";
 import { reliabilityChart } from "./charts/reliability.js";
+import { robustnessChart } from "./charts/robustness.js";
+import { selectiveChart } from "./charts/selective.js";
+import { trainingCharts } from "./charts/training.js";
 import { description, report as getReport } from "./documents.js";
 import { html } from "./elements.js";
 import { explainFailure } from "./faults.js";
@@ -61,10 +64,13 @@ function sections(report, model, announce) {
       badAt(report),
       perClass(report, announce),
       confusion(report),
+      mistakes(),
+      report.robustness ? robustness(report.robustness) : null,
       training(report.history),
       report.calibration ? reliability(report.calibration) : null,
       report.selective ? riskCoverage(report.selective) : null,
       report.conformal ? predictionSets(report, model) : null,
+      architecture(model),
     ),
   ];
 }
@@ -224,72 +230,49 @@ function confusion({ per_class: rows, confusion_matrix: matrix }) {
   );
 }
 
+/** The bundle's picture of them. Older bundles have none: then there is no such card. */
+function mistakes() {
+  const { image, shown } = reportPicture("mistakes", "Test images with their class, and what the model said instead");
+  const place = card(
+    "Mistakes that it was sure of",
+    { wide: true, lead: "Above each test image stands its class, and below that what the model said and how surely." },
+    html("div", { class: "scroll", role: "region", "aria-label": "Pictures of mistakes", tabindex: "0" }, image),
+  );
+  place.hidden = true;
+  shown.then(
+    () => {
+      place.hidden = false;
+    },
+    () => place.remove(),
+  );
+  return place;
+}
+
+function robustness(measured) {
+  return card(
+    "When pictures are damaged",
+    {
+      wide: true,
+      lead:
+        `The share of right answers for ${count(measured.n)} test images that were damaged on purpose, in ` +
+        `${measured.corruptions[0].accuracy.length} strengths. Without damage it is ` +
+        `${percent(measured.clean_accuracy)}, on average with damage ${percent(measured.mean_accuracy)}.`,
+    },
+    ...robustnessChart(measured),
+  );
+}
+
 function training(history) {
-  const epochs = history.map((row) => row.epoch);
-  const last = history.at(-1);
-  const chart = (quantity, label, format, from) => {
-    const series = [
-      ["train", "training, augmented", "second"],
-      ["validation", "held-out images", "first"],
-    ].map(([part, name, kind]) => ({
-      name,
-      kind,
-      dots: true,
-      points: history.map((row) => [row.epoch, row[`${part}_${quantity}`]]),
-    }));
-    const values = series.flatMap(({ points }) => points.map(([, value]) => value));
-    const ticks = niceTicks(from ?? Math.min(...values), Math.max(...values));
-    return lineChart({
-      x: {
-        label: "Epoch",
-        from: epochs[0],
-        to: Math.max(epochs.at(-1), epochs[0] + 1),
-        ticks: epochTicks(epochs),
-        format: String,
-      },
-      y: { label, from: ticks[0], to: ticks.at(-1), ticks, format },
-      series,
-      summary:
-        `${label} by epoch: at the end ${format(last[`validation_${quantity}`], 2)} on held-out images, ` +
-        `${format(last[`train_${quantity}`], 2)} on augmented training images`,
-    }).figure;
-  };
   return card(
     "How it was trained",
     {
       wide: true,
       lead:
-        `${epochs.length} passes over the training images. These were changed at random and partly covered. ` +
+        `${history.length} passes over the training images. These were changed at random and partly covered. ` +
         "This makes them harder, so the model does better on held-out images.",
     },
-    html(
-      "div",
-      { class: "pair" },
-      chart("accuracy", "Accuracy", (value, digits = 0) => percent(value, digits)),
-      chart("loss", "Loss (nats)", (value) => decimal(value), 0),
-    ),
-    html(
-      "details",
-      {},
-      html("summary", {}, "The same as a table"),
-      plainTable({
-        caption: "Training by epoch",
-        columns: ["Epoch", "Accuracy", "Accuracy, held out", "Loss", "Loss, held out"],
-        rows: history.map((row) => [
-          String(row.epoch),
-          percent(row.train_accuracy, 2),
-          percent(row.validation_accuracy, 2),
-          decimal(row.train_loss, 3),
-          decimal(row.validation_loss, 3),
-        ]),
-      }),
-    ),
+    ...trainingCharts(history),
   );
-}
-
-function epochTicks(epochs) {
-  const step = Math.ceil(epochs.length / 8);
-  return epochs.filter((_, index) => index % step === 0);
 }
 
 function reliability({ before, after, temperature }) {
@@ -297,54 +280,23 @@ function reliability({ before, after, temperature }) {
     "About nine in ten answers with a probability of 90 % should be right. " +
     `The average gap is ${percent(after.ece.value, 2)}. ` +
     `Before calibration it was ${percent(before.ece.value, 2)} (temperature ${decimal(temperature)}).`;
-  const content = after.bins?.length ? reliabilityChart(before, after) : [reliabilityPicture(lead)];
-  return card("Do probabilities mean what they say?", { lead }, ...content);
+  const title = "Do probabilities mean what they say?";
+  if (after.bins?.length) return card(title, { lead }, ...reliabilityChart(before, after));
+  const { image, shown } = reportPicture("reliability", `Reliability diagram. ${lead}`); // older reports lack the bins
+  shown.catch(() => image.remove());
+  return card(title, { lead }, image);
 }
 
-/** Older reports lack the bins, but have a picture of the diagram. */
-function reliabilityPicture(summary) {
-  const image = html("img", { alt: `Reliability diagram. ${summary}`, class: "report-picture" });
-  getPicture("metrics/report/reliability.png").then(
-    (blob) => {
-      image.src = URL.createObjectURL(blob);
-    },
-    () => image.remove(),
-  );
-  return image;
+/** {image, shown}: a picture of the report, and a promise that is kept when it has come. */
+function reportPicture(name, alt) {
+  const image = html("img", { alt, class: "report-picture" });
+  const shown = getPicture(`metrics/report/${name}.png`).then((blob) => {
+    image.src = URL.createObjectURL(blob);
+  });
+  return { image, shown };
 }
 
 function riskCoverage({ curve, aurc }) {
-  const format = (value) => percent(value, 0);
-  const risk = curve.map(({ coverage, accuracy: right }) => [coverage, 1 - right]);
-  const ticks = niceTicks(0, Math.max(...risk.map(([, value]) => value), 0.01));
-  const said = html("output", { class: "said-output" });
-  const slider = html("input", {
-    type: "range",
-    id: "coverage",
-    min: 0,
-    max: curve.length - 1,
-    step: 1,
-    value: nearest(curve, 0.9),
-    input: () => tell(),
-  });
-  const at = () => curve[Number(slider.value)];
-  const { figure, redraw } = lineChart({
-    x: { label: "Share of images that are answered", from: 0, to: 1, ticks: [0, 0.25, 0.5, 0.75, 1], format },
-    y: { label: "Share of wrong answers", from: 0, to: ticks.at(-1), ticks, format: (value) => percent(value, 0) },
-    series: [{ name: "surest answers first", kind: "first", points: risk }],
-    summary:
-      `Wrong answers by the share of images that are answered: ${percent(1 - curve.at(-1).accuracy, 2)} for all ` +
-      `images, ${percent(1 - curve[nearest(curve, 0.5)].accuracy, 2)} for the surest half`,
-    mark: () => at().coverage,
-  });
-  function tell() {
-    const { coverage, accuracy: right } = at();
-    const text = `Answering the surest ${percent(coverage, 0)}: ${percent(right, 2)} right`;
-    said.textContent = text;
-    slider.setAttribute("aria-valuetext", text);
-    redraw();
-  }
-  tell();
   return card(
     "What if it answers only when it is sure?",
     {
@@ -352,14 +304,36 @@ function riskCoverage({ curve, aurc }) {
         "Without its least sure answers the model makes fewer mistakes. " +
         `The area under the curve is ${decimal(aurc.value, 4)}; 0 is best.`,
     },
-    figure,
-    html("div", { class: "slider" }, html("label", { for: "coverage" }, "Images answered"), slider, said),
+    ...selectiveChart(curve),
   );
 }
 
-function nearest(curve, coverage) {
-  const gaps = curve.map((point) => Math.abs(point.coverage - coverage));
-  return gaps.indexOf(Math.min(...gaps));
+function architecture(model) {
+  const chart = architectureChart(model);
+  if (!chart) return null;
+  return card(
+    "How it is built",
+    {
+      wide: true,
+      lead:
+        `A MobileNetV2 of ${count(model.parameters)} parameters and ${count(model.macs)} multiply-adds for each ` +
+        "picture. From layer to layer it looks at fewer places, and at more features of each.",
+    },
+    html(
+      "div",
+      { class: "pair" },
+      chart,
+      html(
+        "ul",
+        { class: "limits" },
+        [
+          `It gets a picture with ${inputSizes(model)} pixels. Whatever is smaller than one of them is lost.`,
+          "It gives one class to a whole picture. It counts nothing, and draws no outlines.",
+          `It knows ${count(model.classes.length)} classes. For anything else, the best answer is “I don’t know”.`,
+        ].map((sentence) => html("li", {}, sentence)),
+      ),
+    ),
+  );
 }
 
 function predictionSets({ conformal, photographs: ofPhotographs }, { data_set: of }) {

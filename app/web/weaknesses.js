@@ -1,5 +1,6 @@
 // What the model is bad at, in words, from its report.
 
+import { kindsOfDamage } from "./charts/robustness.js";
 import { alternatives, count, percent } from "./format.js";
 
 const WORST = 3; // classes, pairs or kinds of damage that are named
@@ -54,15 +55,13 @@ function confusions({ per_class: rows, confusion_matrix: matrix }) {
   return most.length ? `Most often it confuses ${listed(most)}.` : null;
 }
 
-function damage({ corruptions, clean_accuracy: clean, mean_accuracy: mean }) {
-  const kinds = corruptions
-    .map(({ name, accuracy }) => ({ name, right: accuracy.reduce((a, b) => a + b, 0) / accuracy.length }))
-    .sort((a, b) => a.right - b.right)
+function damage(robustness) {
+  const kinds = kindsOfDamage(robustness)
     .slice(0, WORST)
-    .map(({ name, right }) => `${name.replaceAll("_", " ")} (${percent(right)})`);
+    .map(({ name, right }) => `${name} (${percent(right)})`);
   return (
-    `Of artificially damaged images, it classifies ${percent(mean)} correctly, without damage ${percent(clean)}. ` +
-    `Worst are ${listed(kinds)}.`
+    `Of artificially damaged images, it classifies ${percent(robustness.mean_accuracy)} correctly, ` +
+    `without damage ${percent(robustness.clean_accuracy)}. Worst are ${listed(kinds)}.`
   );
 }
 

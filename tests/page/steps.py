@@ -44,5 +44,5 @@ def open_model(page: Page) -> Locator:
     page.get_by_role("tab", name="The model").click()
     panel = page.get_by_role("tabpanel", name="The model")
     expect(panel.get_by_role("grid")).to_be_visible()
-    expect(panel.get_by_role("img")).to_have_count(5)
+    expect(panel.get_by_role("img")).to_have_count(6)
     return panel

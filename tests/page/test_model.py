@@ -194,14 +194,37 @@ def test_reliability_is_drawn_from_its_bins(visit: Visit, report: dict[str, Any]
     expect(page.locator(".column")).to_have_text(["957", "40", "3"])
 
 
-def test_reports_without_bins_come_with_a_picture(visit: Visit, report: dict[str, Any]) -> None:
+def test_reports_of_older_bundles_have_other_pictures(visit: Visit, report: dict[str, Any]) -> None:
     for part in ("before", "after"):
         report["calibration"][part].pop("bins", None)
-    page = visit()
+    page = visit(refused=(404,))
     page.route("**/metrics/report", lambda route: route.fulfill(json=report))
-    picture = open_model(page).get_by_role("img", name="Reliability diagram.")
-    expect(picture).to_be_visible()
+    page.route("**/metrics/report/mistakes.png", lambda route: route.fulfill(status=404))
+    page.get_by_role("tab", name="The model").click()
+    expect(page.get_by_role("img", name="Reliability diagram.")).to_be_visible()
     page.wait_for_function("document.querySelector('.report-picture').naturalWidth > 100")
+    expect(page.get_by_text("Mistakes that it was sure of")).to_have_count(0)
+
+
+def test_mistakes_damage_and_layers_are_shown(visit: Visit, service: httpx.Client, report: dict[str, Any]) -> None:
+    page = visit()
+    panel = open_model(page)
+    expect(panel.get_by_role("img", name="Test images with their class")).to_be_visible()
+    page.wait_for_function("document.querySelector('.report-picture').naturalWidth > 100")
+
+    means = {one["name"]: sum(one["accuracy"]) / 5 for one in report["robustness"]["corruptions"]}
+    kinds = sorted(means, key=lambda name: means[name])
+    shown = [f"{name.replace('_', ' ')}{means[name] * 100:.1f}\u00a0%" for name in kinds]
+    expect(panel.locator(".damage li")).to_have_text(shown)
+    panel.get_by_text("Each strength, as a table").click()
+    row = panel.get_by_role("region", name="Accuracy by damage").get_by_role("row", name=kinds[0].replace("_", " "))
+    worst = next(one for one in report["robustness"]["corruptions"] if one["name"] == kinds[0])
+    expect(row).to_contain_text(f"{worst['accuracy'][4] * 100:.1f}")
+
+    layers = panel.locator(".layers li")
+    expect(layers.first).to_have_text("Picture32 × 32 or 64 × 64")
+    expect(layers).to_contain_text(["128 × 128", "64 × 64 × 32", "4 × 4 × 1,280", "10"])
+    expect(panel.get_by_text(f"{service.get('/model').json()['parameters']:,} parameters")).to_be_visible()
 
 
 def test_a_report_of_accuracy_alone(visit: Visit, report: dict[str, Any]) -> None:
@@ -213,7 +236,10 @@ def test_a_report_of_accuracy_alone(visit: Visit, report: dict[str, Any]) -> Non
     page.reload()
     expect(page.get_by_role("grid")).to_be_visible()
     expect(page.get_by_role("heading", level=3)).to_have_text(
-        ["Accuracy", "What it is bad at", "Class by class", "Confusion matrix", "How it was trained"]
+        [
+            *("Accuracy", "What it is bad at", "Class by class", "Confusion matrix"),
+            *("Mistakes that it was sure of", "How it was trained", "How it is built"),
+        ]
     )
 
 
