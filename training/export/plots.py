@@ -28,18 +28,20 @@ def accuracy_and_loss(history: Sequence[Epoch]) -> bytes:
     epochs = [row.epoch for row in history]
     figure, panels = new_figure(10, 4.2, 2)
     for axes, quantity, title in zip(panels, ("accuracy", "loss"), ("Accuracy", "Loss (nats)"), strict=True):
+        last = []
         for part, label, colour, marker in (
             ("train", "training, augmented", ORANGE, "s"),
             ("validation", "selection split, averaged weights", BLUE, "o"),
         ):
             values = [getattr(row, f"{part}_{quantity}") for row in history]
-            axes.plot(epochs, values, color=colour, marker=marker, label=f"{label}: {_last(quantity, values[-1])}")
-        axes.set_title(title)
+            axes.plot(epochs, values, color=colour, marker=marker, label=label)
+            last.append(_last(quantity, values[-1]))
+        axes.set_title(f"{title}\nat the end {last[0]} in training, {last[1]} held out")
         axes.set_xlabel("Epoch")
         axes.set_ylabel(title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
-        axes.legend()
+    _legend_below(panels[0], figure)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0))
     panels[1].set_ylim(bottom=0)
     return png(figure)
@@ -94,7 +96,7 @@ def reliability(scored: Predictions, calibration: CalibrationReport, bins: int =
     axes.set_ylabel("Accuracy")
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend(loc="upper left")
+    _legend_below(axes, figure)
     below.bar(edges[:-1], binned.counts, 1 / bins, align="edge", color=GREY, edgecolor="white")
     below.set_yscale("symlog", linthresh=1)
     below.set_ylim(bottom=0)
@@ -171,6 +173,11 @@ def mistakes(
 
 def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def _legend_below(axes: Axes, figure: Figure) -> None:
+    """Below all panels, where it covers no data."""
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
 
 
 def _last(quantity: str, value: float) -> str:
