@@ -235,7 +235,12 @@ function mistakes() {
   const { image, shown } = reportPicture("mistakes", "Test images with their class, and what the model said instead");
   const place = card(
     "Mistakes that it was sure of",
-    { wide: true, lead: "Above each test image stands its class, and below that what the model said and how surely." },
+    {
+      wide: true,
+      lead:
+        "Above each test image stands its class, and below that what the model said and how surely. " +
+        "Some may have a wrong class in the data set.",
+    },
     html("div", { class: "scroll", role: "region", "aria-label": "Pictures of mistakes", tabindex: "0" }, image),
   );
   place.hidden = true;
