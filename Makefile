@@ -14,10 +14,11 @@ DEV := .venv-dev/bin
 # Installs the packages for developers.
 INSTALL ?= $(DEV)/pip install
 SOURCES := app training tests
+GRPC := app/api/open_inference/rpc
 NODE_MODULES := tests/page/node_modules
 TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
 
-.PHONY: help serve test tests slow-test lint train wheel docker-test docker-scale-test monitoring-test lock clean node
+.PHONY: help serve test tests slow-test lint train wheel docker-test docker-scale-test monitoring-test lock messages clean node
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -65,6 +66,13 @@ lock:  ## update deploy/requirements.lock from pyproject.toml (ARGS=--upgrade fo
 	build/lock/bin/pip install --quiet uv
 	build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 		--custom-compile-command "make lock" $(ARGS) --output-file deploy/requirements.lock pyproject.toml
+
+# The messages get a pool of their own: other packages, such as tritonclient, define the same names in the common one.
+messages:  ## generate the messages of gRPC from the protocol's definition
+	$(PYTHON) -m venv build/messages
+	build/messages/bin/pip install --quiet grpcio-tools==1.85.1
+	build/messages/bin/python -m grpc_tools.protoc --proto_path=$(GRPC) --python_out=$(GRPC) --pyi_out=$(GRPC) grpc_predict_v2.proto
+	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' $(GRPC)/grpc_predict_v2_pb2.py
 
 clean:  ## remove generated files, except data and training runs
 	rm -rf .venv .venv-dev build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache $(NODE_MODULES)

@@ -107,7 +107,7 @@ def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
     configure_logging(settings.log_level, settings.log_format)
     try:
         app = create_app(settings, loaded.pop())
-    except TelemetryError as error:
+    except (TelemetryError, SettingsError) as error:
         raise StartupError(str(error)) from None
     server = Server(app, settings)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
@@ -117,7 +117,7 @@ def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
         server.run(sockets)
     except ThreadsError as error:
         raise StartupError(f"INFERENCE_THREADS: {error}") from None
-    except SettingsError as error:  # FEEDBACK_DIR's
+    except SettingsError as error:  # FEEDBACK_DIR's or GRPC_PORT's
         raise StartupError(str(error)) from None
     except (BundleError, SessionError) as error:  # of MODEL_DIRS
         raise StartupError(str(error)) from None

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from types import ModuleType
 from typing import Any
 
 from fastapi import FastAPI
@@ -47,19 +48,24 @@ def create_app(
     After an error of the engine, the thread that met it calls `on_death`, which should end the process.
 
     Raises SeveralProcesses in one of several workers, pydantic's ValidationError for invalid settings, TelemetryError
-    for variables OTEL_*, and BundleError, SessionError or SettingsError when the application starts.
+    for variables OTEL_*, SettingsError without the extra that GRPC_PORT needs, and BundleError, SessionError or
+    SettingsError when the application starts.
     """
     refuse_several_processes()
     settings = settings or Settings()
+    rpc = _rpc() if settings.grpc_port is not None else None
 
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
         service = Service(settings, metrics, given.pop() if given else None, on_death)
         app.state.service = service
         try:
+            app.state.rpc = await rpc.start(app, settings) if rpc else None
             yield
         finally:
             service.draining = True
+            if getattr(app.state, "rpc", None):
+                await app.state.rpc.stop(settings.drain_seconds)
             service.close()
             if telemetry:
                 await asyncio.to_thread(telemetry.close)
@@ -84,9 +90,20 @@ def create_app(
     problems.install(app)
     for router in [*routers, *([feedback.router] if settings.feedback_dir else [])]:
         app.include_router(router)
+    if rpc:
+        rpc.install(app)
     for files in (page.swagger_files, page.own_files):
         app.mount(files.mount, files)
     return app
+
+
+def _rpc() -> ModuleType:
+    """On demand: without GRPC_PORT nothing of gRPC is imported. Raises SettingsError."""
+    try:
+        from .api.open_inference.rpc import server
+    except ImportError as error:
+        raise SettingsError(f"GRPC_PORT needs the extra 'grpc' ({error})") from None
+    return server
 
 
 def refusal(error: ValidationError | SettingsError) -> str:

@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="The address to serve at; :: serves IPv4, too.")
     port: int = Field(8000, ge=0, le=65535, description="0: any that is free.")
     uds: Path | None = Field(None, description="The file of a Unix socket to serve at, instead of HOST and PORT.")
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="The port of HOST for gRPC, which needs the extra of that name; none: no gRPC.",
+    )
 
     inference_threads: PositiveInt = Field(
         default_factory=default_threads, le=MAX_THREADS, description="By default as many as there are cores."
@@ -207,10 +213,10 @@ class Settings(BaseSettings):
             raise ValueError("METRICS_KEY is one of ADMIN_KEYS: a key that loads models must be another")
         return self
 
-    @field_validator("uds", "feedback_dir", "metrics_key", mode="before")
+    @field_validator("uds", "grpc_port", "feedback_dir", "metrics_key", mode="before")
     @classmethod
     def _none_if_empty(cls, value: object) -> object:
-        return value or None
+        return None if value == "" else value
 
     @field_validator("views", mode="before")
     @classmethod

@@ -2,7 +2,14 @@
 
 from starlette.types import Scope
 
-PROBES = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready"})
+GRPC = "/inference.GRPCInferenceService"  # calls of this service are requests, see open_inference.rpc
+GRPC_INFER = f"{GRPC}/ModelInfer"
+PROBES = frozenset(
+    {
+        *("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"),
+        *(f"{GRPC}/ServerLive", f"{GRPC}/ServerReady", "/grpc.health.v1.Health/Check"),
+    }
+)
 # The page holds nothing secret, and a visitor types the API key there. The empty path is a request for the prefix
 # without its slash.
 PAGE = frozenset({"", "/"})

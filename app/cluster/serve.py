@@ -137,10 +137,11 @@ def _end_replica() -> None:
 def replica_settings(settings: Settings, resources: dict[str, float]) -> Settings:
     """The settings with one worker thread for each core that Ray assigned to the replica, at least 1.
 
-    Nobody loads a model anew: the request would reach one replica of several.
+    Nobody loads a model anew: the request would reach one replica of several. There is no gRPC: replicas may share
+    a machine, and its ports.
     """
     threads = max(1, math.floor(resources.get("CPU", 0)))
-    return settings.model_copy(update={"inference_threads": threads, "admin_keys": ()})
+    return settings.model_copy(update={"inference_threads": threads, "admin_keys": (), "grpc_port": None})
 
 
 class ReplicaMetrics:

@@ -77,7 +77,9 @@ class Server(uvicorn.Server):
         except OSError as error:  # another process began to listen on the port since it was bound
             await self._lifespan.aclose()
             raise BindError(place_of(self._settings), error) from None
-        self._limit.most = most_connections()  # now that all other descriptors are open
+        rpc = self._app.state.rpc
+        # Now that all other descriptors are open.
+        self._limit.most = max(1, most_connections() - (rpc.connections if rpc else 0))
         spare_the_collector()
         self._trimming = self._loop.create_task(keep_giving_memory_back())
         self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
@@ -87,8 +89,12 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._trimming:
             self._trimming.cancel()
+        # Both protocols have the same time to finish; after a second signal nothing waits.
+        rpc = self._app.state.rpc
+        stopping = [asyncio.ensure_future(rpc.stop(self._settings.drain_seconds))] if rpc else []
         await super().shutdown(sockets)
         if not self.force_exit:
+            await asyncio.gather(*stopping)
             await self._lifespan.aclose()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -129,6 +135,8 @@ def log_ready(app: FastAPI, settings: Settings, addresses: list[str]) -> None:
         "authentication": "API keys" if settings.api_keys else "open",
         "addresses": addresses,
     }
+    if app.state.rpc:
+        fields["grpc_port"] = app.state.rpc.port
     logger.info("ready", extra={"fields": fields})
 
 

@@ -73,6 +73,7 @@ RESERVED = {
     ("onnxruntime",): {"app.inference.sessions", "training"},
     ("httpx",): {"app.client"},
     ("opentelemetry",): {"app.telemetry", "app.api.middleware.tracing"},
+    ("grpc", "grpc_health", "grpc_reflection", "google"): {"app.api.open_inference.rpc"},
 }
 
 
@@ -154,7 +155,18 @@ def loaded_by(program: str) -> set[str]:
     return set(done.stdout.rpartition("loaded ")[2].split())
 
 
-LIGHT = {"torch", "torchvision", "training", "safetensors", "httpx", "ray", "pyarrow", "fsspec"}
+LIGHT = {
+    "torch",
+    "torchvision",
+    "training",
+    "safetensors",
+    "httpx",
+    "ray",
+    "pyarrow",
+    "fsspec",
+    "grpc",
+    "google.protobuf",
+}
 # FastAPI imports OpenTelemetry's interface, which does nothing alone.
 LIGHT |= {"opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.proto", "requests"}
 

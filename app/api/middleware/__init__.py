@@ -8,7 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from ...settings import Settings
 from ..fair_share import FairShare
 from ..metrics import Metrics
-from ..paths import IMAGE_UPLOADS
+from ..paths import GRPC_INFER, IMAGE_UPLOADS
 from .admission import Admission
 from .api_keys import ApiKeys
 from .body_limits import BodyLimits
@@ -53,7 +53,7 @@ def middleware(
         *([cors] if settings.cors_origins else []),
         Middleware(ProblemDocuments),
         Middleware(ApiKeys, keys=settings.api_keys, admin_keys=settings.admin_keys, metrics_key=settings.metrics_key),
-        Middleware(Admission, paths=IMAGE_UPLOADS, share=share),
+        Middleware(Admission, paths=IMAGE_UPLOADS | {GRPC_INFER}, share=share),
         Middleware(
             BodyLimits,
             max_bytes=settings.max_request_bytes,

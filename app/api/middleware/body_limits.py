@@ -33,7 +33,7 @@ class BodyLimits:
             await self.app(scope, receive, send)
             return
         context = context_of(scope)
-        context.deadline = time.monotonic() + self.deadline_seconds
+        context.deadline = min(context.deadline, time.monotonic() + self.deadline_seconds)
         if declared := declared_length(Headers(scope=scope)):
             if declared > self.max_bytes:
                 raise PayloadTooLarge(f"the request has {declared} bytes, at most {self.max_bytes} are accepted")

@@ -155,8 +155,20 @@ class OutputTensor(_Document):
     )
 
 
+class Trust(_Document):
+    """How far to trust the images' probabilities: each member is a JSON list as a text, an element for each image.
+
+    What the bundle does not provide is missing.
+    """
+
+    prediction_set: str = Field("", examples=['[{"coverage":0.99,"labels":["cat","dog"]}]'])
+    abstain: str = Field("", examples=["[false]"])
+    ood_score: str = Field("", examples=["[0.71]"])
+
+
 class InferenceResponse(_Document):
     model_name: str
     model_version: str
     id: str
+    parameters: Trust = Field(Trust(), description="Missing if the bundle provides none of them.")
     outputs: list[OutputTensor]

@@ -8,7 +8,8 @@ Inference-Header-Content-Length says where the JSON ends. Without that header al
 only input's bytes, one image, and the answer is binary ("raw request").
 JSON has no bytes: a BYTES tensor of files in JSON holds them as base64.
 
-The steps of `parse` are functions, too: app.api.open_inference.parser takes one of them in another process.
+The steps of `parse` are functions, too: app.api.open_inference.parser takes one of them in another process, and
+app.api.open_inference.rpc those that do not depend on JSON.
 """
 
 import binascii
@@ -81,7 +82,7 @@ def split(body: bytearray, header_length: int | None) -> tuple[memoryview, memor
 def raw_request(body: bytearray, model: Signature) -> InferenceRequest:
     """The request whose body is one image. Raises MalformedRequest."""
     tensor = model.input
-    images = [bytes(body)] if tensor.datatype == "BYTES" else _binary_pixels(memoryview(body), tensor, 1)
+    images = [bytes(body)] if tensor.datatype == "BYTES" else binary_pixels(memoryview(body), tensor, 1)
     return InferenceRequest(None, images, classes=0, binary=True)
 
 
@@ -95,15 +96,14 @@ def read_json(text: bytes | bytearray, rest: int, model: Signature) -> Message:
         # Unlike Python's own, this parser bounds how deep it goes.
         message = InferenceMessage.model_validate_json(text)
     except ValidationError as error:
-        reason = one_line(error.errors(include_url=False, include_input=False)[:1], "the message")
+        reason = why_invalid(error)
         if model.input.datatype == "BYTES" and "control character" in reason:
             reason += f" ({LINE_BREAKS})"
         raise MalformedRequest(reason) from None
-    given = _only_input(message.inputs, model.input)
-    count = _count(given, model)
+    given, count = only_input(message, model)
     data = given.data
     _check_place(given, rest)
-    classes, binary = _wanted(message, model.output)
+    classes, binary = wanted(message, model.output)
     return Message(message.id, count, classes, binary, None if data is None else _images(data, model.input, count))
 
 
@@ -111,30 +111,36 @@ def with_tail(message: Message, tail: memoryview, model: Signature) -> Inference
     """The request whose JSON is `message` and whose binary tensor is `tail`. Raises MalformedRequest."""
     images = message.images
     if images is None and model.input.datatype == "BYTES":
-        images = _binary_files(tail, message.count)
+        images = binary_files(tail, message.count)
     elif images is None:
-        images = _binary_pixels(tail, model.input, message.count)
+        images = binary_pixels(tail, model.input, message.count)
     return InferenceRequest(message.id, images, message.classes, message.binary)
 
 
-def _only_input(inputs: list[InputTensor], expected: Tensor) -> InputTensor:
-    names = [item.name for item in inputs]
+def why_invalid(error: ValidationError) -> str:
+    """What is wrong with a message, on one line."""
+    return one_line(error.errors(include_url=False, include_input=False)[:1], "the message")
+
+
+def only_input(message: InferenceMessage, model: Signature) -> tuple[InputTensor, int]:
+    """The message's input and its number of images, by its shape. Raises MalformedRequest."""
+    expected = model.input
+    names = [item.name for item in message.inputs]
     if names != [expected.name]:
         raise MalformedRequest(f"inputs: this model has one, {expected.name!r}, not {_say(names)}")
-    (given,) = inputs
+    (given,) = message.inputs
     if given.datatype != expected.datatype:
         raise MalformedRequest(
             f"input {given.name!r}: its datatype is {expected.datatype}, not {given.datatype[:40]!r}"
         )
-    return given
+    if (given.parameters or NONE).shared_memory_region is not None:
+        raise MalformedRequest(f"input {given.name!r}: shared memory is not supported: send the tensor")
+    return given, _count(given, model)
 
 
 def _check_place(given: InputTensor, rest: int) -> None:
     """The elements are either in `data`, or they are the `rest` bytes after the JSON."""
-    parameters = given.parameters or NONE
-    size = parameters.binary_data_size
-    if parameters.shared_memory_region is not None:
-        raise MalformedRequest(f"input {given.name!r}: shared memory is not supported: send the tensor")
+    size = (given.parameters or NONE).binary_data_size
     if (size is None) == (given.data is None):
         raise MalformedRequest(f"input {given.name!r}: give either `data` or the parameter `binary_data_size`")
     if size is not None and size > rest:
@@ -166,8 +172,8 @@ def _count(given: InputTensor, model: Signature) -> int:
     return given.shape[0]
 
 
-def _wanted(message: InferenceMessage, output: Tensor) -> tuple[int, bool]:
-    """How many classes to name, and whether in binary."""
+def wanted(message: InferenceMessage, output: Tensor) -> tuple[int, bool]:
+    """How many classes to name, and whether in binary. Raises MalformedRequest."""
     names = [item.name for item in message.outputs or []]
     if names not in ([], [output.name]):
         raise MalformedRequest(f"outputs: this model has one, {output.name!r}, not {_say(names)}")
@@ -180,17 +186,18 @@ def _wanted(message: InferenceMessage, output: Tensor) -> tuple[int, bool]:
     return parameters.classification or 0, bool(binary)
 
 
-def _binary_pixels(data: memoryview, tensor: Tensor, count: int) -> Images:
+def binary_pixels(data: memoryview, tensor: Tensor, count: int) -> Images:
+    """The pixels of `count` images, as a view of `data`. Raises MalformedRequest."""
     shape = (count, *tensor.shape[1:])
-    if len(data) != count * _elements(tensor):
+    if len(data) != count * elements_of(tensor):
         raise MalformedRequest(
-            f"input {tensor.name!r}: {list(shape)} is {count * _elements(tensor)} bytes, not {len(data)}"
+            f"input {tensor.name!r}: {list(shape)} is {count * elements_of(tensor)} bytes, not {len(data)}"
         )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def _binary_files(data: memoryview, count: int) -> list[bytes]:
-    """Elements that each follow their length in bytes (uint32, little-endian)."""
+def binary_files(data: memoryview, count: int) -> list[bytes]:
+    """Elements that each follow their length in bytes (uint32, little-endian). Raises MalformedRequest."""
     files: list[bytes] = []
     start = 0
     for _ in range(count):
@@ -220,7 +227,7 @@ def _numbers(values: list[Any], tensor: Tensor, count: int) -> Images:
         data = bytearray(values)
     except ValueError:
         raise MalformedRequest(f"input {tensor.name!r}: UINT8 is from 0 to 255") from None
-    return _binary_pixels(memoryview(data), tensor, count)
+    return binary_pixels(memoryview(data), tensor, count)
 
 
 def _base64_files(values: list[Any], count: int) -> list[bytes]:
@@ -260,7 +267,7 @@ def _base64(text: str) -> bytes:
     return b"".join(binascii.a2b_base64(step, strict_mode=True) for step in steps)
 
 
-def _elements(tensor: Tensor) -> int:
+def elements_of(tensor: Tensor) -> int:
     """Elements of one image."""
     return int(np.prod(tensor.shape[1:]))
 

@@ -15,18 +15,15 @@ from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from ... import __version__
-from ...errors import InvalidParameter, MalformedRequest, NotFound, Problem
-from ...imaging.decoder import Images
-from ...inference.answers import Classification
-from ...inference.classifier import Classifier
+from ...errors import InvalidParameter, MalformedRequest, NotFound
 from ..bodies import read_body
-from ..disconnect import unless_gone
-from ..fair_share import check_places, hold_places
+from ..fair_share import check_places
 from ..problems import PROBLEM_RESPONSES
-from ..request_context import RequestContext, context_of
+from ..request_context import context_of
 from ..routes import health
 from ..schemas import BINARY, ProblemDocument
 from ..service import RunningService, Service
+from . import inference
 from .documents import (
     InferenceResponse,
     LoadedBundle,
@@ -41,7 +38,7 @@ from .documents import (
     StatisticsOfModels,
 )
 from .models import VERSION, ServedModel
-from .responses import render
+from .responses import output_of, render, trust_of
 from .schema import MESSAGE
 
 
@@ -89,14 +86,11 @@ NO_MODEL: dict[int | str, dict[str, Any]] = {404: {"description": "There is no s
 
 
 async def _served(service: RunningService, model: str) -> ServedModel:
-    if model not in service.models:
-        raise NotFound(f"there is no model {model[:40]!r}: there are {', '.join(service.models)}")
-    return service.models[model]
+    return inference.served_model(service, model)
 
 
 async def _check_version(version: str) -> None:
-    if version != VERSION:
-        raise NotFound(f"there is no version {version[:40]!r}: there is {VERSION}")
+    inference.check_version(version)
 
 
 Model = Annotated[ServedModel, Depends(_served)]
@@ -224,11 +218,8 @@ async def infer(request: Request, service: RunningService, model: str) -> Respon
     """Calibrated probabilities, or with the output parameter `classification` the best classes by name."""
     started = time.monotonic()
     served = await _served(service, model)
-    try:
+    with inference.counting_failures(served, started):
         return await _infer(request, service, served, started)
-    except Exception:
-        served.statistics.fail(time.monotonic() - started)
-        raise
 
 
 @router.api_route("/repository/models/{model}/{action}", methods=["POST"], include_in_schema=False)
@@ -256,27 +247,21 @@ async def _infer(request: Request, service: Service, served: ServedModel, starte
     with service.repository.models[served.of] as model:
         check_places(request, served.views)  # a request holds at least one image; its body tells how many more
         async with read_body(request, service.settings.max_request_bytes) as body:
-            read = context.read = time.monotonic()
-            inference = await service.parser.parse(body, header_length, served, context.deadline, context.client)
-            parsed = time.monotonic()
-            async with hold_places(request, len(inference.images) * served.views):
-                results = await unless_gone(request, _classify(model.classifier, inference.images, context))
-    computed = time.monotonic()
-    content, json_length = render(inference, [result.probabilities for result in results], served, context.request_id)
-    total_seconds = service.observe(context, model, results)
-    decode, queue, inference_seconds = _means(results)
-    served.statistics.succeed(
-        len(results),
-        {
-            "success": total_seconds,
-            "queue": queue,
-            "compute_input": parsed - read + decode,
-            "compute_infer": inference_seconds,
-            "compute_output": started + total_seconds - computed,
-        },
-        time.time(),
-    )
-    context.log = {"model": served.name, "images": len(results)}
+            context.read = time.monotonic()
+            content, json_length = await inference.infer(
+                request,
+                service,
+                served,
+                model,
+                lambda: service.parser.parse(body, header_length, served, context.deadline, context.client),
+                lambda asked, results: render(
+                    asked,
+                    output_of(asked, [result.probabilities for result in results], served),
+                    trust_of(results),
+                    served,
+                    context.request_id,
+                ),
+            )
     if json_length is None:
         return Response(content, media_type="application/json")
     return Response(content, media_type="application/octet-stream", headers={HEADER_LENGTH: str(json_length)})
@@ -289,25 +274,3 @@ def _header_length(request: Request) -> int | None:
     if not re.fullmatch("[0-9]{1,18}", value):
         raise MalformedRequest(f"{HEADER_LENGTH} is a number of bytes, not {value[:40]!r}")
     return int(value)
-
-
-async def _classify(
-    classifier: Classifier, images: Images | list[bytes], context: RequestContext
-) -> list[Classification]:
-    """In order. Raises the Problem of the first image that cannot be used."""
-    if not isinstance(images, list):
-        return await classifier.classify_pixels(images, context.deadline)
-    results = []
-    for index, result in enumerate(await classifier.classify_batch(images, context.deadline, context.client)):
-        if isinstance(result, Problem):
-            result.detail = f"image {index}: {result.detail}"
-            raise result
-        results.append(result)
-    return results
-
-
-def _means(results: list[Classification]) -> tuple[float, float, float]:
-    """Seconds of decoding, waiting and computing."""
-    times = [(result.decode_seconds, result.queue_seconds, result.inference_seconds) for result in results]
-    decode, queue, inference = (sum(column) / len(results) for column in zip(*times, strict=True))
-    return decode, queue, inference

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.api.open_inference.models import ServedModel
 from app.api.open_inference.requests import DECODED_AT_ONCE, InferenceRequest, parse
-from app.api.open_inference.responses import render
+from app.api.open_inference.responses import output_of, render
 from app.api.uploads import MAX_IMAGES
 from app.errors import MalformedRequest
 
@@ -345,7 +345,8 @@ class TestMessage:
     def test_the_id_has_a_limit_because_the_answer_repeats_it(self, pixels: ServedModel, character: str) -> None:
         good = [tensor(data=[0] * IMAGE)]
         request = parse(*message(good, id=character * 256), pixels)
-        content, _ = render(request, [[0.1] * 10] * MAX_IMAGES, pixels, "")
+        output = output_of(request, [[0.1] * 10] * MAX_IMAGES, pixels)
+        content, _ = render(request, output, {}, pixels, "")
         assert json.loads(content)["id"] == character * 256
         assert len(content) < 12_000
         assert refusal(pixels, *message(good, id=character * 257)) == "id: String should have at most 256 characters"

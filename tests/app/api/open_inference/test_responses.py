@@ -1,12 +1,39 @@
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from app.api.open_inference.models import ServedModel
 from app.api.open_inference.requests import InferenceRequest
-from app.api.open_inference.responses import render
+from app.api.open_inference.responses import output_of, render, trust_of
+from app.inference.answers import ImageResult, PredictionSet
 from tests.app.api.open_inference.test_requests import elements
+
+
+class TestTrust:
+    def of(self, *answers: ImageResult) -> dict[str, str]:
+        return trust_of([SimpleNamespace(answer=lambda top_k, answer=answer: answer) for answer in answers])
+
+    def test_each_parameter_has_an_element_for_each_image(self) -> None:
+        sure = ImageResult(
+            predictions=[],
+            views=1,
+            prediction_set=PredictionSet(coverage=0.9, labels=["cat"]),
+            abstain=False,
+            ood_score=0.5,
+        )
+        assert self.of(sure, ImageResult(predictions=[], views=1)) == {
+            "prediction_set": '[{"coverage":0.9,"labels":["cat"]},null]',
+            "abstain": "[false,null]",
+            "ood_score": "[0.5,null]",
+        }
+
+    def test_what_the_bundle_does_not_provide_is_left_out(self, pixels: ServedModel) -> None:
+        assert self.of(ImageResult(predictions=[], views=1)) == {}
+        request = InferenceRequest(None, [], 0, False)
+        content, _ = render(request, output_of(request, [[0.1] * 10], pixels), {}, pixels, "")
+        assert "parameters" not in json.loads(content)
 
 
 class TestRender:
@@ -14,7 +41,8 @@ class TestRender:
 
     def answer(self, model: ServedModel, classes: int = 0, binary: bool = False, id: str | None = "42") -> tuple:
         request = InferenceRequest(id, [], classes, binary)
-        content, length = render(request, self.PROBABILITIES, model, "from-the-request")
+        output = output_of(request, self.PROBABILITIES, model)
+        content, length = render(request, output, {}, model, "from-the-request")
         assert (length is None) is not binary
         return json.loads(content[:length]), content[length:] if binary else None
 

@@ -217,6 +217,18 @@ class TestInference:
             assert (int(index), label) == (prediction["class_id"], prediction["label"])
             assert float(value) == pytest.approx(prediction["probability"], abs=2e-6)
 
+    def test_parameters_say_how_far_to_trust_each_image(self, client: TestClient) -> None:
+        files = [(DATA / name).read_bytes() for name in ("cat.png", "ship.png")]
+        predicted = [client.post("/predict", content=content).json() for content in files]
+        data = [base64.b64encode(content).decode() for content in files]
+        document = client.post(
+            INFER_FILES, json={"inputs": [{"name": "image", "shape": [2], "datatype": "BYTES", "data": data}]}
+        ).json()
+        trust = {name: json.loads(text) for name, text in document["parameters"].items()}
+        names = ("prediction_set", "abstain", "ood_score")
+        assert trust == {name: [answer[name] for answer in predicted] for name in names}
+        assert len(document["outputs"]) == 1
+
     def test_the_id_is_echoed_or_generated(self, client: TestClient) -> None:
         assert client.post(INFER, json=good(id="42")).json()["id"] == "42"
         response = client.post(INFER, json=good(), headers={"X-Request-ID": "mine"})
