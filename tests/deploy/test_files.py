@@ -112,6 +112,13 @@ class TestLock:
         assert set(pinned) == {"torch", "torchvision"}
         assert all(allowed[name].contains(version) for name, version in pinned.items())
 
+    def test_the_image_s_grpc_is_an_allowed_version(self) -> None:
+        lines = (ROOT / "deploy/requirements-grpc.txt").read_text()
+        pinned = dict(re.findall(r"^([a-z-]+)==(\S+)", lines, re.MULTILINE)) | {"protobuf": locked("protobuf")[0]}
+        allowed = {r.name: r.specifier for r in map(Requirement, PROJECT["optional-dependencies"]["grpc"])}
+        assert set(pinned) == set(allowed)
+        assert all(allowed[name].contains(version) for name, version in pinned.items())
+
 
 class TestMakefile:
     TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))

@@ -1,11 +1,11 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
 
 from app.api.open_inference.rpc import arrivals
-from app.api.open_inference.rpc.arrivals import MOST_SLOW, Arrivals
+from app.api.open_inference.rpc.arrivals import QUICK, SLOW, Arrivals
 from app.errors import Overloaded
 
 
@@ -14,12 +14,22 @@ class Call:
 
     def __init__(self) -> None:
         self.message: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self.begun = False
+        self.on_read: Callable[[], object] = lambda: None
 
     async def read(self) -> object:
+        self.begun = True
+        self.on_read()
         return await self.message
 
 
-@pytest.fixture(autouse=True)
+async def turn() -> None:
+    """Let everything go on that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(arrivals, "QUICK_SECONDS", 0)
     yield
@@ -28,8 +38,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def slow(receiver: Arrivals, network: str, count: int) -> tuple[list[Call], list[asyncio.Task[bytes | None]]]:
     calls = [Call() for _ in range(count)]
     tasks = [asyncio.ensure_future(receiver.receive(call, network)) for call in calls]
-    for _ in range(10):
-        await asyncio.sleep(0)
+    await turn()
     return calls, tasks
 
 
@@ -40,9 +49,29 @@ async def test_a_message_and_its_absence_are_received() -> None:
         assert await Arrivals().receive(call, "a") == received
 
 
+async def test_networks_take_turns_to_read() -> None:
+    receiver = Arrivals()
+    first, _ = await slow(receiver, "a", QUICK)
+    many, _ = await slow(receiver, "a", 3)
+    one, _ = await slow(receiver, "b", 1)
+    left, leaving = await slow(receiver, "c", 1)
+    leaving[0].cancel()
+    read = []
+    for call in (*first, *many, *one):
+        call.on_read = lambda call=call: read.append(call)
+    for call in (*first[1:], first[0]):
+        call.message.set_result(b"x")
+        await turn()
+    assert read == [many[0], one[0], many[1], many[2]]
+    assert not left[0].begun
+    for call in (*many, *one):
+        call.message.set_result(b"x")
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_slow_messages_have_a_bound_and_free_their_places() -> None:
     receiver = Arrivals()
-    calls, tasks = await slow(receiver, "a", MOST_SLOW)
+    calls, tasks = await slow(receiver, "a", SLOW)
     with pytest.raises(Overloaded):
         await receiver.receive(Call(), "a")
     calls[0].message.set_result(b"x")
@@ -55,9 +84,10 @@ async def test_slow_messages_have_a_bound_and_free_their_places() -> None:
         task.cancel()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_network_that_holds_most_makes_room_for_another() -> None:
     receiver = Arrivals()
-    _, tasks = await slow(receiver, "a", MOST_SLOW)
+    _, tasks = await slow(receiver, "a", SLOW)
     _, (other,) = await slow(receiver, "b", 1)
     assert not other.done()
     (displaced,) = [task for task in tasks if task.done()]

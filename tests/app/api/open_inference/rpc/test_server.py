@@ -26,10 +26,14 @@ from app.api.open_inference.rpc.grpc_predict_v2_pb2 import (
     ServerReadyResponse,
 )
 from app.api.open_inference.rpc.server import CALLS
+from app.bundle.reader import Bundle
 from app.inference.sessions import Outputs, Session
 from app.main import create_app
 from app.settings import Settings, SettingsError
-from tests.app.api.open_inference.rpc.conftest import Served
+from app.telemetry import pipeline
+from tests.app.api.open_inference.rpc.conftest import Served, serving
+from tests.app.telemetry.receiver import receiving
+from tests.conftest import SMALL_BUNDLE
 
 SERVICE = "/inference.GRPCInferenceService"
 INFER = f"{SERVICE}/ModelInfer"
@@ -254,6 +258,29 @@ async def test_calls_are_logged_and_counted_under_their_names(served: Served, ca
     assert (answered["route"], answered["model"], answered["images"]) == (INFER, "cifar10", 1)
     assert (refused["route"], refused["outcome"], refused["client"]) == (INFER, "not_found", "127.0.0.1")
     assert f'predict_requests_total{{outcome="not_found",route="{INFER}"}}' in (await served.http.get("/metrics")).text
+
+
+async def test_a_call_is_a_trace_like_a_request(
+    loaded: tuple[Bundle, Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with receiving() as receiver, monkeypatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.address)
+        patch.setenv("OTEL_METRICS_EXPORTER", "none")
+        patch.setattr(pipeline, "FLUSH_SECONDS", 60)
+        async with serving(loaded) as served, served.channel() as channel:
+            call = channel.unary_unary(INFER)(good().SerializeToString())
+            await call
+            traceparent = dict(await call.trailing_metadata())["traceparent"]
+    names = {span.name for span in receiver.spans}
+    assert names == {f"POST {INFER}", "read", "queue", "inference"}
+    assert {span.trace_id.hex() for span in receiver.spans} == {traceparent.split("-")[1]}
+
+
+async def test_further_models_answer_under_their_names(serve: Serve) -> None:
+    served = await serve(model_dirs={"small": SMALL_BUNDLE})
+    answer = await ask(served, good(model_name="small"))
+    assert answer.model_name == "small"
+    assert answer.raw_output_contents != (await ask(served, good())).raw_output_contents
 
 
 async def test_forwarded_addresses_count_from_trusted_proxies_alone(
