@@ -52,7 +52,7 @@ from training.export.card_own import render_own_card
 from training.export.graph import build_graph, run_graph
 from training.fit.run_folder import FinishedRun, history_csv
 
-NAME, VERSION = "mobilenet_v2_cifar10", "1.6.0"
+NAME, VERSION = "mobilenet_v2_cifar10", "1.7.0"
 OWN_VERSION = "1.0.0"
 SHIPPED = {  # suffixes of the names of the networks in models/
     Architecture(stem_stride=2, stage2_stride=2, enlarge=4): "",

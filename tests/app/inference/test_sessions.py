@@ -368,7 +368,8 @@ def nine_classes() -> dict[str, Any]:
     del report["per_class"][9]
     report["confusion_matrix"] = [row[:9] for row in report["confusion_matrix"][:9]]
     check = MANIFEST["self_check"] | {"logits": MANIFEST["self_check"]["logits"][:9]}
-    changes = {"classes": MANIFEST["classes"][:9], "self_check": check, "reference": None, **THUMBNAILS_ONLY}
+    fitted = {"calibration": None, "reference": None}
+    changes = {"classes": MANIFEST["classes"][:9], "self_check": check, **fitted, **THUMBNAILS_ONLY}
     new = {REPORT: json.dumps(report).encode(), GRAPH: graph(of_one_size)}
     return {"new": new, "changes": changes}
 

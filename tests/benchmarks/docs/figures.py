@@ -87,7 +87,8 @@ def statements(bundle: Bundle, small: Bundle | None) -> Iterator[Statement]:
         yield from _rows("small", small.manifest, small.report)
     yield from _calibration(report)
     yield from _conformal(manifest, report)
-    yield from _abstention(report)
+    assert manifest.abstention and manifest.abstention.temperature
+    yield from _abstention(report, manifest.abstention.temperature)
     yield from _selective(report)
     yield from _robustness(report)
     if small and report.photographs and small.report.photographs:
@@ -152,7 +153,7 @@ def _conformal(manifest: Manifest, report: Report) -> Iterator[Statement]:
             )
 
 
-def _abstention(report: Report) -> Iterator[Statement]:
+def _abstention(report: Report, temperature: float) -> Iterator[Statement]:
     assert report.abstention
     for one in report.abstention.methods:
         far = " | ".join(f"<{one.far[kind]:.3f}>" for kind in ("noise", "textures", "fashion_mnist"))
@@ -160,6 +161,7 @@ def _abstention(report: Report) -> Iterator[Statement]:
             yield Statement(RESULTS, f"| **served** | {far} |")
         elif one.method in SCORES:
             yield Statement(RESULTS, f"| {SCORES[one.method]} | {far} |")
+    yield Statement(RESULTS, f"The score is the entropy of softmax(logits / <{temperature:g}>)")
     yield Statement(
         RESULTS,
         f"The threshold <{report.abstention.threshold:.3f}> is exceeded by 5 % of the calibration images and by "
