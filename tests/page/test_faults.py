@@ -241,10 +241,10 @@ def test_a_map_that_cannot_be_had(visit: Visit) -> None:
     expect(card.get_by_role("img", name="Your image")).to_be_visible()
 
 
-def test_no_key_is_asked_for_where_none_is_needed(visit: Visit) -> None:
+def test_neither_a_key_nor_feedback_is_asked_for_where_none_is_wanted(visit: Visit) -> None:
     page = visit()
     sample(page, "cat")
-    the_answer(page, "answered")
+    expect(the_answer(page, "answered").get_by_text("Is that right?")).to_have_count(0)
     expect(page.get_by_label("API key")).to_be_hidden()
 
 

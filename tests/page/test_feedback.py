@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.page.conftest import Visit, served, shoot
-from tests.page.steps import answers, sample, the_answer
+from tests.page.steps import sample, the_answer
 from tests.page.test_access import PHONE, assert_accessible
 
 
@@ -68,10 +68,3 @@ def test_the_class_of_an_unknown_picture_is_asked_for_on_a_phone(visit: Visit, a
     card.get_by_label("It is", exact=True).select_option("bird")
     card.get_by_role("button", name="Send").click()
     expect(card).to_contain_text("The service does not remember this answer any more.")
-
-
-def test_nothing_is_asked_where_nothing_is_taken(visit: Visit) -> None:
-    page = visit()
-    sample(page, "cat")
-    the_answer(page, "answered")
-    expect(answers(page).get_by_text("Is that right?")).to_have_count(0)
