@@ -8,7 +8,6 @@ from typing import TypeVar
 from fastapi import Request
 
 from ...errors import NotFound, Problem
-from ...imaging.decoder import Images
 from ...inference.answers import Classification
 from ...inference.classifier import Classifier
 from ...inference.loaded_model import LoadedModel
@@ -62,7 +61,7 @@ async def infer(
     inference = await parse()
     parsed = time.monotonic()
     async with hold_places(request, len(inference.images) * served.views):
-        results = await unless_gone(request, _classify(model.classifier, inference.images, context))
+        results = await unless_gone(request, _classify(model.classifier, inference, context))
     computed = time.monotonic()
     answer = form(inference, results)
     total_seconds = service.observe(context, model, results)
@@ -83,13 +82,15 @@ async def infer(
 
 
 async def _classify(
-    classifier: Classifier, images: Images | list[bytes], context: RequestContext
+    classifier: Classifier, inference: InferenceRequest, context: RequestContext
 ) -> list[Classification]:
     """In order. Raises the Problem of the first image that cannot be used."""
+    images = inference.images
     if not isinstance(images, list):
         return await classifier.classify_pixels(images, context.deadline)
     results = []
-    for index, result in enumerate(await classifier.classify_batch(images, context.deadline, context.client)):
+    found = await classifier.classify_batch(images, context.deadline, context.client, inference.kind)
+    for index, result in enumerate(found):
         if isinstance(result, Problem):
             result.detail = f"image {index}: {result.detail}"
             raise result

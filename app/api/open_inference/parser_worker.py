@@ -27,7 +27,7 @@ def parse(channel: socket.socket, text: bytes, signature_bytes: int, rest: int) 
         sizes = list(map(len, content))
     elif message.images is not None:
         content, sizes = [message.images.tobytes()], PIXELS
-    head = {"id": message.id, "count": message.count, "classes": message.classes, "binary": message.binary}
+    head = {name: getattr(message, name) for name in ("id", "count", "classes", "binary", "kind")}
     encoded = json.dumps({**head, "sizes": sizes}).encode()
     answer(channel, MESSAGE, HEAD.pack(len(encoded)), encoded, *content)
 

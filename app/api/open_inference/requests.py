@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ...errors import MalformedRequest
+from ...imaging.kinds import Kind
 from ...validation_errors import one_line
 from . import json_limits
 from .schema import InferenceMessage, InputTensor, Parameters
@@ -39,13 +40,14 @@ class InferenceRequest:
     """images: uint8 [N, height, width, 3] or N encoded files, N from 1 to the model's max_batch_size.
 
     classes: how many of the most probable classes to name; 0 asks for the probabilities of all.
-    binary: whether the answer's tensor is binary.
+    binary: whether the answer's tensor is binary. kind: what the images are to be treated as; None: what they are.
     """
 
     id: str | None
     images: Images | list[bytes]
     classes: int
     binary: bool
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Message:
     count: int
     classes: int
     binary: bool
+    kind: Kind | None
     images: Images | list[bytes] | None
 
 
@@ -104,7 +107,8 @@ def read_json(text: bytes | bytearray, rest: int, model: Signature) -> Message:
     data = given.data
     _check_place(given, rest)
     classes, binary = wanted(message, model.output)
-    return Message(message.id, count, classes, binary, None if data is None else _images(data, model.input, count))
+    images = None if data is None else _images(data, model.input, count)
+    return Message(message.id, count, classes, binary, wanted_kind(message, model), images)
 
 
 def with_tail(message: Message, tail: memoryview, model: Signature) -> InferenceRequest:
@@ -114,7 +118,7 @@ def with_tail(message: Message, tail: memoryview, model: Signature) -> Inference
         images = binary_files(tail, message.count)
     elif images is None:
         images = binary_pixels(tail, model.input, message.count)
-    return InferenceRequest(message.id, images, message.classes, message.binary)
+    return InferenceRequest(message.id, images, message.classes, message.binary, message.kind)
 
 
 def why_invalid(error: ValidationError) -> str:
@@ -184,6 +188,14 @@ def wanted(message: InferenceMessage, output: Tensor) -> tuple[int, bool]:
     if binary is None:
         binary = (message.parameters or NONE).binary_data_output
     return parameters.classification or 0, bool(binary)
+
+
+def wanted_kind(message: InferenceMessage, model: Signature) -> Kind | None:
+    """What the images are to be treated as, by the parameter `kind`. Raises MalformedRequest."""
+    kind = (message.parameters or NONE).kind
+    if kind == "photographs" and model.input.datatype != "BYTES":
+        raise MalformedRequest("parameters.kind: pixels are thumbnails; the model of files takes photographs")
+    return kind
 
 
 def binary_pixels(data: memoryview, tensor: Tensor, count: int) -> Images:

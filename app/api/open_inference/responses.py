@@ -50,15 +50,16 @@ def output_of(request: InferenceRequest, probabilities: Sequence[Sequence[float]
 def trust_of(results: Sequence[Classification]) -> dict[str, str]:
     """How far to trust the images' probabilities, as parameters: each is a JSON list with an element for each image.
 
-    The elements are those of /predict: objects or null, true, false or null, and numbers or null. What the bundle
-    provides for no image is left out. Parameters, since many clients expect exactly one output; texts, since the
-    protocol has no lists there.
+    The elements are those of /predict: objects, true or false, numbers, texts, or null. What the bundle provides for
+    no image is left out. Parameters, since many clients expect exactly one output; texts, since the protocol has no
+    lists there.
     """
     answers = [result.answer(top_k=0) for result in results]
     columns: dict[str, list[Any]] = {
         "prediction_set": [answer.prediction_set and answer.prediction_set.model_dump() for answer in answers],
         "abstain": [answer.abstain for answer in answers],
         "ood_score": [answer.ood_score for answer in answers],
+        "measured_on": [answer.measured_on for answer in answers],
     }
     return {name: _json(values) for name, values in columns.items() if any(value is not None for value in values)}
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from ...imaging.kinds import Kind
+
 MAX_ID_CHARACTERS = 256  # the answer repeats the id
 
 Size = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -40,6 +42,7 @@ class Parameters(_Message):
     binary_data_output: bool | None = None
     binary_data: bool | None = None
     classification: Annotated[int, Field(ge=1)] | None = None
+    kind: Kind | None = None
     shared_memory_region: Value = None
 
 

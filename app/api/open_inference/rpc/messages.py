@@ -25,6 +25,7 @@ from ..requests import (
     elements_of,
     only_input,
     wanted,
+    wanted_kind,
     why_invalid,
 )
 from ..responses import Output
@@ -67,7 +68,7 @@ async def inference_request(asked: ModelInferRequest, tensors: list[memoryview],
         images = binary_files(tensors[0], count)
     else:
         images = binary_pixels(tensors[0], model.input, count)
-    return InferenceRequest(asked.id or None, images, classes, binary=contents is None)
+    return InferenceRequest(asked.id or None, images, classes, contents is None, wanted_kind(message, model))
 
 
 def inference_response(

@@ -48,7 +48,7 @@ def outcome(call: object) -> object:
         return (problem.code, problem.detail)
     assert isinstance(request, InferenceRequest)
     found = request.images if isinstance(request.images, list) else request.images.tolist()
-    return (request.id, found, request.classes, request.binary)
+    return (request.id, found, request.classes, request.binary, request.kind)
 
 
 def in_process(
@@ -77,6 +77,7 @@ def pixel_messages() -> Iterator[tuple[bytearray, int | None]]:
 
 def file_messages() -> Iterator[tuple[bytearray, int | None]]:
     yield message([file_tensor(2, data=["QUJD", "QUI="])], id=None)
+    yield message([file_tensor(data=["QUJD"])], parameters={"kind": "photographs"})
     yield message([file_tensor(data=["QUJ"])])
     yield message([file_tensor(data=["Q\u00e9=="])])
     yield message([file_tensor(2, **binary(12))], elements(b"abc", b"d"))

@@ -32,7 +32,7 @@ def test_the_worker_answers_with_the_members_and_the_images(pixels: ServedModel,
     load_late_imports()
     two = images(2)
     head, content = parsed(bytes(message([tensor(2, data=two.tolist())], id="a")[0]), 0, pixels)
-    assert head == {"id": "a", "count": 2, "classes": 0, "binary": False, "sizes": PIXELS}
+    assert head == {"id": "a", "count": 2, "classes": 0, "binary": False, "kind": None, "sizes": PIXELS}
     np.testing.assert_array_equal(np.frombuffer(content, np.uint8).reshape(two.shape), two)
     head, content = parsed(bytes(message([file_tensor(2, data=["QUJD", "QQ=="])])[0]), 0, files)
     assert (head["sizes"], content) == ([3, 1], b"ABCA")

@@ -22,11 +22,13 @@ class TestTrust:
             prediction_set=PredictionSet(coverage=0.9, labels=["cat"]),
             abstain=False,
             ood_score=0.5,
+            measured_on="photographs",
         )
         assert self.of(sure, ImageResult(predictions=[], views=1)) == {
             "prediction_set": '[{"coverage":0.9,"labels":["cat"]},null]',
             "abstain": "[false,null]",
             "ood_score": "[0.5,null]",
+            "measured_on": '["photographs",null]',
         }
 
     def test_what_the_bundle_does_not_provide_is_left_out(self, pixels: ServedModel) -> None:

@@ -225,9 +225,25 @@ class TestInference:
             INFER_FILES, json={"inputs": [{"name": "image", "shape": [2], "datatype": "BYTES", "data": data}]}
         ).json()
         trust = {name: json.loads(text) for name, text in document["parameters"].items()}
-        names = ("prediction_set", "abstain", "ood_score")
+        names = ("prediction_set", "abstain", "ood_score", "measured_on")
         assert trust == {name: [answer[name] for answer in predicted] for name in names}
         assert len(document["outputs"]) == 1
+
+    @pytest.mark.parametrize("kind", ["thumbnails", "photographs"])
+    def test_a_parameter_overrules_the_kind_of_the_files(self, client: TestClient, cat: bytes, kind: str) -> None:
+        given = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(cat).decode()]}
+        document = client.post(INFER_FILES, json={"inputs": [given], "parameters": {"kind": kind}}).json()
+        predicted = client.post(f"/predict?kind={kind}&top_k=10", content=cat).json()
+        assert document["parameters"]["measured_on"] == f'["{kind}"]'
+        by_class = {one["class_id"]: one["probability"] for one in predicted["predictions"]}
+        assert document["outputs"][0]["data"] == pytest.approx([by_class[index] for index in range(10)], abs=2e-6)
+
+    def test_pixels_are_thumbnails(self, client: TestClient) -> None:
+        assert client.post(INFER, json=good(parameters={"kind": "thumbnails"})).status_code == 200
+        refused = client.post(INFER, json=good(parameters={"kind": "photographs"}))
+        assert "pixels are thumbnails" in refused.json()["error"]
+        other = client.post(INFER, json=good(parameters={"kind": "films"}))
+        assert other.status_code == 400 and "'thumbnails' or 'photographs'" in other.json()["error"]
 
     def test_the_id_is_echoed_or_generated(self, client: TestClient) -> None:
         assert client.post(INFER, json=good(id="42")).json()["id"] == "42"

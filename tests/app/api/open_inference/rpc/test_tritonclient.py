@@ -72,7 +72,14 @@ async def test_probabilities_and_trust_are_those_of_predict(
         assert len(response.outputs) == len(response.raw_output_contents) == 1
         trust = {name: json.loads(value.string_param) for name, value in response.parameters.items()}
         assert trust == {name: [answer[name] for answer in answers] for name in trust}
-        assert set(trust) == {"prediction_set", "abstain", "ood_score"}
+        assert set(trust) == {"prediction_set", "abstain", "ood_score", "measured_on"}
+
+
+async def test_a_parameter_overrules_the_kind_of_the_files(remote: Client, files: np.ndarray) -> None:
+    given = [tensor(files, "image", "BYTES")]
+    result = await remote.infer("cifar10_image", given, parameters={"kind": "photographs"})
+    measured = result.get_response().parameters["measured_on"].string_param
+    assert json.loads(measured) == ["photographs"] * len(files)
 
 
 async def test_the_classification_parameter_names_classes(remote: Client, served: Served, files: np.ndarray) -> None:
