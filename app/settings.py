@@ -80,6 +80,9 @@ class Settings(BaseSettings):
         (), description="Comma-separated digests of the manifests that may be served; none: all."
     )
     engine: Literal["onnx", "torch"] = Field("onnx", description="onnx, or torch, which needs the extra of that name.")
+    execution_provider: Literal["cpu", "cuda", "tensorrt", "openvino", "coreml"] = Field(
+        "cpu", description="What ONNX Runtime computes with; others than cpu need a build of it that has them."
+    )
     host: str = Field("127.0.0.1", description="The address to serve at; :: serves IPv4, too.")
     port: int = Field(8000, ge=0, le=65535, description="0: any that is free.")
     uds: Path | None = Field(None, description="The file of a Unix socket to serve at, instead of HOST and PORT.")

@@ -32,6 +32,14 @@ Shape = tuple[int | str, ...]
 
 SCORE = "novelty"  # the one that ENGINE=torch can compute; a graph brings its own
 ANY = "any"  # size of a dimension
+# ONNX Runtime's names, and the packages on PyPI that have them in place of `onnxruntime`.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu"),
+    "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino"),
+    "coreml": ("CoreMLExecutionProvider", "onnxruntime, on macOS"),
+}
 LONGEST_REASON = 300  # characters that are shown of another library's error
 SELF_CHECK_TOLERANCE = 1e-2  # of a logit and a score: engines and processors differ in the last digits, damage does not
 
@@ -76,7 +84,10 @@ class Session(Protocol):
 
 
 class OnnxSession:
-    def __init__(self, bundle: Bundle) -> None:
+    """`provider` is one of PROVIDERS."""
+
+    def __init__(self, bundle: Bundle, provider: str = "cpu") -> None:
+        wanted = _provider(provider)
         options = onnxruntime.SessionOptions()
         # The engine's workers are the parallelism: one thread each, and none that spins while it waits.
         options.intra_op_num_threads = 1
@@ -85,12 +96,13 @@ class OnnxSession:
         options.add_session_config_entry("session.strict_shape_type_inference", "1")  # declared shapes must be true
         options.add_session_config_entry("session.load_model_format", "ONNX")  # what the bundle's reader has checked
         try:
-            self._session = onnxruntime.InferenceSession(
-                bundle.read(GRAPH), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(bundle.read(GRAPH), options, providers=[wanted])
             inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         except Exception as error:  # ONNX Runtime's errors share no class of their own
             raise SessionError(f"{GRAPH} cannot be loaded: {_one_line(error)}") from None
+        # It takes the processor where the libraries of the other one are missing, and tells nobody.
+        if self._session.get_providers()[0] != wanted:
+            raise SessionError(f"EXECUTION_PROVIDER={provider}: it cannot start (are its libraries installed?)")
         manifest = bundle.manifest
         height, width, classes = manifest.input.height, manifest.input.width, len(manifest.classes)
         if [tensor.name for tensor in inputs] != [INPUT]:
@@ -130,6 +142,16 @@ class OnnxSession:
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._session.run([LOGITS], {INPUT: self._image}, options)
+
+
+def _provider(name: str) -> str:
+    """Raises SessionError if the installed ONNX Runtime does not have it."""
+    wanted, package = PROVIDERS[name]
+    available = onnxruntime.get_available_providers()
+    if wanted not in available:
+        has = ", ".join(available)
+        raise SessionError(f"EXECUTION_PROVIDER={name}: {name} comes with {package}; this ONNX Runtime has {has}")
+    return wanted
 
 
 def _graph_scores(manifest: Manifest) -> bool:
@@ -248,7 +270,9 @@ def load_session(settings: Settings) -> tuple[Bundle, Session]:
     digest = bundle.manifest.digest
     if settings.model_digest and digest not in settings.model_digest:
         raise BundleError(f"{settings.model_dir}: MODEL_DIGEST does not name its digest, {digest}")
-    session: Session = OnnxSession(bundle) if settings.engine == "onnx" else TorchSession(bundle)
+    session: Session = (
+        OnnxSession(bundle, settings.execution_provider) if settings.engine == "onnx" else TorchSession(bundle)
+    )
     for weights in (GRAPH, CHECKPOINT, NOVELTY):
         bundle.forget(weights)
     self_check(session, bundle)

@@ -54,7 +54,9 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(evaluate, "UNRELATED_IMAGES", 12)
         patch.setattr(evaluate, "OWN_CORRUPTED_IMAGES", 2)
         patch.setattr(calibration, "RESAMPLES", 20)
-        methods = {name: abstention.METHODS[name] for name in ("maximum_softmax", abstention.SERVED)}
+        compared = {"maximum_softmax": abstention.maximum_softmax}
+        patch.setattr(abstention, "COMPARED", compared)
+        methods = (*compared, abstention.SERVED)
         for module in (abstention, evaluate):
             patch.setattr(module, "METHODS", methods)
         for name in ("accuracy_and_loss", "confusion", "reliability", "risk_coverage", "robustness", "mistakes"):

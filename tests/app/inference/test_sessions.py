@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import safetensors.torch
 import torch
@@ -544,3 +545,23 @@ def test_a_session_gives_back_the_memory_of_large_batches() -> None:
     ctypes.CDLL(None).malloc_trim(0)
     assert resident_mb(os.getpid()) < held - 40
     assert fresh.run(np.zeros((1, 32, 32, 3), np.uint8)).logits.shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", ["cuda", "tensorrt", "openvino", "coreml"])
+def test_an_execution_provider_that_is_not_installed_is_refused_with_its_package(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    package = "onnxruntime-openvino" if name == "openvino" else "onnxruntime"
+    with pytest.raises(SessionError, match=f"EXECUTION_PROVIDER={name}: {name} comes with {package}"):
+        load_session(Settings(_env_file=None, model_dir=BUNDLE, execution_provider=name))
+
+
+def test_an_execution_provider_whose_libraries_are_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime then takes the processor."""
+    start = onnxruntime.InferenceSession
+    cpu = ["CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", *cpu])
+    monkeypatch.setattr("onnxruntime.InferenceSession", lambda graph, options, providers: start(graph, options, cpu))
+    with pytest.raises(SessionError, match="EXECUTION_PROVIDER=cuda: it cannot start"):
+        load_session(Settings(_env_file=None, model_dir=BUNDLE, execution_provider="cuda"))
