@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from starlette.testclient import TestClient
 
 from app.api.open_inference.rpc import bridge
+from app.api.open_inference.rpc.arrivals import QUICK, SLOW
 from app.api.open_inference.rpc.grpc_predict_v2_pb2 import (
     DESCRIPTOR,
     InferParameter,
@@ -247,6 +248,19 @@ async def test_a_client_that_leaves_cancels_its_work(serve: Serve, caplog: pytes
                 await asyncio.sleep(0.01)
     session.let.set()
     assert [record.fields["outcome"] for record in caplog.records] == ["client_gone"]
+
+
+async def test_calls_that_are_given_up_before_their_message_came_free_their_places(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "app.access"):
+        async with served.channel() as channel:
+            calls = [channel.stream_unary(INFER)() for _ in range(2 * (QUICK + SLOW))]
+            await asyncio.gather(*(call.wait_for_connection() for call in calls[:1]))
+            for call in calls:
+                call.cancel()
+        assert (await ask(served, good(), timeout=2)).model_name == "cifar10"
+    assert {record.fields["outcome"] for record in caplog.records} <= {"client_gone", "ok"}
 
 
 async def test_calls_are_logged_and_counted_under_their_names(served: Served, caplog: pytest.LogCaptureFixture) -> None:
