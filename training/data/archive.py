@@ -1,19 +1,18 @@
-"""An archive of images that is published with its digest: found in a folder, or downloaded from the first address
-that has it.
+"""Published files: found in a folder, or downloaded from the first address that has them.
 
-    fetch(archive, folder)      # the path of the whole archive
+    fetch(archive, folder)      # the path of the whole file
 
-Every address must give the very bytes that the digest is of: nothing is unpacked before it is checked.
+A file is used only if it `is_whole`: of an Archive, every address must give the very bytes that its digest is of.
 """
 
 import hashlib
 import os
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
@@ -26,9 +25,45 @@ TIMEOUT = 30  # seconds without a byte
 BLOCK = 2**16  # bytes
 
 
+class Published(Protocol):
+    """A file to download. title: for people; size: about how many bytes; most: how many it may have."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def most(self) -> int: ...
+
+    def addresses(self) -> tuple[str, ...]:
+        """Where to ask for the file, in this order."""
+        ...
+
+    def is_whole(self, path: Path) -> bool:
+        """Whether the file is the published one."""
+        ...
+
+    def remedy(self, folder: Path) -> str:
+        """What to do, for people, when no address has the file."""
+        ...
+
+
+class Unavailable(TrainingError):
+    """No address has a file. failures: a phrase each."""
+
+    def __init__(self, title: str, failures: Sequence[str], remedy: str) -> None:
+        super().__init__(f"{title} cannot be downloaded ({'; '.join(failures)}): {remedy}")
+        self.failures, self.remedy = failures, remedy
+
+
 @dataclass(frozen=True)
 class Archive:
-    """title: for people; size: in bytes; variable: the environment variable that names the only address to ask."""
+    """An archive that is published with its digest. variable: the environment variable that names the only address."""
 
     title: str
     name: str
@@ -37,24 +72,29 @@ class Archive:
     mirrors: tuple[str, ...]
     variable: str
 
+    @property
+    def most(self) -> int:
+        return self.size
+
     def addresses(self) -> tuple[str, ...]:
-        """Where to ask for the archive, in this order."""
         named = os.environ.get(self.variable)
         return (named,) if named else self.mirrors
 
     def is_whole(self, path: Path) -> bool:
-        """Whether the file is the published one."""
         if _size(path) != self.size:
             return False
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == self.md5
 
+    def remedy(self, folder: Path) -> str:
+        return f"put {self.name} (MD5 {self.md5}) into {folder}, or set {self.variable} to an address that has it"
 
-def fetch(archive: Archive, folder: Path) -> Path:
-    """The archive's path in `folder`; it is downloaded unless it is there.
 
-    A part that was downloaded before is completed, from whichever address. Raises TrainingError when no address has
-    the archive, and OSError when `folder` cannot be written.
+def fetch(archive: Published, folder: Path) -> Path:
+    """The file's path in `folder`; it is downloaded unless it is there.
+
+    A part that was downloaded before is completed, from whichever address. Raises Unavailable when no address has
+    the file, and OSError when `folder` cannot be written.
     """
     path = folder / archive.name
     if archive.is_whole(path):
@@ -76,20 +116,17 @@ def fetch(archive: Archive, folder: Path) -> Path:
                 failures.append(f"{host}: another file")
             except (OSError, HTTPException, ValueError) as error:
                 failures.append(f"{host}: {_reason(error)}")
-    raise TrainingError(
-        f"{archive.title} cannot be downloaded ({'; '.join(failures)}): put {archive.name} (MD5 {archive.md5}) into "
-        f"{folder}, or set {archive.variable} to an address that has it"
-    )
+    raise Unavailable(archive.title, failures, archive.remedy(folder))
 
 
-def _complete(archive: Archive, url: str, part: Path, progress: "DownloadProgress") -> bool:
-    """Whether the address completes `part` to the whole archive.
+def _complete(archive: Published, url: str, part: Path, progress: "DownloadProgress") -> bool:
+    """Whether the address completes `part` to the whole file.
 
     A part that was begun from another address may be to blame: it is then downloaded again from its beginning.
     """
     while True:
         begun = part.exists()
-        _append_all(url, part, archive.size, progress)
+        _append_all(url, part, archive.most, progress)
         if archive.is_whole(part):
             return True
         part.unlink()
@@ -97,32 +134,38 @@ def _complete(archive: Archive, url: str, part: Path, progress: "DownloadProgres
             return False
 
 
-def _append_all(url: str, part: Path, size: int, progress: "DownloadProgress") -> None:
+def _append_all(url: str, part: Path, most: int, progress: "DownloadProgress") -> None:
     """Append to `part` until it is complete; a connection that breaks is made again while it gives new bytes."""
     while True:
         before = _size(part)
         try:
-            return _append(url, part, size, progress)
+            return _append(url, part, most, progress)
         except (OSError, HTTPException):
             if _size(part) <= before:
                 raise
 
 
-def _append(url: str, part: Path, size: int, progress: "DownloadProgress") -> None:
+def _append(url: str, part: Path, most: int, progress: "DownloadProgress") -> None:
     have = _size(part)
-    if have >= size:
+    if have >= most:
         return
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError("its address does not begin with http:// or https://")
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:  # noqa: S310
+    try:
+        opened = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310
+    except HTTPError as error:
+        if error.code == 416 and have:  # there is no byte after these
+            return
+        raise
+    with opened as answer:
         # A server without ranges begins at the beginning.
         resumed = answer.status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {have}-")
         with part.open("ab" if resumed else "wb") as file:
-            for block in _blocks(answer, size - (have if resumed else 0)):
+            for block in _blocks(answer, most - (have if resumed else 0)):
                 file.write(block)
                 progress.update(file.tell())
-            if answer.length and file.tell() < size:
+            if answer.length and file.tell() < most:
                 raise ConnectionError(f"the connection broke after {file.tell():,} bytes")
 
 

@@ -1,6 +1,7 @@
 """CIFAR-10 in memory, as uint8 tensors, and the three-way split of its training images."""
 
 import hashlib
+import os
 import tarfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from training.atomic_files import write_atomically
-from training.data.archive import Archive, fetch
+from training.data import parquet
+from training.data.archive import Archive, Unavailable, fetch
 from training.data.description import Description
 from training.errors import TrainingError
 
@@ -100,27 +102,63 @@ def load(data_dir: Path, *, train: bool, download: bool = True) -> LabelledImage
     """The 50,000 training or 10,000 test images, from the official files below `data_dir`.
 
     torchvision checks every file's MD5 before it is unpickled. What is missing is unpacked from the official archive in
-    `data_dir`, which `download` fetches. Raises TrainingError when there is none and it cannot be fetched.
+    `data_dir`, or read from Hugging Face's parquet file there; `download` fetches the first of the two that can be had.
+    Raises TrainingError when there is none and none can be fetched.
     """
     try:
         try:
-            found = CIFAR10(str(data_dir), train=train, download=False)
+            return _official(data_dir, train)
         except RuntimeError:
-            if not unpack(data_dir, download=download):
+            if unpack(data_dir, download=False):
+                return _official(data_dir, train)
+            file = parquet.TRAIN if train else parquet.TEST
+            found = parquet.read(file, data_dir)
+            if found is None and download:
+                if _fetch(data_dir, file):
+                    return _official(data_dir, train)
+                found = parquet.read(file, data_dir)
+            if found is None:
                 raise
-            found = CIFAR10(str(data_dir), train=train, download=False)
+            return LabelledImages(*map(torch.from_numpy, found))
     except (RuntimeError, OSError) as error:
         raise TrainingError(
             f"CIFAR-10 in {data_dir} is missing or damaged ({str(error).splitlines()[0]}): --data-dir must hold "
             f"cifar-10-batches-py with the official files, or {ARCHIVE.name}, or be writable with --download"
         ) from None
+
+
+def _official(data_dir: Path, train: bool) -> LabelledImages:
+    found = CIFAR10(str(data_dir), train=train, download=False)
     return LabelledImages(torch.from_numpy(found.data), torch.tensor(found.targets, dtype=torch.int64))
+
+
+def _fetch(data_dir: Path, file: parquet.ParquetFile) -> bool:
+    """Download the archive and unpack it; if no address has it, download `file` and return False.
+
+    Raises Unavailable when neither can be had, and OSError when `data_dir` cannot be written.
+    """
+    try:
+        return unpack(data_dir, download=True)
+    except Unavailable as error:
+        if os.environ.get(ARCHIVE.variable):  # the only address to ask
+            raise
+        failures, remedy = error.failures, error.remedy
+    try:
+        parquet.check_parquet()
+        fetch(file, data_dir)
+    except Unavailable as error:
+        failures = [*failures, *error.failures]
+    except TrainingError as error:
+        failures = [*failures, str(error)]
+    else:
+        return False
+    raise Unavailable(ARCHIVE.title, failures, remedy)
 
 
 def unpack(folder: Path, *, download: bool) -> bool:
     """Unpack the archive in `folder`, which is downloaded if that is allowed; False if there is none.
 
-    Its members are pickles: `fetch` has checked its digest. Raises TrainingError when no address has it, and OSError
+    Its members are pickles: `fetch` has checked its digest. Raises Unavailable when no address has it, and OSError
     when `folder` cannot be written.
     """
     if not (download or ARCHIVE.is_whole(folder / ARCHIVE.name)):

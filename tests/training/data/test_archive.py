@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -37,17 +38,21 @@ HALF = len(ARCHIVE) // 2
 
 
 class Handler(BaseHTTPRequestHandler):
-    """The path says how the server behaves."""
+    """The first part of the path says how the server behaves."""
 
     server: "Server"
 
     def do_GET(self) -> None:
-        behaviour, asked = self.path.strip("/"), self.headers.get("Range")
+        behaviour, asked = self.path.split("/")[1], self.headers.get("Range")
         self.server.asked.append((behaviour, asked))
-        content = {"other": bytes(len(ARCHIVE)), "page": b"<html>"}.get(behaviour, ARCHIVE)
+        whole = self.server.content
+        content = {"other": bytes(len(whole)), "page": b"<html>"}.get(behaviour, whole)
         first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and behaviour != "plain" else 0
         if behaviour == "missing":
             self.send_error(404)
+            return
+        if first >= len(content):
+            self.send_error(416)
             return
         if first:
             self.send_response(206)
@@ -57,16 +62,32 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - first))
         self.end_headers()
         breaks = (behaviour == "breaks" and not first) or behaviour == "always_breaks"
-        self.wfile.write(content[first:HALF] if breaks else content[first:])
+        self.wfile.write(content[first : len(whole) // 2] if breaks else content[first:])
 
     def log_message(self, *_: object) -> None:
         pass
 
 
 class Server(ThreadingHTTPServer):
-    def __init__(self) -> None:
+    """A context manager that answers with one file."""
+
+    def __init__(self, content: bytes) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        self.content = content
         self.asked: list[tuple[str, str | None]] = []  # behaviour and range of each request
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+    def address(self, behaviour: str) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{behaviour}"
 
 
 @pytest.fixture(autouse=True)
@@ -79,18 +100,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     ours = replace(cifar10.ARCHIVE, size=len(ARCHIVE), md5=hashlib.md5(ARCHIVE).hexdigest())
     monkeypatch.setattr(cifar10, "ARCHIVE", ours)
     monkeypatch.delenv(URL, raising=False)
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with Server(ARCHIVE) as running:
         yield running
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture
 def mirrors(server: Server, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[str]:
     """The addresses to ask, by their behaviours."""
-    found = [f"http://127.0.0.1:{server.server_port}/{behaviour}" for behaviour in request.param]
+    found = [server.address(behaviour) for behaviour in request.param]
     monkeypatch.setattr(cifar10, "ARCHIVE", replace(cifar10.ARCHIVE, mirrors=tuple(found)))
     return found
 
@@ -123,6 +140,7 @@ def answered_by(*behaviours: str) -> pytest.MarkDecorator:
         (["plain"], ARCHIVE[:1000], [("plain", "bytes=1000-")]),
         # A part that was damaged is thrown away, not the address.
         (["ranges"], b"damaged", [("ranges", "bytes=7-"), ("ranges", None)]),
+        (["page", "ranges"], b"damaged", [("page", "bytes=7-"), ("page", None), ("ranges", None)]),
         (["ranges"], ARCHIVE, []),
     ],
     indirect=["mirrors"],

@@ -5,7 +5,7 @@ import torch
 
 from tests.training.conftest import TinyCIFAR10
 from tests.training.tiny import make_images
-from training.data import cifar10
+from training.data import cifar10, parquet
 from training.data.cifar10 import CLASSES, LabelledImages, load, split
 from training.errors import TrainingError
 
@@ -60,20 +60,21 @@ class Unpacked(TinyCIFAR10):
         super().__init__(root, train, download)
 
 
-@pytest.mark.parametrize("download", [True, False])
+@pytest.mark.parametrize("there", [True, False])
 def test_what_is_missing_is_unpacked_from_the_archive(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, download: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, there: bool
 ) -> None:
     def unpack(folder: Path, *, download: bool) -> bool:
-        (folder / "files").write_text(str(download))
-        return True
+        if there or download:
+            (folder / "files").write_text(str(download))
+        return there or download
 
     monkeypatch.setattr(cifar10, "CIFAR10", Unpacked)
     monkeypatch.setattr(cifar10, "unpack", unpack)
-    assert len(load(tmp_path, train=False, download=download).labels) == 20
-    assert (tmp_path / "files").read_text() == str(download)
+    assert len(load(tmp_path, train=False, download=True).labels) == 20
+    assert (tmp_path / "files").read_text() == str(not there)
     monkeypatch.setattr(cifar10, "unpack", lambda *_, **__: pytest.fail("it was there"))
-    assert len(load(tmp_path, train=True, download=download).labels) == 70
+    assert len(load(tmp_path, train=True, download=True).labels) == 70
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -93,7 +94,11 @@ def test_the_real_data_have_their_split(cifar10_dir: Path) -> None:
     assert [len(part) for part in (parts.train, parts.select, parts.calibrate)] == [45_000, 2500, 2500]
     # The split that the shipped bundle was made with; another NumPy must not draw another.
     assert images.take(parts.select).digest() == "516cfa6d30234edbfbc3c8c9ab1657989232bd4d5a3bfc328551950524469715"
+    # Of every form that the images are downloaded in.
+    batches = zip(*(part.numpy().reshape(5, parquet.BATCH, *part.shape[1:]) for part in images), strict=True)
+    assert tuple(parquet.digest(*batch) for batch in batches) == parquet.TRAIN.digests
     test = load(cifar10_dir, train=False, download=False)
+    assert parquet.digest(test.images.numpy(), test.labels.numpy()) == parquet.TEST.digests[0]
     assert len(test.images) == 10_000
     assert CLASSES[test.labels[0]] == "cat"  # a cat leads the test set
 
