@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..bundle.manifest import ModelDescription
+from ..bundle.report import Rows
 from ..inference.answers import Fault, ImageResult
 
 BINARY: dict[str, Any] = {"type": "string", "format": "binary"}
@@ -61,7 +62,7 @@ class ImageFailure(BaseModel):
 class BatchResponse(_OfModel):
     """One result an image, in the order of the images."""
 
-    results: list[ImageResult | ImageFailure] = Field(description="Failures only with `partial=true`.")
+    results: Rows[ImageResult | ImageFailure] = Field(description="Failures only with `partial=true`.")
     timing_ms: Timing = Field(description="For each stage, the time of the slowest image; `total` is the request's.")
 
 

@@ -3,11 +3,15 @@
 Fractions are 0 to 1. `training` writes the report, and `GET /metrics/report` answers with it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+T = TypeVar("T")
+Rows: TypeAlias = Annotated[
+    list[T], Field(fail_fast=True)
+]  # one wrong row is enough: errors take more memory than rows
 
 
 class Frozen(BaseModel):
@@ -60,7 +64,7 @@ class CalibrationScores(Frozen):
     )
     nll: Estimate = Field(description="Negative log-likelihood, in nats.")
     brier: Estimate = Field(description="Brier score, 0 to 2.")
-    bins: list[ConfidenceBin] = Field([], description="By increasing confidence; bins without images are left out.")
+    bins: Rows[ConfidenceBin] = Field([], description="By increasing confidence; bins without images are left out.")
 
 
 class CalibrationReport(Frozen):
@@ -106,7 +110,7 @@ class ConformalReport(Frozen):
     """Split conformal prediction with least ambiguous sets (Sadinle et al. 2019, arXiv:1609.00451)."""
 
     fitted_on: PositiveInt = Field(description="The number of images in the calibration split.")
-    levels: list[ConformalScores]
+    levels: Rows[ConformalScores]
 
 
 class Selection(Frozen):
@@ -122,7 +126,7 @@ class SelectiveReport(Frozen):
 
     aurc: Estimate = Field(description="Area under the risk-coverage curve; 0 is best.")
     optimal_aurc: float = Field(ge=0, description="That of a ranking that puts every error last.")
-    curve: list[Selection] = Field(description="By increasing coverage.")
+    curve: Rows[Selection] = Field(description="By increasing coverage.")
 
 
 class AbstentionScores(Frozen):
@@ -141,7 +145,7 @@ class AbstentionReport(Frozen):
     threshold: float
     kept: Fraction = Field(description="Share of the report's images below the threshold; the aim is 0.95.")
     near_pairs: list[tuple[int, int]]
-    methods: list[AbstentionScores]
+    methods: Rows[AbstentionScores]
     others: int | None = Field(None, description="Images of other things, where there are some.")
     refused: Interval | None = Field(None, description="Share of those that the service abstains from.")
 
@@ -160,7 +164,7 @@ class RobustnessReport(Frozen):
     n: PositiveInt = Field(description="Images, a random sample of the report's.")
     clean_accuracy: Fraction = Field(description="On the same images without corruption.")
     mean_accuracy: Fraction = Field(description="Mean over corruptions and severities.")
-    corruptions: list[Corruption]
+    corruptions: Rows[Corruption]
 
 
 class PhotographClass(Frozen):
@@ -190,7 +194,7 @@ class PhotographReport(Frozen):
     others: PositiveInt = Field(description="Photographs of other things, in the report's half.")
     accuracy: Interval
     macro_recall: Fraction = Field(description="Mean of the classes' recalls.")
-    per_class: list[PhotographClass] = Field(description="Classes without photographs are missing.")
+    per_class: Rows[PhotographClass] = Field(description="Classes without photographs are missing.")
     calibration: CalibrationReport
     conformal: ConformalReport
     abstention: PhotographAbstention
@@ -225,15 +229,15 @@ class Report(Frozen):
     split: str
     n: PositiveInt
     accuracy: Interval
-    per_class: list[ClassScores]
+    per_class: Rows[ClassScores]
     macro_avg: Scores
     weighted_avg: Scores
-    confusion_matrix: list[list[int]] = Field(description="Counts; rows are true classes, columns predicted classes.")
+    confusion_matrix: Rows[Rows[int]] = Field(description="Counts; rows are true classes, columns predicted classes.")
     calibration: CalibrationReport | None
     conformal: ConformalReport | None = None
     selective: SelectiveReport | None = None
     abstention: AbstentionReport | None = None
     robustness: RobustnessReport | None = None
     photographs: PhotographReport | None = None
-    labels: list[LabelAccuracy] | None = None
-    history: list[Epoch]
+    labels: Rows[LabelAccuracy] | None = None
+    history: Rows[Epoch]

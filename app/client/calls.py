@@ -16,6 +16,9 @@ from .errors import EmptyBatchError, InvalidAnswerError, NoAnswerError, ProblemE
 from .retries import Outcome
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+MOST_CLASSES = 1000  # of a model
+CLASS_VALUES = 5  # JSON values of a class in a report, beyond the 20 that MAX_VALUES leaves each
+PREDICTION_VALUES = 4  # JSON values of a prediction
 
 T = TypeVar("T")
 
@@ -61,7 +64,7 @@ def _mismatch(error: ValidationError) -> str:
 
 
 def report(model: str | None) -> Call[Report]:
-    return Call(parsed(Report), "GET", "/metrics/report", {"params": _given(model=model)})
+    return Call(parsed(Report, CLASS_VALUES * MOST_CLASSES), "GET", "/metrics/report", {"params": _given(model=model)})
 
 
 def description(model: str | None) -> Call[Model]:
@@ -72,7 +75,7 @@ def predict(
     image: ImageSource, top_k: int, coverage: float | None, kind: Kind | None, model: str | None
 ) -> Call[PredictResponse]:
     arguments = _one_image(image, top_k=top_k, coverage=coverage, kind=kind, model=model)
-    return Call(parsed(PredictResponse), "POST", "/predict", arguments)
+    return Call(parsed(PredictResponse, _values(1, top_k)), "POST", "/predict", arguments)
 
 
 def predict_batch(
@@ -89,7 +92,7 @@ def predict_batch(
         raise EmptyBatchError("the batch has no image")
     parameters = _given(top_k=top_k, partial=partial, coverage=coverage, kind=kind, model=model)
     arguments = {"params": parameters, "files": files}
-    return Call(parsed(BatchResponse), "POST", "/predict/batch", arguments)
+    return Call(parsed(BatchResponse, _values(len(files), top_k)), "POST", "/predict/batch", arguments)
 
 
 def explain(image: ImageSource, class_id: int | None, kind: Kind | None, model: str | None) -> Call[Explanation]:
@@ -109,6 +112,11 @@ def _read_explanation(answer: Answer) -> Explanation:
     headers = _ExplanationHeaders.model_validate(dict(answer.headers))
     label = urllib.parse.unquote(headers.label)
     return Explanation(answer.content, headers.class_id, label, headers.probability)
+
+
+def _values(images: int, top_k: int) -> int:
+    """About how many JSON values the predictions and prediction sets of `images` may have."""
+    return images * (PREDICTION_VALUES * max(0, min(top_k, MOST_CLASSES)) + MOST_CLASSES)
 
 
 def _one_image(image: ImageSource, **parameters: object) -> dict[str, Any]:

@@ -11,6 +11,9 @@ one kind.
 
 Thumbnails are compared with calibration thumbnails and photographs with calibration photographs, in the proportion in
 which they come: photographs alone are no drift.
+
+With few calibration images for many bins, chance alone would look like drift. Neighbouring bins are then one, so that
+each has LEAST calibration images.
 """
 
 import math
@@ -23,6 +26,7 @@ from ..bundle.manifest import Manifest, Reference
 from ..imaging.kinds import Kind
 
 PSEUDOCOUNT = 0.5  # added to every bin, so that an empty bin does not make the index infinite
+LEAST = 20  # calibration images a bin on average, or bins are joined; chance in these then adds 0.05 at most
 
 
 def references_of(manifest: Manifest) -> dict[Kind, Reference]:
@@ -38,11 +42,17 @@ def references_of(manifest: Manifest) -> dict[Kind, Reference]:
 
 
 class Drift:
-    """Compares the last `window` answers with the references. The indices are NaN until there are `window` answers."""
+    """Compares the last `window` answers with the references.
+
+    The indices are NaN until there are `window` answers, and if there are too few calibration images for two bins.
+    """
 
     def __init__(self, references: Mapping[Kind, Reference], window: int) -> None:
         self._references = references
         self._window = window
+        classes = zip(*(one.predicted for one in references.values()), strict=True)
+        self._joined_labels = joined_bins([max(column) for column in classes])
+        self._joined_confidences = {kind: joined_bins(one.confidence) for kind, one in references.items()}
         self._answers: deque[tuple[Kind, int, int]] = deque()  # kind, class, bin of confidence
         self._labels = {kind: Counter[int]() for kind in references}
         self._bins = {kind: Counter[int]() for kind in references}
@@ -68,7 +78,7 @@ class Drift:
             sum(column) for column in zip(*(self._expected(histograms, kind) for kind in histograms), strict=True)
         ]
         counts = [sum(labels[place] for labels in self._labels.values()) for place in range(len(expected))]
-        return self._index(counts, expected)
+        return self._index(_joined(counts, self._joined_labels), _joined(expected, self._joined_labels))
 
     def confidences(self) -> float:
         """The stability index of the confidences, 0 or more; NaN until the window is full."""
@@ -76,8 +86,9 @@ class Drift:
         counts, expected = list[float](), list[float]()
         for kind, histogram in histograms.items():
             if self._share(kind):  # bins of a kind that does not come would add nothing but noise
-                counts += [self._bins[kind][place] for place in range(len(histogram))]
-                expected += self._expected(histograms, kind)
+                bins = [self._bins[kind][place] for place in range(len(histogram))]
+                counts += _joined(bins, self._joined_confidences[kind])
+                expected += _joined(self._expected(histograms, kind), self._joined_confidences[kind])
         return self._index(counts, expected)
 
     def _share(self, kind: Kind) -> float:
@@ -96,7 +107,29 @@ class Drift:
         self._bins[kind][confidence] += by
 
     def _index(self, counts: Sequence[float], expected: Sequence[float]) -> float:
-        return stability_index(counts, expected) if len(self._answers) == self._window else math.nan
+        known = len(self._answers) == self._window and len(counts) > 1
+        return stability_index(counts, expected) if known else math.nan
+
+
+def joined_bins(histogram: Sequence[int]) -> list[int]:
+    """For each bin of a calibration histogram, the bin that it becomes a part of."""
+    if sum(histogram) >= LEAST * len(histogram):
+        return list(range(len(histogram)))
+    places, place, held = list[int](), 0, 0
+    for count in histogram:
+        if held >= LEAST:
+            place, held = place + 1, 0
+        places.append(place)
+        held += count
+    last = place - 1 if place and held < LEAST else place  # the rest joins the bin before it
+    return [min(place, last) for place in places]
+
+
+def _joined(counts: Sequence[float], places: Sequence[int]) -> list[float]:
+    sums = [0.0] * (max(places, default=-1) + 1)
+    for place, count in zip(places, counts, strict=True):
+        sums[place] += count
+    return sums
 
 
 def stability_index(counts: Sequence[float], expected: Sequence[float]) -> float:

@@ -90,7 +90,7 @@ export function plainTable({ caption, columns, rows }) {
   );
 }
 
-/** The table in a region that scrolls by touch, mouse or keyboard if the screen is too narrow. */
+/** The table in a region that scrolls by touch, mouse or keyboard if it is too large. */
 function scrollable(caption, table) {
   return html("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" }, table);
 }

@@ -69,7 +69,8 @@ ALLOWED = {
 RESERVED = {
     ("fastapi", "starlette", "uvicorn"): {"app.api", "app.process", "app.cluster", "app.main"},
     ("torch", "torchvision", "safetensors"): {"app.network", "app.inference.sessions", "training"},
-    ("ray", "pyarrow", "fsspec"): {"app.cluster"},
+    ("ray", "fsspec"): {"app.cluster"},
+    ("pyarrow",): {"app.cluster", "training.data.parquet"},
     ("onnxruntime",): {"app.inference.sessions", "training"},
     ("httpx",): {"app.client"},
     ("opentelemetry",): {"app.telemetry", "app.api.middleware.tracing"},

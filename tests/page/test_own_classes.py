@@ -1,10 +1,11 @@
 """The page's words about a model of a user's own classes. The service is CIFAR-10's, only its documents are others."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.conftest import Visit, shoot
 from tests.page.steps import CAT, pick, the_answer
@@ -33,7 +34,12 @@ def documents(service: httpx.Client, classes: list[str]) -> dict[str, dict[str, 
     return {"**/model": model, "**/metrics/report": report, "**/predict?*": answer}
 
 
-def show(visit: Visit, service: httpx.Client, classes: list[str]) -> Page:
+def ticks(page: Page) -> Locator:
+    """Of the accuracy's interval."""
+    return page.get_by_role("img", name="95 % interval").locator("text")
+
+
+def show(visit: Visit, service: httpx.Client, classes: list[str], report: Mapping[str, Any] | None = None) -> Page:
     page = visit()
 
     def answer_with(document: dict[str, Any]) -> Any:
@@ -42,14 +48,17 @@ def show(visit: Visit, service: httpx.Client, classes: list[str]) -> Page:
 
         return fulfil
 
-    for path, document in documents(service, classes).items():
+    found = documents(service, classes)
+    found["**/metrics/report"] |= report or {}
+    for path, document in found.items():
         page.route(path, answer_with(document))
     page.reload()
     return page
 
 
 def test_pictures_are_of_one_kind(visit: Visit, service: httpx.Client) -> None:
-    page = show(visit, service, ["cat", "<b>dog</b>", "a rather long name of a class"])
+    of_few = {"accuracy": {"value": 0.93, "ci95": [0.862, 0.969]}}
+    page = show(visit, service, ["cat", "<b>dog</b>", "a rather long name of a class"], of_few)
     expect(page.get_by_text("It knows 3 classes")).to_be_visible()
     expect(page.get_by_role("listitem").filter(has_text="<b>dog</b>")).to_be_visible()
     page.get_by_text("Settings", exact=True).click()
@@ -62,6 +71,7 @@ def test_pictures_are_of_one_kind(visit: Visit, service: httpx.Client) -> None:
     page.get_by_role("tab", name="The model").click()
     panel = page.get_by_role("tabpanel", name="The model")
     expect(panel.get_by_role("grid")).to_be_visible()
+    expect(ticks(page)).to_have_text(["84 %", "86 %", "88 %", "90 %", "92 %", "94 %", "96 %", "98 %"])
     expect(panel.get_by_text("of 110 pictures of other things get no answer, as it should be")).to_be_visible()
     expect(
         panel.get_by_text(re.compile(r"It names a class for 18\.2\s% of pictures that show something else"))
@@ -70,10 +80,18 @@ def test_pictures_are_of_one_kind(visit: Visit, service: httpx.Client) -> None:
     shoot(page, "own-classes")
 
 
-def test_a_matrix_of_many_classes_is_not_drawn(visit: Visit, service: httpx.Client) -> None:
-    page = show(visit, service, [f"class {number}" for number in range(41)])
+def test_many_classes_are_searched_scrolled_and_not_drawn_as_a_matrix(visit: Visit, service: httpx.Client) -> None:
+    hardly_any = {"value": 0.002, "ci95": [0.0008, 0.0051]}
+    page = show(visit, service, [f"class {number}" for number in range(301)], {"accuracy": hardly_any})
+    expect(page.get_by_text("It knows 301 classes")).to_be_visible()
+    page.get_by_role("searchbox", name="Does it know").fill("CLASS 77")
+    expect(page.get_by_text("11 classes contain")).to_be_visible()
     page.get_by_role("tab", name="The model").click()
     panel = page.get_by_role("tabpanel", name="The model")
-    expect(panel.get_by_text("A matrix of 41 classes is too large to be shown")).to_be_visible()
+    expect(panel.get_by_text("A matrix of 301 classes is too large to be shown")).to_be_visible()
     expect(panel.get_by_role("grid")).to_have_count(0)
     expect(panel.get_by_text("class 0, taken for class 1: 1", exact=True)).to_be_visible()
+    table = panel.get_by_role("region", name="Scores by class")
+    box = table.bounding_box()
+    assert box is not None and box["height"] < 800
+    expect(ticks(page)).to_have_text(["0 %", "1 %", "2 %"])

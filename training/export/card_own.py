@@ -23,11 +23,12 @@ def render_own_card(manifest: Manifest, report: Report) -> str:
     origin = manifest.provenance
     config, data = origin["config"], origin["data"]
     labelled = [row.model_copy(update={"label": escaped(row.label)}) for row in report.per_class]
-    shown = report.model_copy(update={"per_class": labelled[:MOST_ROWS]})
+    worst = sorted(labelled, key=lambda row: row.f1)[:MOST_ROWS] if len(labelled) > MOST_ROWS else labelled
+    shown = report.model_copy(update={"per_class": worst})
     escaped_classes = manifest.model_copy(update={"classes": [escaped(label) for label in manifest.classes]})
     rows = class_rows(shown)
     if len(labelled) > MOST_ROWS:
-        rows += f"\n\nThe first {MOST_ROWS} of {len(labelled):,} classes."
+        rows += f"\n\nThe {MOST_ROWS} of {len(labelled):,} classes with the lowest F1."
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         name=manifest.name,
         version=manifest.version,

@@ -19,7 +19,8 @@ from training.evaluate.network_outputs import Predictions
 Pixels = npt.NDArray[np.uint8]
 BLUE, ORANGE, GREY = "#1f77b4", "#d95f02", "#767676"  # told apart by the colour-blind too
 DPI = 144
-MOST_COUNTED, MOST_NAMED = 20, 40  # classes of a confusion matrix with counts in its cells, and with names beside it
+MOST_COUNTED, MOST_NAMED = 20, 40  # classes of a confusion matrix with counts in its cells, and of one that is drawn
+MOST_CONFUSIONS = 25  # that are drawn instead of a matrix
 LONGEST_NAME = 24  # of a class, in characters
 
 
@@ -48,24 +49,47 @@ def accuracy_and_loss(history: Sequence[Epoch]) -> bytes:
 
 
 def confusion(counts: Counts, classes: Sequence[str] = CLASSES) -> bytes:
-    """Counts in every cell, coloured by the share of its row (the true class); of many classes the colours alone."""
+    """Counts in every cell, coloured by the share of its row (the true class).
+
+    Of many classes the colours alone, and of more than can be told apart the most frequent mistakes.
+    """
+    if len(classes) > MOST_NAMED:
+        return _most_frequent_mistakes(counts, classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    wider = max(0, min(len(classes), MOST_NAMED) - 14) * 0.25
+    wider = max(0, len(classes) - 14) * 0.25
     figure, (axes,) = new_figure(8.4 + wider, 7.4 + wider, 1)
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(classes) <= MOST_COUNTED:
         for row, column in np.ndindex(counts.shape):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, fontsize=9)
-    if len(classes) <= MOST_NAMED:
-        places, names = range(len(classes)), [_short(name) for name in classes]
-        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-        axes.set_yticks(places, names, parse_math=False)
+    places, names = range(len(classes)), [_short(name) for name in classes]
+    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(places, names, parse_math=False)
     axes.set_xlabel("Predicted class")
     axes.set_ylabel("True class")
     axes.set_title(f"Confusion matrix, {counts.sum():,} test images")
     bar = figure.colorbar(picture, ax=axes, label="Share of the true class", shrink=0.85)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    return png(figure)
+
+
+def _most_frequent_mistakes(counts: Counts, classes: Sequence[str]) -> bytes:
+    wrong = counts - np.diag(np.diag(counts))
+    most = [np.unravel_index(place, wrong.shape) for place in np.argsort(-wrong, axis=None, kind="stable")]
+    pairs = [(int(row), int(column)) for row, column in most[:MOST_CONFUSIONS] if wrong[row, column]]
+    figure, (axes,) = new_figure(8.4, 7.4, 1)
+    places = range(len(pairs))
+    axes.barh(places, [wrong[pair] for pair in pairs], color=ORANGE)
+    names = [f"{_short(classes[row])}, taken for {_short(classes[column])}" for row, column in pairs]
+    axes.set_yticks(places, names, parse_math=False)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("Test images")
+    axes.set_title(
+        f"The most frequent mistakes among {len(classes):,} classes\n"
+        f"{wrong.sum():,} of {counts.sum():,} test images are classified wrongly"
+    )
     return png(figure)
 
 

@@ -5,12 +5,17 @@ import { fitted } from "./fitted.js";
 const HEIGHT = 44;
 const MARGIN = 26; // pixels: half the text of a tick
 
-/** A value and its interval on a scale with a tick at every whole percent. */
+const STEPS = [1, 2, 5, 10, 20]; // percent between ticks
+const MOST_TICKS = 8;
+
+/** A value and its interval on a scale of percent, from 0 to 1. */
 export function intervalChart({ value, ci95: [low, high] }, summary) {
-  const from = Math.floor(low * 100 - 0.5) / 100;
-  const to = Math.min(1, Math.ceil(high * 100 + 0.5) / 100);
+  const least = Math.max(0, low * 100 - 0.5);
+  const most = Math.min(100, high * 100 + 0.5);
+  const step = STEPS.find((one) => Math.ceil(most / one) - Math.floor(least / one) < MOST_TICKS);
   const ticks = [];
-  for (let tick = Math.round(from * 100); tick <= Math.round(to * 100); tick += 1) ticks.push(tick / 100);
+  for (let tick = Math.floor(least / step); tick <= Math.ceil(most / step); tick += 1) ticks.push((tick * step) / 100);
+  const [from, to] = [ticks[0], ticks.at(-1)];
   return fitted((width) => {
     const place = (fraction) => MARGIN + ((fraction - from) / (to - from)) * (width - 2 * MARGIN);
     return svg(

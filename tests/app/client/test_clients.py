@@ -1,6 +1,7 @@
 import email.utils
 import importlib
 import io
+import json
 import os
 import pickle
 import socket
@@ -405,6 +406,37 @@ async def test_every_call_works_against_the_application(
         assert second.error.code == "unsupported_media_type"
         with pytest.raises(ProblemError, match="401 unauthorized"):
             await stranger.predict(cat)
+
+
+def test_answers_about_a_thousand_classes_are_read(loaded: tuple) -> None:
+    classes, report = range(1000), loaded[0].report
+    levels = [
+        level.model_copy(update={"class_coverage": [0.9876] * 1000, "sizes": [3] * 1000})
+        for level in report.conformal.levels
+    ]
+    large = report.model_copy(
+        update={
+            "per_class": [
+                report.per_class[0].model_copy(update={"label": f"class {one}", "class_id": one}) for one in classes
+            ],
+            "confusion_matrix": [[12] * 1000 for _ in classes],
+            "conformal": report.conformal.model_copy(update={"levels": levels}),
+        }
+    )
+    result = {
+        "predictions": [{"label": f"class {one}", "class_id": one, "probability": 0.001} for one in classes],
+        "prediction_set": {"coverage": 0.95, "labels": [f"class {one}" for one in classes]},
+        "views": 3,
+    }
+    timing = dict.fromkeys(("decode", "queue", "inference", "total"), 1.0)
+    batch = {"results": [result] * 32, "model": {"name": "own", "version": "1"}, "timing_ms": timing}
+    answers = {"/metrics/report": large.model_dump_json(), "/predict/batch": json.dumps(batch)}
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, text=answers[request.url.path]))
+    with Client("http://test", transport=transport) as client:
+        assert client.report() == large
+        assert len(client.predict_batch([b"image"] * 32, top_k=1000).results) == 32
+        with pytest.raises(InvalidAnswerError, match="JSON values"):
+            client.predict_batch([b"image"], top_k=5)
 
 
 def test_every_call_works_against_a_server(cat_label: str) -> None:

@@ -334,6 +334,10 @@ BOMBS: dict[str, Callable[[], Iterable[bytes]]] = {
     ],
     "results that are none": lambda: [answer(b'{"results":[' + b"{}," * (MANY // 3) + b"{}]}", JSON)],
     "few results that are none": lambda: [answer(b'{"results":[' + b"{}," * 9_000 + b"{}]}", JSON)],
+    "classes that are none": lambda: [answer(b'{"per_class":[' + b"{}," * 12_000 + b"{}]}", JSON)],
+    "a matrix of a thousand classes": lambda: [
+        answer(b'{"confusion_matrix":[' + b",".join([b"[" + b"0," * 999 + b"0]"] * 1000) + b"]}", JSON)
+    ],
     "empty lists": lambda: [answer(b'{"model":[' + b"[]," * (MANY // 3) + b"[]]}", JSON)],
     "unknown fields": lambda: [answer(b"{" + b",".join(b'"%d":1' % n for n in range(19_000)) + b"}", JSON)],
     "a problem of empty lists": lambda: [

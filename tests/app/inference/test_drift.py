@@ -64,12 +64,12 @@ def test_unusual_answers_raise_the_index_until_they_leave_the_window() -> None:
     ("confidence", "place"), [(0.0, 0), (0.49, 0), (0.5, 1), (0.9, 2), (1.0, 2), (1.1, 2), (-1, 0)]
 )
 def test_confidences_are_binned_as_in_a_histogram(confidence: float, place: int) -> None:
-    reference = Reference(predicted=[1] * 10, confidence_edges=[0, 0.5, 0.9, 1], confidence=[10, 10, 10])
+    reference = Reference(predicted=[1] * 10, confidence_edges=[0, 0.5, 0.9, 1], confidence=[90, 90, 90])
     drift = Drift({"thumbnails": reference}, 1)
     drift.add("thumbnails", 0, confidence)
     counts = [0, 0, 0]
     counts[place] = 1
-    assert drift.confidences() == pytest.approx(stability_index(counts, [10, 10, 10]))
+    assert drift.confidences() == pytest.approx(stability_index(counts, [90, 90, 90]))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -132,3 +132,32 @@ def test_calibration_images_leave_the_index_low_and_corrupted_ones_raise_it(
     assert after['prediction_drift{of="labels"}'] > 0.25
     assert after['prediction_drift{of="confidences"}'] > 0.25
     assert after["prediction_abstentions_total"] - before["prediction_abstentions_total"] > 0.3 * 600
+
+
+def few(classes: int, images: int, bins: int = 10) -> tuple[Reference, np.ndarray]:
+    """A reference of so few calibration images that classes and bins of confidence have hardly any, and true shares."""
+    random = np.random.default_rng(0)
+    shares = random.dirichlet(np.ones(classes))
+    return Reference(
+        predicted=random.multinomial(images, shares).tolist(),
+        confidence_edges=np.linspace(0, 1, bins + 1).tolist(),
+        confidence=random.multinomial(images, [1 / bins] * bins).tolist(),
+    ), shares
+
+
+@pytest.mark.parametrize(("classes", "images"), [(1000, 1500), (100, 300), (3, 60)])
+def test_few_calibration_images_are_no_drift(classes: int, images: int) -> None:
+    reference, shares = few(classes, images)
+    random, drift = np.random.default_rng(1), Drift({"thumbnails": reference}, 1000)
+    for class_id in random.choice(classes, 1000, p=shares):
+        drift.add("thumbnails", int(class_id), float(random.uniform()))
+    assert 0 < drift.labels() < 0.25 and 0 < drift.confidences() < 0.25
+    for _ in range(1000):
+        drift.add("thumbnails", int(random.integers(1 + classes // 4)), float(random.uniform(0, 0.4)))
+    assert drift.labels() > 0.25 and drift.confidences() > 0.25
+
+
+def test_with_too_few_calibration_images_drift_is_unknown() -> None:
+    drift = Drift({"thumbnails": few(3, 20)[0]}, 1)
+    drift.add("thumbnails", 0, 0.5)
+    assert math.isnan(drift.labels()) and math.isnan(drift.confidences())

@@ -88,6 +88,23 @@ def test_pictures_of_any_number_of_classes_with_any_names_are_drawn(count: int) 
             assert picture.format == "PNG" and picture.width <= 3000
 
 
+@pytest.mark.parametrize("mistakes", [0, 3, 60])
+def test_of_a_thousand_classes_the_most_frequent_mistakes_are_drawn(
+    monkeypatch: pytest.MonkeyPatch, mistakes: int
+) -> None:
+    counts = np.diag(np.full(1000, 2))
+    for number in range(mistakes):
+        counts[number, number + 1] = 5 - number % 2
+    drawn = []
+    monkeypatch.setattr(plots, "png", drawn.append)
+    plots.confusion(counts, [f"class {number}" for number in range(1000)])
+    (axes,) = drawn[0].axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) == min(mistakes, plots.MOST_CONFUSIONS)
+    assert names[:2] == ["class 0, taken for class 1", "class 2, taken for class 3"][: len(names)]
+    assert f"{int(counts.sum()) - 2000} of" in axes.get_title()
+
+
 def one_mistake(classes: list[str]) -> bytes:
     images = np.zeros((1, 96, 96, 3), np.uint8)
     return plots.mistakes(images, np.array([0]), np.array([2]), np.array([0.5]), classes, columns=2)
