@@ -44,7 +44,7 @@ from training.data.cifar10 import Dataset
 from training.data.data_set import DataSet
 from training.data.tiny_imagenet import ARCHIVE as TINY_IMAGENET
 from training.data.tiny_imagenet import sort_pictures
-from training.errors import TrainingError
+from training.errors import TrainingError, printable
 from training.evaluate import leave_two_out
 from training.evaluate.compare import compare, predict, read_model
 from training.evaluate.evaluate import Sources, evaluate, evaluated
@@ -394,5 +394,5 @@ def main() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {speaker()}{message}", file=sys.stderr)
+    print(f"error: {speaker()}{printable(message)}", file=sys.stderr)
     sys.exit(code)

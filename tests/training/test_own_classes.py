@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from starlette.testclient import TestClient
 
 from app.__main__ import main as service_command
 from app.bundle.reader import Bundle
+from app.inference import drift
 from app.inference.sessions import TorchSession, load_session, self_check
 from app.local import load
 from app.main import create_app
@@ -25,7 +28,9 @@ from tests.conftest import ROOT
 from tests.training.conftest import Answer
 from tests.training.data.test_own_classes import fill, picture
 from training.command_line import main
+from training.errors import TrainingError
 from training.evaluate import abstention, calibration, evaluate
+from training.export import bundle as bundle_module
 from training.export import plots
 
 DOCUMENT = (ROOT / "docs/own-classes.md").read_text()
@@ -54,6 +59,7 @@ def quick() -> Iterator[pytest.MonkeyPatch]:
         patch.setattr(evaluate, "UNRELATED_IMAGES", 12)
         patch.setattr(evaluate, "OWN_CORRUPTED_IMAGES", 2)
         patch.setattr(calibration, "RESAMPLES", 20)
+        patch.setattr(drift, "LEAST", 1)  # the few calibration images of a test are enough
         compared = {"maximum_softmax": abstention.maximum_softmax}
         patch.setattr(abstention, "COMPARED", compared)
         methods = (*compared, abstention.SERVED)
@@ -135,6 +141,40 @@ def test_what_does_not_go_together_is_one_line(
     places["NEW"] = tmp_path / "new"
     answer = command(*(places.get(str(one), one) for one in arguments))
     assert answer.code == 1 and len(answer.err.splitlines()) == 1 and re.search(said, answer.err)
+
+
+@pytest.mark.parametrize("where", [CLASSES[0], "other"])
+@pytest.mark.parametrize("step", ["evaluate", "export", "fit"])
+def test_a_picture_that_was_added_or_removed_since_is_noticed(
+    command: Callable[..., Answer], bundle: Path, tmp_path: Path, where: str, step: str
+) -> None:
+    data, run = tmp_path / "Pets & Co", tmp_path / "run"
+    shutil.copytree(bundle.parents[1] / data.name, data, copy_function=os.link)
+    shutil.copytree(bundle.parent, run, copy_function=os.link)
+    sorted((data / where).iterdir())[5].unlink()
+    fill(data / where, range(5000, 5003))
+    options = {"fit": (*QUICK, "--input-size", "64"), "export": ("--bundle", tmp_path / "new")}.get(step, ())
+    answer = command(step, "--data", data, "--run-dir", run, *options)
+    assert answer.code == 1 and len(answer.err.splitlines()[-1:]) == 1
+    assert re.search("holds other images than the run in|holds another run: .*data differ", answer.err)
+
+
+def test_other_test_images_are_measured_again(
+    command: Callable[..., Answer], bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = bundle.parents[1] / "Pets & Co", tmp_path / "run"
+    shutil.copytree(bundle.parent, run, copy_function=os.link)
+    for module in (evaluate, bundle_module):
+        monkeypatch.setattr(module, "measured_on", lambda _: "other pictures")
+    options = ("--data", data, "--run-dir", run)
+    answer = command("export", *options, "--bundle", tmp_path / "new")
+    assert answer.code == 1 and "was evaluated with other pictures than" in answer.err
+
+    def measured(*_: object) -> None:
+        raise TrainingError("measured again")
+
+    monkeypatch.setattr(evaluate, "_evaluate", measured)
+    assert "measured again" in command("evaluate", *options).err
 
 
 def test_the_bundle_says_what_it_was_made_from(bundle: Path) -> None:

@@ -5,6 +5,7 @@ or all parts on one table for the same, so pictures of a user's own classes are 
 """
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -23,15 +24,31 @@ def groups(images: Tensor) -> Tensor:
     cells = _cells(images)
     lengths = cells.square().sum(1)
     limit = DIFFERENCE**2 * cells.shape[1]
-    pairs = []
-    for first in range(0, len(cells), BLOCK):
-        part = slice(first, first + BLOCK)
-        squares = lengths[part, None] + lengths[None, first:] - 2 * cells[part] @ cells[first:].T
-        pairs.append((squares < limit).nonzero() + first)
-    one, other = torch.cat(pairs).T.numpy()
-    graph = coo_array((np.ones(len(one), bool), (one, other)), (len(cells), len(cells)))  # type: ignore[no-untyped-call]
-    _, found = connected_components(graph, directed=False)
-    return torch.from_numpy(found).long()
+    starts = range(0, len(cells), BLOCK)
+    links = []
+    for rows in starts:
+        for columns in starts[rows // BLOCK :]:
+            one, other = slice(rows, rows + BLOCK), slice(columns, columns + BLOCK)
+            squares = lengths[one, None] + lengths[None, other] - 2 * cells[one] @ cells[other].T
+            links.append(_fewer(torch.nonzero(squares < limit) + torch.tensor([rows, columns])))
+    return torch.from_numpy(_components(torch.cat(links).numpy(), len(cells))).long()
+
+
+def _fewer(pairs: Tensor) -> Tensor:
+    """Pairs [M, 2] that connect the same images: a film of n pictures has n² pairs, of which n are enough."""
+    if not len(pairs):
+        return pairs
+    members, places = torch.unique(pairs, return_inverse=True)
+    of = _components(places.numpy(), len(members))
+    _, first = np.unique(of, return_index=True)
+    return torch.stack([members[torch.from_numpy(first[of])], members], 1)
+
+
+def _components(pairs: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int32]:
+    """int32 [count]: the component of each node of the graph with these edges [M, 2]."""
+    graph = coo_array((np.ones(len(pairs), bool), tuple(pairs.T)), (count, count))  # type: ignore[no-untyped-call]
+    components: npt.NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return components
 
 
 def _cells(images: Tensor) -> Tensor:

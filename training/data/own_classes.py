@@ -20,11 +20,11 @@ from torch import Tensor
 
 from app.cores import available_cores
 from training.data.cifar10 import LabelledImages, Split
-from training.data.class_folders import ClassFolders, find_pictures, slug
+from training.data.class_folders import ClassFolders, find_pictures, slug, title
 from training.data.data_set import Others
 from training.data.description import Description
 from training.data.near_duplicates import groups
-from training.data.photographs import OTHER, decode
+from training.data.photographs import OTHER, OTHER_FOLDER, decode
 from training.errors import TrainingError
 
 TEST, SELECT, CALIBRATE = 0.2, 0.1, 0.15  # shares of a class's images
@@ -65,9 +65,11 @@ class OwnClasses:
         self.folder, self.side = folder, side
         self.files: ClassFolders = find_pictures(folder)
         name = folder.resolve().name
-        self.description = Description(slug(name), name, self.files.classes)
+        self.description = Description(slug(name), title(name), self.files.classes)
         for label, paths in zip(self.files.classes, self.files.train, strict=True):
             self._check_number(label, len(paths), "")
+        if self.files.other is not None and len(self.files.other) < LEAST:
+            raise self._few_others()
 
     @property
     def training(self) -> LabelledImages:
@@ -151,7 +153,7 @@ class OwnClasses:
             for label, paths in enumerate(by_class)
             for path in paths
         ]
-        wanted += [(path, OTHER, False) for path in self.files.other]
+        wanted += [(path, OTHER, False) for path in self.files.other or ()]
         paths, labels, given = zip(*wanted, strict=True)
         images = torch.from_numpy(np.stack(self._decode(paths)))
         names = [path.relative_to(self.folder).as_posix() for path in paths]
@@ -179,6 +181,11 @@ class OwnClasses:
             images = "1 image" if found == 1 else f"{found} images"
             raise TrainingError(f"the class {label} in --data {self.folder} has {images}{which}: {LEAST} are needed")
 
+    def _few_others(self) -> TrainingError:
+        return TrainingError(
+            f"{OTHER_FOLDER} in --data {self.folder} has fewer than {LEAST} different images: add some, or leave it out"
+        )
+
     def _check_given(self, training: Pictures, test: Pictures) -> None:
         for place, label in enumerate(self.description.classes):
             if not bool((test.labels == place).any()):
@@ -187,12 +194,10 @@ class OwnClasses:
             self._check_number(label, len(left), " to train on that are not nearly the same as test images")
 
     def _halves(self, others: Pictures) -> tuple[Pictures, Pictures] | None:
-        if not self.files.other:
+        if self.files.other is None:
             return None
         if len(_members(others)) < LEAST:
-            raise TrainingError(
-                f"other in --data {self.folder} has fewer than {LEAST} different images: add some, or leave it out"
-            )
+            raise self._few_others()
         report, training = _draw(others, (0.5,), TEST_SEED)
         return others.take(training), others.take(report)
 

@@ -62,6 +62,7 @@ FITTED_ON = 5000  # training images that out-of-distribution scores are fitted o
 UNRELATED_IMAGES = 1000  # of each kind
 CORRUPTED_IMAGES = 1000  # of the test set
 OWN_CORRUPTED_IMAGES = 200  # of a user's own: each has 75 variants, which should not take longer than the training
+MOST_INDENTED = 100  # classes of a report with a line for each number; a thousand have a million numbers
 SEED = 0
 ROBUSTNESS = TypeAdapter(RobustnessReport | None)
 LABELS = TypeAdapter(list[LabelAccuracy] | None)
@@ -71,11 +72,18 @@ LABELS = TypeAdapter(list[LabelAccuracy] | None)
 class Evaluation:
     """A network's outputs for the images that it is judged by.
 
+<<<<<<< HEAD
     temperature: of the served entropy, for thumbnails; where photographs were given it was chosen on those of other
     things. far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of
     left out classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed.
     photographs and labels: None if none were given. others: float32 logits [N, classes] of pictures of other things,
     None if there are none.
+=======
+    far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of left out
+    classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed. photographs and
+    labels: None if none were given. others: float32 logits [N, classes] of pictures of other things, None if there are
+    none. measured_on: see the function.
+>>>>>>> ba1595e (Notice folders, links and pictures that are not what they seem before a run is wasted)
     """
 
     select: Predictions
@@ -88,6 +96,7 @@ class Evaluation:
     photographs: PhotographPredictions | None = None
     labels: list[LabelAccuracy] | None = None
     others: Tensor | None = None
+    measured_on: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,7 @@ def evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, sources: Sour
     areas = read_near(sources.near) if sources.near and run.of.is_cifar10 else {}
     fashion_mnist = sources.fashion_mnist
     evaluation = saved_evaluation(run)
-    if evaluation is None:
+    if evaluation is None or evaluation.measured_on != measured_on(dataset):
         evaluation = _evaluate(run, dataset, test_reads, fashion_mnist)
         _save(run, evaluation)
     saved, temperature = evaluation.photographs, evaluation.temperature
@@ -147,7 +156,8 @@ def evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, sources: Sour
     evaluation = replace(evaluation, near=areas)
     _save(run, evaluation)
     report = _report(run, evaluation)
-    write_atomically(run.folder / REPORT, (report.model_dump_json(indent=2) + "\n").encode())
+    indent = 2 if len(run.of.classes) <= MOST_INDENTED else None
+    write_atomically(run.folder / REPORT, (report.model_dump_json(indent=indent) + "\n").encode())
     write_atomically(run.folder / REPORT_TEXT, report_text(evaluation.test, run.of.classes).encode())
     return report
 
@@ -192,6 +202,7 @@ def saved_evaluation(run: FinishedRun) -> Evaluation | None:
                 photographs=_saved_photographs(saved),
                 labels=LABELS.validate_json(about.get("labels", "null")),
                 others=saved.get_tensor("others.logits") if "others.logits" in set(saved.keys()) else None,
+                measured_on=about.get("measured_on"),
             )
     except (OSError, SafetensorError, KeyError, ValidationError):  # also: saved by an older version
         return None
@@ -229,6 +240,8 @@ def _save(run: FinishedRun, evaluation: Evaluation) -> None:
         "robustness": ROBUSTNESS.dump_json(evaluation.robustness).decode(),
         "labels": LABELS.dump_json(evaluation.labels).decode(),
     }
+    if evaluation.measured_on is not None:
+        about["measured_on"] = evaluation.measured_on
     write_atomically(run.folder / LOGITS, save_safetensors(tensors, metadata=about))
 
 
@@ -276,7 +289,16 @@ def _evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, fashion_mnis
         near={},
         robustness=None,
         others=torch.from_numpy(others.logits) if others else None,
+        measured_on=measured_on(dataset),
     )
+
+
+def measured_on(dataset: DataSet) -> str | None:
+    """The digest of the pictures that measure a model; None for CIFAR-10's, which never change."""
+    if dataset.description.is_cifar10:
+        return None
+    others = [dataset.others.report] if dataset.others else []
+    return " ".join(part.digest() for part in (dataset.test, *others))
 
 
 class InDistribution(NamedTuple):

@@ -42,7 +42,7 @@ from training.errors import TrainingError
 from training.evaluate.abstention import KEPT, SERVED
 from training.evaluate.conformal import fit_conformal
 from training.evaluate.drift_reference import drift_reference
-from training.evaluate.evaluate import Evaluation, conformal_levels, evaluated
+from training.evaluate.evaluate import Evaluation, conformal_levels, evaluated, measured_on
 from training.evaluate.metrics import report_text
 from training.evaluate.network_outputs import Predictions, predict_logits
 from training.evaluate.photographs import fit_photographs, photograph_side
@@ -76,6 +76,10 @@ def export(run: FinishedRun, dataset: DataSet, bundle: Path, *, force: bool) -> 
     check_target(bundle, force=force)
     evaluation, report = evaluated(run)
     images, parts = run.data(dataset)
+    if evaluation.measured_on != measured_on(dataset):
+        raise TrainingError(
+            f"the run in {run.folder} was evaluated with other pictures than {dataset.folder} holds: evaluate it again"
+        )
     select = images.images[parts.select]
     model = run.model()
     served = ServedNetwork(model)

@@ -122,6 +122,7 @@ class FinishedRun:
     continued: tuple[Mapping[str, Any], ...] = ()  # later environments, each with the epoch and step it took over at
     gpu: Mapping[str, Any] | None = None  # of training.gpu: its recipe, steps and seconds
     photographs: int = 0  # pictures that training saw beside the images
+    photograph_data: str | None = None  # their digest
     of: Description = DESCRIPTION  # the images
 
     @classmethod
@@ -147,6 +148,7 @@ class FinishedRun:
                 continued=tuple(record.get("continued", ())),
                 gpu=record.get("gpu"),
                 photographs=int(record.get("photographs", 0)),
+                photograph_data=record.get("photograph_data"),
                 of=Description.recorded(record["data_set"]) if "data_set" in record else DESCRIPTION,
             )
         except _Unfinished:
@@ -182,7 +184,12 @@ class FinishedRun:
         if dataset.description != self.of:
             raise TrainingError(others)
         images, parts = dataset.training, dataset.split(self.config.split_seed)
-        if images.take(parts.select).digest() != self.selection_data:
+        seen: list[tuple[str | None, str | None]] = [(images.take(parts.select).digest(), self.selection_data)]
+        if not self.of.is_cifar10:  # whose files never change
+            unknown = dataset.others
+            seen.append((images.take(parts.train).digest(), self.train_data))
+            seen.append((unknown.training.digest() if unknown else None, self.photograph_data))
+        if any(here != there for here, there in seen):
             raise TrainingError(others)
         return images, parts
 

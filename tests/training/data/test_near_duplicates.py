@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from tests.training.data.test_own_classes import picture
-from training.data.near_duplicates import groups
+from training.data.near_duplicates import _fewer, groups
 
 
 def stacked(*pictures: Image.Image) -> Tensor:
@@ -44,3 +44,9 @@ def test_blocks_of_images_are_compared_with_each_other(monkeypatch) -> None:  # 
     monkeypatch.setattr("training.data.near_duplicates.BLOCK", 3)
     assert groups(images).tolist() == expected.tolist()
     assert len(expected.unique()) == 5
+
+
+def test_a_film_needs_no_more_memory_than_other_pictures() -> None:
+    pairs = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    links = _fewer(torch.cat([pairs, pairs + 5]))
+    assert sorted(map(tuple, links.tolist())) == [(0, 0), (0, 1), (0, 2), (5, 5), (5, 6), (5, 7)]

@@ -106,9 +106,17 @@ def test_too_few_images_to_train_on_are_one_line(tmp_path: Path) -> None:
         OwnClasses(tmp_path, 32).split(0)
 
 
-def test_too_few_other_things_are_one_line(folder: Path) -> None:
-    for number in range(203, 212):
+@pytest.mark.parametrize("left", [0, 3])
+def test_too_few_other_things_are_one_line_before_any_is_decoded(folder: Path, left: int) -> None:
+    for number in range(200 + left, 212):
         (folder / "other" / f"{number}.png").unlink()
+    with pytest.raises(TrainingError, match="fewer than 10 different images: add some, or leave it out"):
+        OwnClasses(folder, 32)
+
+
+def test_other_things_that_are_copies_of_each_other_are_too_few(folder: Path) -> None:
+    for number in range(203, 212):
+        picture(200).save(folder / "other" / f"{number}.png")
     with pytest.raises(TrainingError, match="fewer than 10 different images: add some, or leave it out"):
         _ = OwnClasses(folder, 32).others
 
@@ -119,6 +127,9 @@ def test_files_that_are_no_images_are_named_on_one_line(folder: Path) -> None:
     for number in range(3):
         (folder / "other" / f"{number}.png").write_bytes(b"")
     with pytest.raises(TrainingError) as caught:
+        _ = OwnClasses(folder, 32).training
+    (folder / "few" / "link").symlink_to(folder / "many")
+    with pytest.raises(TrainingError, match="link: Is a directory.*3 others"):
         _ = OwnClasses(folder, 32).training
     said = str(caught.value)
     assert said.startswith("these files cannot be used, take them away: ") and said.endswith("; 2 others")
