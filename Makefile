@@ -6,7 +6,7 @@ TORCH_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 # Switches off the telemetry that ONNX Runtime's official builds send to Microsoft.
 export ORT_DISABLE_TELEMETRY := 1
 # Tests run in this number of processes; each of them computes with one thread.
-WORKERS ?= 2
+PROCESSES ?= 2
 # Additional arguments, for example: make train ARGS="--epochs 1"
 ARGS ?=
 
@@ -27,11 +27,11 @@ help:  ## list these commands
 serve: .venv/.installed  ## run the service with the shipped bundle on http://127.0.0.1:8000 (PORT=... for another port)
 	.venv/bin/python -m app serve
 
-test: lint tests  ## run all checks: lint, types, tests, coverage (WORKERS=... processes)
+test: lint tests  ## run all checks: lint, types, tests, coverage (in PROCESSES=... at once)
 
 tests: export OMP_NUM_THREADS = 1
 tests: .venv-dev/.dev
-	$(DEV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
+	$(DEV)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder --cov --cov-report= $(ARGS)
 	$(DEV)/coverage report --precision=1 --include='app/*' --fail-under=95
 	$(DEV)/coverage report --precision=1 --include='training/*' --fail-under=85
 

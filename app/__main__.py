@@ -22,9 +22,13 @@ from pydantic import ValidationError
 
 from . import __version__
 from . import local_files as files
+from .api.summed_metrics import merged
 from .bundle.reader import Bundle, BundleError
 from .errors import Problem
+from .inference.drift import ring_bytes
 from .inference.engine import ThreadsError
+from .inference.preloaded import Preloaded
+from .inference.repository import Loaded
 from .inference.sessions import Session, SessionError, load_session
 from .main import create_app, refusal
 from .process.connection_limit import DescriptorsError, require_descriptors
@@ -32,9 +36,12 @@ from .process.listener import BindError, bound
 from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
 from .process.server import Server
-from .settings import Settings, SettingsError
+from .settings import DEFAULT_MODEL, Settings, SettingsError
 from .settings_help import ServeCommand
-from .telemetry import TelemetryError
+from .telemetry import TelemetryError, with_instance
+from .workers.board import Board
+from .workers.supervisor import Supervisor, WorkersError
+from .workers.worker import Worker
 
 cli = typer.Typer(
     pretty_exceptions_enable=False,
@@ -43,6 +50,7 @@ cli = typer.Typer(
 )
 
 
+STOP_MARGIN_SECONDS = 5.0  # for workers to end after GRACE_SECONDS and DRAIN_SECONDS
 TOP_K = 3  # of classify; no error for a model with fewer classes
 
 Model = Annotated[Path | None, typer.Option(help="The bundle's folder, instead of MODEL_DIR.")]
@@ -97,19 +105,42 @@ def serve(
     settings = _settings(host=host, port=port, model_dir=model)
     try:
         with bound(settings) as sockets:
-            _serve(settings, sockets)
+            if settings.workers > 1:
+                _serve_with_workers(settings, sockets)
+            else:
+                _serve(settings, sockets, {DEFAULT_MODEL: _load_session(settings)})
     except BindError as error:
         raise StartupError(str(error)) from None
 
 
-def _serve(settings: Settings, sockets: list[socket.socket]) -> None:
-    loaded = [_load_session(settings)]  # given away: a model that is replaced is freed
+def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> None:
+    def work(worker: Worker) -> int:
+        os.environ["OTEL_RESOURCE_ATTRIBUTES"] = with_instance(os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+        own = settings.model_copy(update={"inference_threads": worker.share(settings.inference_threads)})
+        try:
+            _serve(own, sockets, models.give(), worker)
+        except (StartupError, BindError) as error:
+            worker.fail(str(error))
+            return 1
+        return 0
+
+    board = Board(settings.workers, settings.folders, ring_bytes(settings.drift_window_images))
+    stop_seconds = settings.grace_seconds + settings.drain_seconds + STOP_MARGIN_SECONDS
+    try:
+        models = Preloaded(settings, settings.workers + 1)
+        Supervisor(board, models, work, merge=merged, stop_seconds=stop_seconds).run(sockets)
+    except (BundleError, SessionError, WorkersError) as error:
+        raise StartupError(str(error)) from None
+
+
+def _serve(settings: Settings, sockets: list[socket.socket], loaded: Loaded, worker: Worker | None = None) -> None:
+    """`loaded` is emptied: a model that is replaced is freed."""
     configure_logging(settings.log_level, settings.log_format)
     try:
-        app = create_app(settings, loaded.pop())
+        app = create_app(settings, loaded, worker=worker)
     except (TelemetryError, SettingsError) as error:
         raise StartupError(str(error)) from None
-    server = Server(app, settings)
+    server = Server(app, settings, worker)
     # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)

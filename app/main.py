@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from . import __version__
 from .api import problems
+from .api.fair_share import FairShare
 from .api.metrics import Metrics
 from .api.middleware import middleware
 from .api.middleware.tracing import of_fastapi
@@ -24,13 +25,16 @@ from .api.openapi import Application, operation_id
 from .api.routes import explain, feedback, page, routers
 from .api.service import Service
 from .bundle.reader import Bundle
+from .inference.repository import Loaded
 from .inference.sessions import Session
 from .process.logging import dropped_lines
 from .process.runtime import refuse_several_processes
-from .settings import Settings, SettingsError
+from .settings import DEFAULT_MODEL, Settings, SettingsError
 from .telemetry import TelemetryError
 from .telemetry import start as start_telemetry
 from .validation_errors import one_line
+from .workers.holdings import Holdings
+from .workers.worker import Worker
 
 
 def _end_process() -> None:
@@ -40,29 +44,38 @@ def _end_process() -> None:
 
 def create_app(
     settings: Settings | None = None,
-    loaded: tuple[Bundle, Session] | None = None,
+    loaded: tuple[Bundle, Session] | Loaded | None = None,
     on_death: Callable[[], None] = _end_process,
+    worker: Worker | None = None,
 ) -> FastAPI:
     """The application; the default model is `loaded`, or is loaded when the application starts, as the others are.
 
+    `loaded` may be several models by their names, and is emptied then. `worker`: if this process is one of several.
+
     After an error of the engine, the thread that met it calls `on_death`, which should end the process.
 
-    Raises SeveralProcesses in one of several workers, pydantic's ValidationError for invalid settings, TelemetryError
-    for variables OTEL_*, SettingsError without the extra that GRPC_PORT needs, and BundleError, SessionError or
-    SettingsError when the application starts.
+    Raises SeveralProcesses in one of several processes of uvicorn, pydantic's ValidationError or SettingsError for
+    invalid settings, TelemetryError for variables OTEL_*, SettingsError without the extra that GRPC_PORT needs, and
+    BundleError, SessionError or SettingsError when the application starts.
     """
     refuse_several_processes()
     settings = settings or Settings()
+    if settings.workers > 1 and worker is None:
+        raise SettingsError("WORKERS: only `python -m app serve` starts several processes")
     rpc = _rpc() if settings.grpc_port is not None else None
 
     @asynccontextmanager
     async def lifespan(app: Application) -> AsyncIterator[None]:
-        service = Service(settings, metrics, given.pop() if given else None, on_death)
+        service = Service(settings, metrics, given, on_death, worker)
         app.state.service = service
+        if worker:
+            worker.open()
         try:
             app.state.rpc = await rpc.start(app, settings) if rpc else None
             yield
         finally:
+            if worker:
+                worker.close()
             service.draining = True
             if getattr(app.state, "rpc", None):
                 await app.state.rpc.stop(settings.drain_seconds)
@@ -70,7 +83,11 @@ def create_app(
             if telemetry:
                 await asyncio.to_thread(telemetry.close)
 
-    given = [loaded] if loaded else []  # kept no longer than until the start: a model that is replaced is freed
+    # Emptied at the start: a model that is replaced is freed.
+    given: Loaded = {DEFAULT_MODEL: loaded} if isinstance(loaded, tuple) else loaded or {}
+    share = FairShare(settings.max_inflight_body_bytes, Holdings(worker) if worker else None)
+    if worker:
+        worker.mail.on("displace", lambda asked: share.displace(*asked))
     metrics = Metrics(list(settings.folders))
     metrics.count("log_lines_dropped", "Lines of the log that could not be written.", dropped_lines)
     if settings.feedback_dir:
@@ -84,7 +101,7 @@ def create_app(
         redoc_url=None,
         generate_unique_id_function=operation_id,
         lifespan=lifespan,
-        middleware=middleware(settings, metrics, tuple(explain.HEADERS), telemetry),
+        middleware=middleware(settings, metrics, share, tuple(explain.HEADERS), telemetry),
         telemetry=of_fastapi(telemetry, settings.root_path),
     )
     problems.install(app)

@@ -1,4 +1,4 @@
-"""Memory that this process may still take. Standard library only."""
+"""Memory that this process may take. Standard library only."""
 
 import math
 import re
@@ -12,6 +12,14 @@ def available_memory(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path
     """
     machine = re.search(r"^MemAvailable: +(\d+) kB", _text(meminfo), re.MULTILINE)
     return min(int(machine[1]) * 1024 if machine else math.inf, _left_in(cgroup))
+
+
+def memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that the limit of cgroup v2 or v1 allows; infinite where neither limits."""
+    for limit in (cgroup / "memory.max", cgroup / "memory" / "memory.limit_in_bytes"):
+        if (most := _text(limit).strip()).isdecimal():
+            return int(most)
+    return math.inf
 
 
 def _left_in(cgroup: Path) -> float:

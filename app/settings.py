@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from .cores import available_cores
+from .memory import memory_limit
 
 BUNDLE = "models/mobilenet_v2_cifar10"
 DEFAULT_MODEL = "cifar10"  # the name of the model in MODEL_DIR
@@ -31,6 +32,9 @@ MEBIBYTE = 1024 * 1024
 ENV_FILE = ".env"
 GIBIBYTE = 1024 * MEBIBYTE
 MAX_THREADS = 1024
+MAX_WORKERS = 64
+# Memory that WORKERS=auto counts on: what all take together, bodies included, and a worker with its decoding processes.
+SHARED_BYTES, WORKER_BYTES = 400 * MEBIBYTE, 200 * MEBIBYTE
 # Programs prefix their variables with their names. HOST and PORT are left out below: Docker and Kubernetes set
 # APP_PORT and the like for a service that is called app.
 PREFIXES = ("APP_", "CIFAR_", "CIFAR10_", "CLASSIFIER_", "CIFAR10_CLASSIFIER_", "SERVICE_")
@@ -56,6 +60,12 @@ def default_bundle() -> Path:
 
 def default_threads() -> int:
     return min(available_cores(), MAX_THREADS)
+
+
+def most_workers() -> int:
+    """One a core, but no more than the memory limit has room for, and at least one."""
+    room = (memory_limit() - SHARED_BYTES) // WORKER_BYTES
+    return max(1, int(min(available_cores(), MAX_WORKERS, room)))
 
 
 LogFormat = Literal["auto", "json", "text"]
@@ -92,6 +102,7 @@ class Settings(BaseSettings):
         le=65535,
         description="The port of HOST for gRPC, which needs the extra of that name; none: no gRPC.",
     )
+    workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Processes that serve together; auto: one a core.")
 
     inference_threads: PositiveInt = Field(
         default_factory=default_threads, le=MAX_THREADS, description="By default as many as there are cores."
@@ -214,6 +225,23 @@ class Settings(BaseSettings):
             raise ValueError("a key is in API_KEYS and in ADMIN_KEYS: a key that loads models must be another")
         if self.metrics_key in self.admin_keys:
             raise ValueError("METRICS_KEY is one of ADMIN_KEYS: a key that loads models must be another")
+        return self
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _one_a_core(cls, value: object) -> object:
+        if value == "auto":
+            return most_workers()
+        if isinstance(value, str) and not value.isdecimal():
+            raise ValueError(f"it must be auto, or a number from 1 to {MAX_WORKERS}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_process(self) -> Self:
+        if self.workers > 1 and self.engine == "torch":
+            raise ValueError("WORKERS: several processes compute with ENGINE=onnx only")
+        if self.workers > 1 and self.grpc_port is not None:
+            raise ValueError("WORKERS: one process alone serves GRPC_PORT: set one of the two")
         return self
 
     @field_validator("uds", "grpc_port", "feedback_dir", "metrics_key", mode="before")

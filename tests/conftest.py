@@ -29,7 +29,10 @@ DATA = ROOT / "tests" / "data"
 SHARING = ("tests/page/", "tests/app/cluster/")
 # Modules whose processes are measured for coverage, too, which makes their start half as long again. What the others'
 # processes run, these or tests in this process run as well.
-MEASURED = ("tests/app/process/test_connection.py", "tests/app/process/test_server.py")
+MEASURED = (
+    *("tests/app/process/test_connection.py", "tests/app/process/test_server.py"),
+    "tests/app/workers/test_supervisor.py",
+)
 TRACER = "COVERAGE_PROCESS_CONFIG"  # the variable by which coverage.py reaches processes
 TRACER_KEY = pytest.StashKey[str]()
 

@@ -12,20 +12,22 @@ each other in turn.
 
 A displaced request ends at once with 429. The displacing request waits until the memory or the places are free.
 Meanwhile networks that hold more get nothing new.
+
+Several workers share all of it: what a network holds is what it holds in all of them, and a worker without a request of
+that network has another one displace it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Literal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 from starlette.requests import Request
 
 from ..errors import Overloaded
 from ..inference.places import Places
+from ..workers.holdings import Holdings, Kind
 from .request_context import context_of
 
-Kind = Literal["bytes", "places"]
 DISPLACE_SECONDS = 1.0  # to wait for a displaced request to end, which takes a few turns of the event loop
 FULL = {"bytes": "the memory for request bodies is full", "places": "the queue of images is full"}
 
@@ -56,10 +58,14 @@ class Claim:
 
 
 class FairShare:
-    """Counts the bytes and places of all requests under way. `body_bytes`: memory for bodies. For one event loop."""
+    """Counts the bytes and places of all requests under way. `body_bytes`: memory for bodies. For one event loop.
 
-    def __init__(self, body_bytes: int) -> None:
+    `others`: what the other workers hold; None if there are none.
+    """
+
+    def __init__(self, body_bytes: int, others: Holdings | None = None) -> None:
         self.body_bytes = body_bytes
+        self._others = others
         self.used_bytes = 0
         self._claims: dict[Claim, None] = {}  # claims that hold something, the oldest first
         self._waiting: list[tuple[Claim, Kind]] = []  # claims that displaced others
@@ -76,7 +82,7 @@ class FairShare:
 
     async def take_bytes(self, claim: Claim, amount: int) -> None:
         """Raises Overloaded."""
-        if self._waiting or not self._fits_bytes(amount):
+        if self._any_waits or not self._fits_bytes(amount):
             await self._make_room(claim, "bytes", amount, lambda: self._fits_bytes(amount))
         self.used_bytes += amount
         self._hold(claim, "bytes", amount)
@@ -93,7 +99,7 @@ class FairShare:
     @asynccontextmanager
     async def places(self, claim: Claim, places: Places, images: int) -> AsyncIterator[None]:
         """Raises Overloaded."""
-        if self._waiting or not places.fits(images):
+        if self._any_waits or not places.fits(images):
             await self._make_room(claim, "places", images, lambda: places.fits(images))
         with places.reserve(images):
             self._hold(claim, "places", images)
@@ -102,11 +108,23 @@ class FairShare:
             finally:
                 self._hold(claim, "places", -images)
 
+    def displace(self, network: str, kind: Kind) -> None:
+        """Displace a request of this network, on behalf of another worker; nothing if it holds nothing here."""
+        if victim := self._victim(network, kind):
+            victim.displace()
+
+    @property
+    def _any_waits(self) -> bool:
+        return bool(self._waiting or (self._others and self._others.waiting()))
+
     def _fits_bytes(self, amount: int) -> bool:
-        return self.used_bytes + amount <= self.body_bytes
+        used = self.used_bytes + (self._others.total("bytes") if self._others else 0)
+        return used + amount <= self.body_bytes
 
     def _hold(self, claim: Claim, kind: Kind, amount: int) -> None:
         claim.held[kind] += amount
+        if self._others:
+            self._others.hold(claim.network, kind, amount)
         if amount < 0:
             claim.changed.set()
         if any(claim.held.values()):
@@ -115,13 +133,13 @@ class FairShare:
             self._claims.pop(claim, None)
 
     def _by_network(self, kind: Kind) -> dict[str, int]:
-        held: dict[str, int] = {}
+        held = self._others.by_network(kind) if self._others else {}
         for claim in self._claims:
             held[claim.network] = held.get(claim.network, 0) + claim.held[kind]
         return held
 
     def _may_have(self, network: str, kind: Kind, amount: int, fits: bool) -> bool:
-        if fits and not self._waiting:
+        if fits and not self._any_waits:
             return True
         held = self._by_network(kind)
         return not self._must_yield(held, network, kind, amount) and (
@@ -131,10 +149,9 @@ class FairShare:
     def _must_yield(self, held: dict[str, int], network: str, kind: Kind, amount: int) -> bool:
         """Whether a network waits that holds less."""
         mine = held.get(network, 0) + amount
-        return any(
-            other == kind and claim.network != network and mine > held.get(claim.network, 0)
-            for claim, other in self._waiting
-        )
+        waiting = [(claim.network, other) for claim, other in self._waiting]
+        waiting += self._others.waiting() if self._others else []
+        return any(other == kind and who != network and mine > held.get(who, 0) for who, other in waiting)
 
     def _most(self, held: dict[str, int], network: str, amount: int) -> str | None:
         """The network that holds the most, if that is more than `network` would hold."""
@@ -152,19 +169,38 @@ class FairShare:
             network = self._most(held, claim.network, amount)
             if network is None:
                 raise Overloaded(FULL[kind])
-            of_network = [other for other in self._claims if other.network == network]
-            victim = max(reversed(of_network), key=lambda other: other.held[kind])
-            victim.displace()
-            waits = (claim, kind)
-            self._waiting.append(waits)
-            try:
-                victim.changed.clear()
-                async with asyncio.timeout(DISPLACE_SECONDS):
-                    await victim.changed.wait()
-            except TimeoutError:
-                raise Overloaded(FULL[kind]) from None
-            finally:
-                self._waiting.remove(waits)
+            victim = self._victim(network, kind)
+            with self._waits(claim, kind):
+                try:
+                    async with asyncio.timeout(DISPLACE_SECONDS):
+                        if victim:
+                            victim.displace()
+                            victim.changed.clear()
+                            await victim.changed.wait()
+                        elif self._others:
+                            await self._others.displace(network, kind)
+                except TimeoutError:
+                    raise Overloaded(FULL[kind]) from None
+
+    def _victim(self, network: str, kind: Kind) -> Claim | None:
+        """The newest of this network's largest requests; None if it holds nothing here."""
+        holding = [claim for claim in self._claims if claim.network == network and claim.held[kind]]
+        return max(reversed(holding), key=lambda claim: claim.held[kind], default=None)
+
+    @contextmanager
+    def _waits(self, claim: Claim, kind: Kind) -> Iterator[None]:
+        waits = (claim, kind)
+        self._waiting.append(waits)
+        self._tell_who_waits()
+        try:
+            yield
+        finally:
+            self._waiting.remove(waits)
+            self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        if self._others:
+            self._others.wait([(claim.network, kind) for claim, kind in self._waiting])
 
 
 def check_places(request: Request, images: int) -> None:

@@ -92,7 +92,7 @@ class Metrics:
         self.registry.register(_Count(name, documentation, read))
 
     def render(self) -> bytes:
-        """The Prometheus text format."""
+        """The metrics of this process in the Prometheus text format."""
         return generate_latest(self.registry)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import InvalidParameter
 from ..inference.answers import Classification, ImageResult
 from ..settings import Settings
-from .answers import RecentAnswer, RecentAnswers
+from .answers import MOST, RecentAnswer, RecentAnswers
 from .pictures import Pictures
 
 LARGE_SET = 3  # labels
@@ -28,12 +28,16 @@ class Verdict:
 
 
 class Feedback:
-    """Of all models. For one thread; close it when done. Raises SettingsError; see Pictures."""
+    """Of all models. For one thread; close it when done. Raises SettingsError; see Pictures.
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    `worker`: which of `workers` this process is; each remembers its own answers, and a part of what all together may.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, worker: int = 0, workers: int = 1) -> None:
         self._sample = settings.feedback_sample
-        self._recent = RecentAnswers()
-        self._pictures = Pictures(folder, settings.feedback_days, settings.feedback_max_bytes) if self._sample else None
+        self._recent = RecentAnswers(MOST // workers)
+        most_bytes = settings.feedback_max_bytes // workers
+        self._pictures = Pictures(folder, settings.feedback_days, most_bytes, worker, workers) if self._sample else None
 
     def remember(self, request_id: str, answer: ImageResult, result: Classification, classes: Sequence[str]) -> None:
         """Remember an answer that waits for its label, and perhaps keep a copy of the image if it is an unsure one.

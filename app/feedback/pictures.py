@@ -43,14 +43,17 @@ class _File:
 class Pictures:
     """Close it when done. days: how long a file is kept; max_bytes: of all together.
 
+    Several workers share a folder: by its name, each file is that of one of them, which alone counts and deletes it.
+
     Raises SettingsError if `folder` cannot be written.
     """
 
-    def __init__(self, folder: Path, days: float, max_bytes: int) -> None:
+    def __init__(self, folder: Path, days: float, max_bytes: int, worker: int = 0, workers: int = 1) -> None:
+        self._worker, self._workers = worker, workers
         self._unlabelled, self._labelled = folder / "unlabelled", folder / "labelled"
         try:
             self._unlabelled.mkdir(parents=True, exist_ok=True)
-            probe = self._unlabelled / _new_name(".tmp")
+            probe = self._unlabelled / self._new_name(".tmp")
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -64,7 +67,7 @@ class Pictures:
 
     def keep(self, thumbnail: NDArray[np.uint8]) -> str | None:
         """Keep a copy of uint8 RGB [height, width, 3]. Returns its name; None if too many wait to be written."""
-        name = _new_name(".png")
+        name = self._new_name(".png")
         return name if self._put(partial(self._write, name, thumbnail)) else None
 
     def label(self, name: str, label: str) -> None:
@@ -101,7 +104,7 @@ class Pictures:
         """What an earlier process kept, and what it had no time to finish."""
         found = []
         for path in (*self._unlabelled.iterdir(), *self._labelled.glob("*/*")):
-            if NAME.fullmatch(path.name) and path.is_file():
+            if NAME.fullmatch(path.name) and self._is_ours(path.name) and path.is_file():
                 if path.suffix == ".tmp":
                     path.unlink()
                 else:
@@ -134,6 +137,10 @@ class Pictures:
             del self._files[name]
             total -= file.size
 
+    def _is_ours(self, name: str) -> bool:
+        return int(name[:8], 16) % self._workers == self._worker
 
-def _new_name(suffix: str) -> str:
-    return secrets.token_hex(16) + suffix
+    def _new_name(self, suffix: str) -> str:
+        while not self._is_ours(name := secrets.token_hex(16)):
+            pass
+        return name + suffix

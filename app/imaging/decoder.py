@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from ..errors import DeadlineExceeded, Problem, Unavailable, UnsupportedMediaType, forget_tracebacks
 from ..sandbox.process import ProcessEnded
+from ..workers.tally import Tally
 from .decode import EncodedImage
 from .formats import is_tiny, recognise
 from .kinds import Kind, Sizes
@@ -118,6 +119,7 @@ class Decoder:
     """For any event loop; `close` it when done. sizes: of the thumbnails, for each kind of picture.
 
     on_kill: is called for each process that ended, with the reason: "cpu", "memory", "time" or "crash".
+    pixels: by which several workers have max_inflight_pixels together.
     """
 
     def __init__(
@@ -128,11 +130,12 @@ class Decoder:
         sizes: Sizes,
         on_kill: Callable[[str], None] = lambda _: None,
         idle_seconds: float = IDLE_SECONDS,
+        pixels: Tally | None = None,
     ) -> None:
         self.limits = limits
         self._sizes = sizes
         self._on_kill = on_kill
-        self._budget = PixelBudget(limits.max_inflight_pixels)
+        self._budget = PixelBudget(limits.max_inflight_pixels, pixels)
         self._tiny = ThreadPoolExecutor(processes, thread_name_prefix="decode-tiny")
         self._queue = _Queue(general=processes, idle_seconds=idle_seconds)
         self._living: set[DecodingProcess] = set()

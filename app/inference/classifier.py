@@ -22,6 +22,7 @@ from ..imaging.decoder import Decoder, Images, Limits
 from ..imaging.formats import check_size
 from ..imaging.kinds import Kind, Sizes
 from ..settings import Settings
+from ..workers.tally import Tally
 from .answers import Classification, rules_of
 from .engine import Answer, Engine, answer_to
 from .sessions import Session
@@ -187,13 +188,19 @@ class Classifier:
         )
 
 
-def decoder_of(manifest: Manifest, settings: Settings, on_kill: Callable[[str], None] = lambda _: None) -> Decoder:
-    """A decoder with the settings' limits, to the sizes of the manifest; see Decoder for `on_kill`."""
+def decoder_of(
+    manifest: Manifest,
+    settings: Settings,
+    on_kill: Callable[[str], None] = lambda _: None,
+    pixels: Tally | None = None,
+) -> Decoder:
+    """A decoder with the settings' limits, to the sizes of the manifest; see Decoder for the rest."""
     return Decoder(
         processes=settings.inference_threads,
         limits=Limits(settings.max_pixels, settings.max_inflight_pixels, settings.max_decode_seconds),
         sizes=sizes_of(manifest),
         on_kill=on_kill,
+        pixels=pixels,
     )
 
 

@@ -17,14 +17,23 @@ each has LEAST calibration images.
 """
 
 import math
+import struct
+import time
+import zlib
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import TypeAlias, get_args
+
+import numpy as np
 
 from ..bundle.manifest import Manifest, Reference
 from ..imaging.kinds import Kind
 
+_Answer: TypeAlias = tuple[Kind, int, int]  # kind, class, bin of confidence
+RING_HEADER = 8  # bytes: how many answers were ever written
+ENTRY = np.dtype([("time", "<f8"), ("bundle", "<u4"), ("label", "<u4"), ("kind", "<u4"), ("bin", "<u4")])
+PACKED_ENTRY = struct.Struct("<dIIII")  # the same
 PSEUDOCOUNT = 0.5  # added to every bin, so that an empty bin does not make the index infinite
 LEAST = 20  # calibration images a bin on average, or bins are joined; chance in these then adds 0.05 at most
 
@@ -53,7 +62,7 @@ class Drift:
         classes = zip(*(one.predicted for one in references.values()), strict=True)
         self._joined_labels = joined_bins([max(column) for column in classes])
         self._joined_confidences = {kind: joined_bins(one.confidence) for kind, one in references.items()}
-        self._answers: deque[tuple[Kind, int, int]] = deque()  # kind, class, bin of confidence
+        self._answers: deque[_Answer] = deque()
         self._labels = {kind: Counter[int]() for kind in references}
         self._bins = {kind: Counter[int]() for kind in references}
 
@@ -65,7 +74,9 @@ class Drift:
         if kind is None or kind not in self._references:
             return
         edges = self._references[kind].confidence_edges
-        answer = kind, class_id, min(max(bisect_right(edges, confidence) - 1, 0), len(edges) - 2)
+        self._remember((kind, class_id, min(max(bisect_right(edges, confidence) - 1, 0), len(edges) - 2)))
+
+    def _remember(self, answer: _Answer) -> None:
         if len(self._answers) == self._window:
             self._count(self._answers.popleft(), -1)
         self._answers.append(answer)
@@ -101,7 +112,7 @@ class Drift:
         scale = self._share(kind) * total / max(1, sum(histograms[kind]))
         return [scale * count for count in histograms[kind]]
 
-    def _count(self, answer: tuple[Kind, int, int], by: int) -> None:
+    def _count(self, answer: _Answer, by: int) -> None:
         kind, class_id, confidence = answer
         self._labels[kind][class_id] += by
         self._bins[kind][confidence] += by
@@ -130,6 +141,62 @@ def _joined(counts: Sequence[float], places: Sequence[int]) -> list[float]:
     for place, count in zip(places, counts, strict=True):
         sums[place] += count
     return sums
+
+
+class DriftOfWorkers(Drift):
+    """The same of the last `window` answers of several workers, whichever gave them.
+
+    Each of `rings` is memory of ring_bytes(window) that one worker writes and all read; `own` is this worker's. It
+    outlives the worker. `bundle`: the digest of the model; what other models answered does not count.
+    """
+
+    def __init__(
+        self, references: Mapping[Kind, Reference], window: int, rings: Sequence[memoryview], own: int, bundle: str
+    ) -> None:
+        super().__init__(references, window)
+        self._ring = rings[own]
+        self._counts = [ring[:RING_HEADER].cast("q") for ring in rings]
+        self._entries = [np.frombuffer(ring, ENTRY, window, RING_HEADER) for ring in rings]
+        self._own = own
+        self._kinds = list(references)
+        self._bundle = zlib.crc32(bundle.encode())
+
+    def labels(self) -> float:
+        self._read()
+        return super().labels()
+
+    def confidences(self) -> float:
+        self._read()
+        return super().confidences()
+
+    def _remember(self, answer: _Answer) -> None:
+        kind, class_id, place = answer
+        count = self._counts[self._own]
+        offset = RING_HEADER + count[0] % self._window * PACKED_ENTRY.size
+        packed = time.monotonic(), self._bundle, class_id, self._kinds.index(kind), place
+        PACKED_ENTRY.pack_into(self._ring, offset, *packed)
+        count[0] += 1
+
+    def _read(self) -> None:
+        """Count the last answers of all."""
+        used = [entries[: count[0]] for entries, count in zip(self._entries, self._counts, strict=True)]
+        answers = np.concatenate(used)
+        answers = answers[answers["bundle"] == self._bundle]
+        answers = answers[np.argsort(answers["time"])[-self._window :]]
+        found = Counter(zip(answers["kind"].tolist(), answers["label"].tolist(), answers["bin"].tolist(), strict=True))
+        self._answers.clear()
+        for kind in self._kinds:
+            self._labels[kind].clear()
+            self._bins[kind].clear()
+        for (number, class_id, place), times in found.items():
+            answer = self._kinds[number], class_id, place
+            self._answers.extend([answer] * times)
+            self._count(answer, times)
+
+
+def ring_bytes(window: int) -> int:
+    """Memory for the last `window` answers of one worker."""
+    return RING_HEADER + window * PACKED_ENTRY.size
 
 
 def stability_index(counts: Sequence[float], expected: Sequence[float]) -> float:

@@ -25,21 +25,27 @@ from ..imaging.decoder import Decoder
 from ..imaging.kinds import Kind
 from ..memory import available_memory
 from ..settings import DEFAULT_MODEL, Settings
+from ..workers.board import PIXELS
+from ..workers.tally import Tally
+from ..workers.worker import Worker
 from .classifier import Classifier, decoder_of, sizes_of
-from .drift import Drift, references_of
+from .drift import Drift, DriftOfWorkers, references_of
 from .engine import ThreadsError
 from .loaded_model import LoadedModel
 from .sessions import Session, SessionError, load_session
 
 # A load takes up to 2.4 bytes for each byte of the folder's files, and the first batches take more.
 MEMORY_PER_BYTE = 4
+Loaded: TypeAlias = dict[str, tuple[Bundle, Session]]  # by the models' names
 logger = logging.getLogger("app.repository")
 
 
 class Repository:
     """For one event loop; `close` it when done. `models`: by name; the first is the default.
 
-    `default` is what the default model's folder holds, if that is loaded already. `on_batch` gets a model's name and a
+    `loaded` is what folders hold that are loaded already, by the models' names; it is emptied. `worker`: if this is one
+    of several, which have limits and drift together; then `prepare` and `end_load` take the place of `load`, as the
+    supervisor says. `on_batch` gets a model's name and a
     number of images, `on_kill` and `on_death` are those of Decoder and Engine. `on_load` gets each model that replaces
     another, as soon as it answers.
 
@@ -49,8 +55,9 @@ class Repository:
     def __init__(
         self,
         settings: Settings,
-        default: tuple[Bundle, Session] | None = None,
+        loaded: Loaded | None = None,
         *,
+        worker: Worker | None = None,
         on_batch: Callable[[str, int], None] = lambda _, __: None,
         on_death: Callable[[], None] = lambda: None,
         on_kill: Callable[[str], None] = lambda _: None,
@@ -60,7 +67,9 @@ class Repository:
         self._on_batch = on_batch
         self._on_death = on_death
         self._on_load = on_load
-        self._decoders = _Decoders(settings, on_kill)
+        self._worker = worker
+        self._decoders = _Decoders(settings, on_kill, worker.tally(PIXELS) if worker else None)
+        self._prepared: LoadedModel | None = None
         self._loading: str | None = None
         self._task: asyncio.Task[LoadedModel | Problem] | None = None
         self._ending: dict[LoadedModel, asyncio.Task[None]] = {}  # former models that requests still use
@@ -69,8 +78,9 @@ class Repository:
         self.models: dict[str, LoadedModel] = {}
         try:
             for name, folder in settings.folders.items():
-                loaded = default if name == DEFAULT_MODEL else None
-                self.models[name] = self._start(name, *(loaded or load_session(_at(settings, folder))))
+                given = loaded.pop(name, None) if loaded else None
+                self.models[name] = self._start(name, *(given or load_session(at(settings, folder))))
+                del given  # a model that is replaced is freed
         except BaseException:
             self.close()
             raise
@@ -113,10 +123,42 @@ class Repository:
             raise outcome
         return outcome
 
+    def announce(self, name: str) -> None:
+        """The supervisor has begun to load this model."""
+        self._loading = name
+
+    async def prepare(self, name: str, digest: str) -> str | None:
+        """Load what a model's folder holds now, which must be the bundle of that digest. Returns why it cannot be."""
+        try:
+            if self._ending:
+                await asyncio.wait(self._ending.values())
+            prepared = await self._load_anew(name)
+        except Problem as problem:
+            return problem.detail
+        found = prepared.bundle.manifest.digest
+        if found != digest:
+            await asyncio.to_thread(prepared.classifier.engine.close)
+            return "the folder has changed meanwhile; the model that was there goes on"
+        self._prepared = prepared
+        return None
+
+    async def end_load(self, name: str, reason: str | None) -> LoadedModel | None:
+        """Let what was prepared answer. With a reason, drop it, and go on as before."""
+        self._loading = None
+        prepared, self._prepared = self._prepared, None
+        if reason is None and prepared:
+            self._failures.pop(name, None)
+            self._take_over(prepared)
+            return prepared
+        self._failures[name] = reason or ""
+        if prepared:
+            await asyncio.to_thread(prepared.classifier.engine.close)
+        return None
+
     def close(self) -> None:
         """Finish the work that was accepted, and stop all threads."""
         self._closed = True
-        for model in (*self.models.values(), *self._ending):
+        for model in (*self.models.values(), *self._ending, *([self._prepared] if self._prepared else [])):
             model.classifier.engine.close()
         self._decoders.close()
 
@@ -125,7 +167,8 @@ class Repository:
         try:
             if self._ending:
                 await asyncio.wait(self._ending.values())
-            model = await self._replace(name)
+            model = await self._load_anew(name)
+            self._take_over(model)
         except Problem as problem:
             if isinstance(problem, LoadFailed):
                 self._failures[name] = problem.detail
@@ -139,26 +182,26 @@ class Repository:
         logger.info("loaded", extra={"fields": fields})
         return model
 
-    async def _replace(self, name: str) -> LoadedModel:
-        """Raises LoadFailed, Internal or Unavailable, and has changed nothing then."""
+    async def _load_anew(self, name: str) -> LoadedModel:
+        """Raises LoadFailed, Internal or Unavailable."""
         folder = await asyncio.to_thread(self._settings.folders[name].resolve)  # a link may be led elsewhere meanwhile
         try:
-            bundle, session = await asyncio.to_thread(_load_beside, self._settings, folder)
+            bundle, session = await asyncio.to_thread(load_beside, self._settings, folder)
             if self._closed:
                 raise Unavailable("the service is shutting down")
-            model = self._start(name, bundle, session)
+            return self._start(name, bundle, session)
         except (BundleError, SessionError, ThreadsError, MemoryError) as error:
-            reason = str(error).replace(f"{folder}/", "").replace(str(folder), "the folder") or "too little memory"
-            raise LoadFailed(f"{reason}; the model that was there goes on") from None
+            raise not_loaded(error, folder) from None
         except Problem:
             raise
         except Exception:
             logger.exception("a bug in loading a model")
             raise Internal("the service met a bug; the model that was there goes on") from None
-        former, self.models[name] = self.models[name], model
+
+    def _take_over(self, model: LoadedModel) -> None:
+        former, self.models[model.name] = self.models[model.name], model
         self._ending[former] = asyncio.create_task(self._end(former))
         self._on_load(model)
-        return model
 
     def _start(self, name: str, bundle: Bundle, session: Session) -> LoadedModel:
         manifest = bundle.manifest
@@ -170,9 +213,15 @@ class Repository:
             on_batch=partial(self._on_batch, name),
             on_death=self._on_death,
         )
-        references = references_of(manifest)
-        drift = Drift(references, self._settings.drift_window_images) if references else None
-        return LoadedModel(name, bundle, classifier, drift)
+        return LoadedModel(name, bundle, classifier, self._drift(name, manifest))
+
+    def _drift(self, name: str, manifest: Manifest) -> Drift | None:
+        references, window = references_of(manifest), self._settings.drift_window_images
+        if not references:
+            return None
+        if worker := self._worker:
+            return DriftOfWorkers(references, window, worker.board.rings[name], worker.number, manifest.digest)
+        return Drift(references, window)
 
     async def _end(self, former: LoadedModel) -> None:
         await former.end()
@@ -190,15 +239,16 @@ def _key(manifest: Manifest) -> _Key:
 class _Decoders:
     """One decoder for all models whose images have the same sizes: processes and limits are the service's."""
 
-    def __init__(self, settings: Settings, on_kill: Callable[[str], None]) -> None:
+    def __init__(self, settings: Settings, on_kill: Callable[[str], None], pixels: Tally | None) -> None:
         self._settings = settings
         self._on_kill = on_kill
+        self._pixels = pixels
         self._by_sizes: dict[_Key, Decoder] = {}
 
     def of(self, manifest: Manifest) -> Decoder:
         key = _key(manifest)
         if key not in self._by_sizes:
-            self._by_sizes[key] = decoder_of(manifest, self._settings, self._on_kill)
+            self._by_sizes[key] = decoder_of(manifest, self._settings, self._on_kill, self._pixels)
         return self._by_sizes[key]
 
     def keep(self, manifests: Iterable[Manifest]) -> None:
@@ -211,14 +261,24 @@ class _Decoders:
         self.keep(())
 
 
-def _at(settings: Settings, folder: Path) -> Settings:
+def at(settings: Settings, folder: Path) -> Settings:
+    """The same settings for the model in this folder."""
     return settings.model_copy(update={"model_dir": folder})
 
 
-def _load_beside(settings: Settings, folder: Path) -> tuple[Bundle, Session]:
-    """Raises LoadFailed if there is too little memory for this bundle beside those that are loaded."""
+def not_loaded(error: Exception, folder: Path) -> LoadFailed:
+    """What is said of an error in loading a folder, without its place on this machine."""
+    reason = str(error).replace(f"{folder}/", "").replace(str(folder), "the folder") or "too little memory"
+    return LoadFailed(f"{reason}; the model that was there goes on")
+
+
+def load_beside(settings: Settings, folder: Path, copies: int = 1) -> tuple[Bundle, Session]:
+    """Raises LoadFailed if there is too little memory for so many of this bundle beside those that are loaded.
+
+    Raises BundleError or SessionError.
+    """
     try:
-        needed = MEMORY_PER_BYTE * sum(path.stat().st_size for path in folder.iterdir())
+        needed = copies * MEMORY_PER_BYTE * sum(path.stat().st_size for path in folder.iterdir())
     except OSError as error:
         raise BundleError(f"cannot read {folder}: {error.strerror}") from None
     free = available_memory()
@@ -227,4 +287,4 @@ def _load_beside(settings: Settings, folder: Path) -> tuple[Bundle, Session]:
             f"too little memory: for a while the old bundle and the new one are in it, which takes about"
             f" {needed / 1e6:.0f} MB more, and {free / 1e6:.0f} MB are free; the model that was there goes on"
         )
-    return load_session(_at(settings, folder))
+    return load_session(at(settings, folder))

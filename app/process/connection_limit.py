@@ -12,6 +12,7 @@ import time
 from typing import Protocol
 
 from ..api.request_context import network_of
+from ..workers.tally import Tally
 
 logger = logging.getLogger("app")
 
@@ -51,14 +52,15 @@ def most_connections() -> int:
 
 
 class ConnectionLimit:
-    """Keeps at most `most` connections. For one event loop.
+    """Keeps at most `most` connections, and tells other workers by `tally` how many there are. For one event loop.
 
     If a new connection exceeds the limit, one is closed: the longest idle of the client network that has the most
     connections. If that network has no idle one, the new connection itself is closed.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, tally: Tally | None = None) -> None:
         self.most = most
+        self._tally = tally or Tally()
         self._count = 0
         self._by_network: dict[str, dict[Connection, None]] = {}  # longest idle first
         self._closed = 0
@@ -67,12 +69,17 @@ class ConnectionLimit:
     def add(self, connection: Connection) -> None:
         self._by_network.setdefault(self._network(connection), {})[connection] = None
         self._count += 1
+        self._tally.add(1)
         if self._count > self.most:
             crowd = max(self._by_network.values(), key=len)
             victim = next((other for other in crowd if other.idle and other is not connection), connection)
             self.remove(victim)
             victim.transport.abort()
             self._log()
+
+    @property
+    def count(self) -> int:
+        return self._count
 
     def touch(self, connection: Connection) -> None:
         """A request on it has ended, so it is now the most recently used one."""
@@ -87,6 +94,7 @@ class ConnectionLimit:
         if connection in crowd:
             del crowd[connection]
             self._count -= 1
+            self._tally.add(-1)
             if not crowd:
                 del self._by_network[network]
 

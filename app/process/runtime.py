@@ -47,8 +47,8 @@ class SeveralProcesses(RuntimeError):
 
     def __init__(self) -> None:
         super().__init__(
-            "several worker processes would count metrics and hold limits each for itself: "
-            "run one (--workers 1, WEB_CONCURRENCY unset), and more containers for more load"
+            "several worker processes of uvicorn would count metrics and hold limits each for itself: "
+            "run one (--workers 1, WEB_CONCURRENCY unset), and set WORKERS for `python -m app serve`"
         )
 
 

@@ -8,6 +8,7 @@ exporters, the spans of a request's stages, and the metrics that Prometheus gets
 """
 
 import os
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .pipeline import Telemetry
 
 SIGNALS = ("traces", "metrics")
+INSTANCE = "service.instance.id"
 SCOPE = "cifar10-classifier"  # the name of the service, and of what measures in it
 
 
@@ -37,6 +39,12 @@ def asked_for(environment: Mapping[str, str]) -> dict[str, str]:
         if variable and environment.get(exporter, "").strip() != "none":
             asked[signal] = variable
     return asked
+
+
+def with_instance(attributes: str) -> str:
+    """OTEL_RESOURCE_ATTRIBUTES for one process of several: by its id a collector tells their counts apart."""
+    others = [one for one in attributes.split(",") if one and not one.strip().startswith(INSTANCE)]
+    return ",".join([*others, f"{INSTANCE}={uuid.uuid4()}"])
 
 
 def start(registry: CollectorRegistry) -> "Telemetry | None":

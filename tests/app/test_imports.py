@@ -18,15 +18,18 @@ ALLOWED = {
     "app.errors": set(),
     "app.cores": set(),
     "app.memory": set(),
-    "app.settings": {"app.cores"},
+    "app.settings": {"app.cores", "app.memory"},
     "app.settings_help": {"app.settings"},
     "app.validation_errors": set(),
     "app.image_source": set(),
     "app.bundle": {"app.validation_errors"},
     "app.network": {"app.bundle"},
     "app.sandbox": {"app.errors"},
-    "app.imaging": {"app.sandbox", "app.errors"},
-    "app.inference": {"app.bundle", "app.network", "app.imaging", "app.errors", "app.memory", "app.settings"},
+    "app.workers": {"app.errors"},
+    "app.imaging": {"app.sandbox", "app.workers", "app.errors"},
+    "app.inference": {
+        *("app.bundle", "app.network", "app.imaging", "app.workers", "app.errors", "app.memory", "app.settings"),
+    },
     "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
     "app.local": {
         *("app.local_files", "app.inference", "app.imaging", "app.bundle"),
@@ -41,9 +44,9 @@ ALLOWED = {
     "app.feedback": {"app.inference", "app.errors", "app.settings"},
     "app.api": {
         *("app", "app.feedback", "app.telemetry", "app.inference", "app.imaging", "app.bundle"),
-        *("app.sandbox", "app.errors", "app.settings", "app.validation_errors"),
+        *("app.sandbox", "app.workers", "app.errors", "app.settings", "app.validation_errors"),
     },
-    "app.process": {"app.api", "app.errors", "app.settings"},
+    "app.process": {"app.api", "app.workers", "app.errors", "app.settings"},
     "app.main": {
         "app",
         "app.process",
@@ -54,14 +57,15 @@ ALLOWED = {
         "app.bundle",
         "app.settings",
         "app.validation_errors",
+        "app.workers",
     },
     "app.cluster": {
         *("app.main", "app.local_files", "app.process", "app.api", "app.cores"),
         *("app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"),
     },
     "app.__main__": {
-        *("app", "app.main", "app.cluster", "app.local_files", "app.process", "app.telemetry"),
-        *("app.inference", "app.bundle", "app.errors", "app.settings", "app.settings_help"),
+        *("app", "app.main", "app.cluster", "app.local_files", "app.process", "app.telemetry", "app.api"),
+        *("app.inference", "app.bundle", "app.workers", "app.errors", "app.settings", "app.settings_help"),
     },
     "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
 }

@@ -1,5 +1,6 @@
 import builtins
 import errno
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, SettingsError, edit_distance, may_be_near, misspelt
+from app.settings import MAX_WORKERS, Settings, SettingsError, edit_distance, may_be_near, misspelt
 from app.settings_help import variables
 
 
@@ -73,6 +74,11 @@ def test_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MODEL_DIRS", "a_image=a"),
         ("MODEL_DIRS", "a/b=a"),
         ("MODEL_DIRS", ","),
+        ("WORKERS", "0"),
+        ("WORKERS", "65"),
+        ("WORKERS", "many"),
+        ("WORKERS", "-1"),
+        ("WORKERS", "1.5"),
     ],
 )
 def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
@@ -93,6 +99,44 @@ def test_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str
 def test_addresses_and_origins_are_comma_separated(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
     monkeypatch.setenv(variable, value)
     assert getattr(Settings(), variable.lower()) == tuple(value.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("cores", "mebibytes", "workers"),
+    [
+        (1, math.inf, 1),
+        (3, math.inf, 3),
+        (500, math.inf, MAX_WORKERS),
+        (2, 800, 2),  # as in docker-compose.yml
+        (8, 800, 2),
+        (8, 4096, 8),
+        (8, 100, 1),
+    ],
+)
+def test_auto_is_a_worker_for_each_core_as_far_as_there_is_memory(
+    monkeypatch: pytest.MonkeyPatch, cores: int, mebibytes: float, workers: int
+) -> None:
+    monkeypatch.setattr("app.settings.available_cores", lambda: cores)
+    monkeypatch.setattr("app.settings.memory_limit", lambda: mebibytes * 2**20)
+    monkeypatch.setenv("WORKERS", "auto")
+    assert Settings().workers == workers
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        ("ENGINE", "torch", "WORKERS: several processes compute with ENGINE=onnx only"),
+        ("GRPC_PORT", "9000", "WORKERS: one process alone serves GRPC_PORT"),
+    ],
+)
+def test_what_one_process_does_is_refused_with_several(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, reason: str
+) -> None:
+    monkeypatch.setenv("WORKERS", "2")
+    assert Settings().workers == 2
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError, match=reason):
+        Settings()
 
 
 def test_models_are_name_and_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +203,7 @@ def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, val
 
 
 def test_the_tests_cover_all_numbers() -> None:
-    assert len(numbers()) == 18
+    assert len(numbers()) == 19
 
 
 @pytest.mark.parametrize(("value", "allowed"), [("1024", True), ("1025", False), ("100000", False)])

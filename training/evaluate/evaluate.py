@@ -72,18 +72,11 @@ LABELS = TypeAdapter(list[LabelAccuracy] | None)
 class Evaluation:
     """A network's outputs for the images that it is judged by.
 
-<<<<<<< HEAD
     temperature: of the served entropy, for thumbnails; where photographs were given it was chosen on those of other
     things. far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of
     left out classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed.
     photographs and labels: None if none were given. others: float32 logits [N, classes] of pictures of other things,
-    None if there are none.
-=======
-    far: areas under the ROC curve by method and kind of unrelated image. near: the same by method and pair of left out
-    classes, from leave_two_out, or empty. robustness: takes longest, and is None until it is computed. photographs and
-    labels: None if none were given. others: float32 logits [N, classes] of pictures of other things, None if there are
-    none. measured_on: see the function.
->>>>>>> ba1595e (Notice folders, links and pictures that are not what they seem before a run is wasted)
+    None if there are none. measured_on: see the function.
     """
 
     select: Predictions

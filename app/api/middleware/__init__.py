@@ -28,7 +28,11 @@ __all__ = ["middleware"]
 
 
 def middleware(
-    settings: Settings, metrics: Metrics, exposed_headers: tuple[str, ...], telemetry: "Telemetry | None" = None
+    settings: Settings,
+    metrics: Metrics,
+    share: FairShare,
+    exposed_headers: tuple[str, ...],
+    telemetry: "Telemetry | None" = None,
 ) -> list[Middleware]:
     """The middleware, outermost first. Middleware that raises a Problem must stand inside ProblemDocuments.
 
@@ -41,7 +45,6 @@ def middleware(
         allow_headers=["Authorization", "Content-Type", "X-Request-ID", "traceparent"],
         expose_headers=["X-Request-ID", "traceparent", "Retry-After", "ETag", *exposed_headers],
     )
-    share = FairShare(settings.max_inflight_body_bytes)
     return [
         Middleware(CloseWhenDraining),
         Middleware(LingeringClose, seconds=settings.deadline_seconds),

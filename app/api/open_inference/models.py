@@ -8,13 +8,14 @@ Another bundle than CIFAR-10's gives them the name of what it was trained on, an
 Both answer `probabilities`, FP32 [-1, classes], calibrated. Either takes at most `max_batch_size` images a request.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...bundle.manifest import Manifest
 from ...settings import DEFAULT_MODEL, FILES_SUFFIX, Settings
 from ..uploads import most_images
-from .statistics import Statistics
+from .statistics import Statistics, total
 from .tensors import Signature, Tensor
 
 VERSION = "1"  # the protocol requires a number; GET /model has the bundle's version
@@ -55,8 +56,9 @@ class ServedModel(Signature):
             "output": [{**self.output.config(), "label_filename": ""}],
         }
 
-    def statistics_document(self) -> dict[str, Any]:
-        return {"name": self.name, "version": VERSION, **self.statistics.document()}
+    def statistics_document(self, others: Iterable[dict[str, Any]] = ()) -> dict[str, Any]:
+        """`others`: documents of Statistics of the other workers."""
+        return {"name": self.name, "version": VERSION, **total([self.statistics.document(), *others])}
 
 
 def served_models(settings: Settings, manifest: Manifest, model: str = DEFAULT_MODEL) -> dict[str, ServedModel]:

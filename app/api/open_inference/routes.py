@@ -145,7 +145,7 @@ async def models(service: RunningService) -> dict[str, list[str]]:
 @router.get("/models/stats", response_model=StatisticsOfModels)
 async def all_statistics(service: RunningService) -> dict[str, Any]:
     """The statistics of all models."""
-    return {"model_stats": [model.statistics_document() for model in service.models.values()]}
+    return {"model_stats": await service.statistics(service.models.values())}
 
 
 @router.post("/repository/index", response_model=list[RepositoryEntry])
@@ -208,9 +208,9 @@ async def config(model: Model) -> dict[str, Any]:
 
 
 @_of_model("GET", "/stats", response_model=StatisticsOfModels)
-async def statistics(model: Model) -> dict[str, Any]:
+async def statistics(service: RunningService, model: Model) -> dict[str, Any]:
     """Counts and durations since the model was loaded (`ns`: nanoseconds, `last_inference`: Unix milliseconds)."""
-    return {"model_stats": [model.statistics_document()]}
+    return {"model_stats": await service.statistics([model])}
 
 
 @_of_model("POST", "/infer", response_model=InferenceResponse, responses=ANSWERS, openapi_extra=BODY)

@@ -1,7 +1,7 @@
 """Counts and durations of a model's requests, as Triton's statistics extension defines them."""
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,3 +62,26 @@ class Statistics:
                 for images, spent in sorted(self._by_size.items())
             ],
         }
+
+
+def total(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The document of several workers together."""
+    found = list(documents)
+    inference: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    batches: defaultdict[int, defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for document in found:
+        for name, spent in document["inference_stats"].items():
+            inference[name].update(spent)
+        for batch in document["batch_stats"]:
+            for stage in STAGES:
+                batches[batch["batch_size"]][stage].update(batch[stage])
+    return {
+        "last_inference": max(document["last_inference"] for document in found),
+        "inference_count": sum(document["inference_count"] for document in found),
+        "execution_count": sum(document["execution_count"] for document in found),
+        "inference_stats": {name: dict(spent) for name, spent in inference.items()},
+        "batch_stats": [
+            {"batch_size": images, **{stage: dict(spent[stage]) for stage in STAGES}}
+            for images, spent in sorted(batches.items())
+        ],
+    }

@@ -45,8 +45,7 @@ BODY = {
 async def feedback(request: Request, service: RunningService) -> FeedbackResponse:
     """Tell the true class of an image, once for each answer of /predict, within an hour of it."""
     given = await _read(request)
-    assert service.feedback is not None
-    verdict = service.feedback.judge(given.request_id, given.label)
+    verdict = await service.judge(given.request_id, given.label)
     service.metrics.count_feedback(verdict)
     context_of(request.scope).log = {"of": given.request_id, "correct": verdict.correct, "covered": verdict.covered}
     return FeedbackResponse(correct=verdict.correct, covered=verdict.covered)

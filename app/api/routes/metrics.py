@@ -13,4 +13,4 @@ router = APIRouter(tags=["operations"])
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {"schema": TEXT}}}})
 async def metrics(service: RunningService) -> Response:
     """Traffic, times, queue, classes and confidence, in the Prometheus text format."""
-    return Response(service.render_metrics(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await service.render_metrics(), media_type=CONTENT_TYPE_LATEST)

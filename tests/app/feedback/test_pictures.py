@@ -54,6 +54,18 @@ def test_copies_of_an_earlier_process_are_found_and_deleted_when_they_are_too_ol
     assert files(tmp_path) == {f"unlabelled/{new}", "labelled/cat/mine.png"}
 
 
+def test_workers_share_a_folder_and_each_deletes_its_own_files(tmp_path: Path) -> None:
+    before = Pictures(tmp_path, days=1, max_bytes=10**6)
+    names = [before.keep(NOISE[index % len(NOISE)]) for index in range(16)]
+    before.close()
+    one, other = (Pictures(tmp_path, 1, max_bytes, number, 2) for number, max_bytes in enumerate((0, 10**6)))
+    kept = [other.keep(noise) for noise in NOISE]
+    one.close()
+    other.close()
+    theirs = {name for name in names if name and int(name[:8], 16) % 2}
+    assert files(tmp_path) == {f"unlabelled/{name}" for name in (*theirs, *kept)}
+
+
 def test_a_full_disk_does_not_stop_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

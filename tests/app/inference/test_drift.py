@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from app.bundle.manifest import Reference
 from app.bundle.reader import Bundle
 from app.imaging.kinds import Kind
-from app.inference.drift import Drift, references_of, stability_index
+from app.inference.drift import Drift, DriftOfWorkers, references_of, ring_bytes, stability_index
 from tests.conftest import BUNDLE
 from training.data.cifar10 import load
 from training.data.corruptions import CORRUPTIONS
@@ -161,3 +161,29 @@ def test_with_too_few_calibration_images_drift_is_unknown() -> None:
     drift = Drift({"thumbnails": few(3, 20)[0]}, 1)
     drift.add("thumbnails", 0, 0.5)
     assert math.isnan(drift.labels()) and math.isnan(drift.confidences())
+
+
+def rings(window: int) -> list[memoryview]:
+    return [memoryview(bytearray(ring_bytes(window))) for _ in range(2)]
+
+
+def test_workers_look_back_together_on_the_last_answers_of_the_service() -> None:
+    random, alone, memory = np.random.default_rng(0), Drift(REFERENCES, 50), rings(50)
+    workers = [DriftOfWorkers(REFERENCES, 50, memory, own, "digest") for own in range(2)]
+    for number in range(120):
+        answer = usual(random, KINDS[number % 2])
+        alone.add(*answer)
+        workers[int(random.random() < 0.2)].add(*answer)
+        if number == 48:
+            assert math.isnan(workers[0].labels()) and math.isnan(workers[1].confidences())
+    for worker in workers:
+        assert worker.labels() == pytest.approx(alone.labels())
+        assert worker.confidences() == pytest.approx(alone.confidences())
+    after = DriftOfWorkers(REFERENCES, 50, memory, 0, "digest")  # a worker that takes the place of one that ended
+    assert after.labels() == pytest.approx(alone.labels())
+
+
+def test_answers_of_a_former_bundle_are_not_counted() -> None:
+    memory = rings(1)
+    DriftOfWorkers(REFERENCES, 1, memory, 0, "former").add("thumbnails", 0, 0.9)
+    assert math.isnan(DriftOfWorkers(REFERENCES, 1, memory, 1, "new").labels())

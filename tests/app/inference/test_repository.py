@@ -54,8 +54,8 @@ def make(monkeypatch: pytest.MonkeyPatch, loaded: tuple[Bundle, Session]) -> Ite
 
     def repository(session: object = None, on_load: Any = lambda _: None, **settings: object) -> Repository:
         values = {"model_dir": BUNDLE, "inference_threads": 1, **settings}
-        default = (loaded[0], session or Stub())
-        running.append(Repository(Settings(**values), default, on_load=on_load))
+        given = {"cifar10": (loaded[0], session or Stub())}
+        running.append(Repository(Settings(**values), given, on_load=on_load))
         return running[-1]
 
     yield repository
@@ -277,5 +277,5 @@ def test_a_bundle_that_cannot_be_loaded_stops_the_start_and_leaves_no_thread(loa
     threads = threading.active_count()
     settings = Settings(model_dir=BUNDLE, model_dirs="other=/nowhere", inference_threads=1)
     with pytest.raises(BundleError, match="/nowhere"):
-        Repository(settings, (loaded[0], Stub()))
+        Repository(settings, {"cifar10": (loaded[0], Stub())})
     assert threading.active_count() == threads

@@ -86,7 +86,7 @@ def test_several_workers_are_refused_with_a_reason(command: Command) -> None:
     done = command(WEB_CONCURRENCY=2)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "error: several worker processes" in line and "more containers" in line
+    assert "error: several worker processes" in line and "set WORKERS" in line
 
 
 def test_several_workers_of_uvicorn_are_refused() -> None:

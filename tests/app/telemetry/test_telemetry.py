@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import sys
 import threading
 from collections import Counter
@@ -21,7 +22,7 @@ from app.bundle.reader import Bundle
 from app.inference.sessions import Outputs, Session
 from app.main import create_app
 from app.settings import Settings
-from app.telemetry import TelemetryError, asked_for, pipeline
+from app.telemetry import TelemetryError, asked_for, pipeline, with_instance
 from tests.app.telemetry.receiver import Receiver, attributes, receiving
 from tests.conftest import BUNDLE
 
@@ -311,12 +312,18 @@ def test_the_start_ends_with_one_line_if_it_cannot_be_done(
     loaded: tuple[Bundle, Session], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "zipkin")
-    monkeypatch.setattr(command_line, "_load_session", lambda _: loaded)
     monkeypatch.setattr(command_line, "configure_logging", lambda *_: None)
     with pytest.raises(command_line.StartupError, match="^OTEL_TRACES_EXPORTER: no exporter for 'zipkin'"):
-        command_line._serve(Settings(), [])
+        command_line._serve(Settings(), [], {"cifar10": loaded})
     with pytest.raises(SystemExit, match="^error: OTEL_TRACES_EXPORTER: no exporter for 'zipkin'"):
         main.app  # noqa: B018  # what uvicorn imports
+
+
+def test_each_worker_is_an_instance_of_its_own() -> None:
+    one, other = (with_instance("service.instance.id=mine,deployment=test") for _ in range(2))
+    assert re.fullmatch(r"deployment=test,service\.instance\.id=[0-9a-f-]{36}", one)
+    assert one != other
+    assert with_instance("").startswith("service.instance.id=")
 
 
 def test_without_a_request_for_it_fastapi_records_nothing(client: TestClient) -> None:

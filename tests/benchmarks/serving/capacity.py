@@ -1,9 +1,10 @@
 """Measure the capacity of this machine: bare inference, and the service under wrk (Debian: apt-get install wrk).
 
     python tests/benchmarks/serving/capacity.py --seconds 8 --rounds 3 --bundle models/mobilenet_v2_cifar10
+    python tests/benchmarks/serving/capacity.py --workers 1,2
 
 wrk posts a 32x32 PNG over keep-alive connections. It runs on the same cores as the service. Each line is the median of
-the rounds, which alternate between measurements.
+the rounds, which alternate between measurements; services with different WORKERS run side by side, one of them idle.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -76,36 +79,50 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=18232)
     parser.add_argument("--bundle", type=Path, default=ROOT / Settings().model_dir, help="the served bundle's folder")
+    parser.add_argument("--workers", default="1", help="comma-separated: WORKERS of one service each")
     options = parser.parse_args()
     bundle = options.bundle.resolve()  # the service runs in another folder
-    url = f"http://127.0.0.1:{options.port}"
-    environment = os.environ | {"PORT": str(options.port), "LOG_LEVEL": "warning", "MODEL_DIR": str(bundle)}
-    server = subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=environment)
+    services = {
+        workers: f"http://127.0.0.1:{options.port + place}" for place, workers in enumerate(options.workers.split(","))
+    }
     cores = available_cores()
     inference: dict[tuple[str, int], list[float]] = {("onnx", threads): [] for threads in sorted({1, cores})}
     inference["torch", 1] = []
-    service: dict[int, list[tuple[float, float, float]]] = {connections: [] for connections in CONCURRENCY}
-    try:
-        wait(url, server)
-        with tempfile.TemporaryDirectory() as folder:
-            script = Path(folder) / "post.lua"
-            script.write_text(SCRIPT.format(image=IMAGE))
-            for _ in range(options.rounds):
-                for (engine, threads), rates in inference.items():
-                    rates.append(bare(bundle, engine, threads, options.seconds / 2))
-                for connections, results in service.items():
-                    results.append(wrk(url, connections, options.seconds, script))
-    finally:
-        server.terminate()
-        server.wait()
+    found: dict[tuple[str, int], list[tuple[float, float, float]]] = {
+        (workers, connections): [] for connections in CONCURRENCY for workers in services
+    }
+    with ExitStack() as stack:
+        for workers, url in services.items():
+            stack.enter_context(serving(url, bundle, workers))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        script = folder / "post.lua"
+        script.write_text(SCRIPT.format(image=IMAGE))
+        for _ in range(options.rounds):
+            for (engine, threads), rates in inference.items():
+                rates.append(bare(bundle, engine, threads, options.seconds / 2))
+            for (workers, connections), results in found.items():
+                results.append(wrk(services[workers], connections, options.seconds, script))
     print("| what | images/s | median ms | 99 % ms |\n| --- | --- | --- | --- |")
     for (engine, threads), rates in inference.items():
         rate = statistics.median(rates)
         name = f"bare inference, {engine}, {threads} thread{'s' * (threads > 1)}"
         print(f"| {name} | {rate:.0f} | {1000 * threads / rate:.2f} | |")
-    for connections, results in service.items():
+    for (workers, connections), results in found.items():
         rate, median, tail = (statistics.median(column) for column in zip(*results, strict=True))
-        print(f"| `/predict`, {connections} at once | {rate:.0f} | {median:.2f} | {tail:.2f} |")
+        print(f"| `/predict`, WORKERS={workers}, {connections} at once | {rate:.0f} | {median:.2f} | {tail:.2f} |")
+
+
+@contextmanager
+def serving(url: str, bundle: Path, workers: str) -> Iterator[None]:
+    """The service, until the block ends. Exits if it cannot start."""
+    settings = {"PORT": url.rpartition(":")[2], "LOG_LEVEL": "warning", "MODEL_DIR": str(bundle), "WORKERS": workers}
+    server = subprocess.Popen([sys.executable, "-m", "app", "serve"], cwd=ROOT, env=os.environ | settings)
+    try:
+        wait(url, server)
+        yield
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def wait(url: str, server: subprocess.Popen[bytes]) -> None:

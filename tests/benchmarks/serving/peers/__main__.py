@@ -3,6 +3,7 @@
     python -m tests.benchmarks.serving.peers prepare --venvs ../venvs
     python -m tests.benchmarks.serving.peers run --venvs ../venvs --output build/peers.csv
     python -m tests.benchmarks.serving.peers report --output build/peers.csv
+    WORKERS=2 python -m tests.benchmarks.serving.peers run --output build/peers-2.csv       # also for its report
 
 Every round starts each peer, compares its answers with those of the ONNX graph, and measures it. The order rotates. The
 CSV file grows with each peer, and `run --resume` continues it. The tables (.md) and the output of the servers (.log)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,13 +73,15 @@ def server(name: str) -> tuple[str, ...]:
     return ("{python}", "-m", f"{PACKAGE}.{name}.server", "{port}")
 
 
+WORKERS = os.environ.get("WORKERS", "1")  # of this service, for a run and for its report
+
 PEERS = [
     Peer(
         "service",
-        "(a) this service",
+        f"(a) this service, WORKERS={WORKERS}",
         ("{python}", "-m", "app", "serve"),
         ROOT / "deploy/requirements.lock",
-        {"PORT": "{port}", "LOG_LEVEL": "warning"},
+        {"PORT": "{port}", "LOG_LEVEL": "warning", "WORKERS": WORKERS},
     ),
     Peer(
         "textbook",
