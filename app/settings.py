@@ -238,8 +238,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _one_process(self) -> Self:
-        if self.workers > 1 and self.engine == "torch":
-            raise ValueError("WORKERS: several processes compute with ENGINE=onnx only")
+        if self.workers > 1 and (self.engine, self.execution_provider) != ("onnx", "cpu"):
+            raise ValueError("WORKERS: several processes compute with ENGINE=onnx and EXECUTION_PROVIDER=cpu only")
         if self.workers > 1 and self.grpc_port is not None:
             raise ValueError("WORKERS: one process alone serves GRPC_PORT: set one of the two")
         return self

@@ -125,8 +125,9 @@ def test_auto_is_a_worker_for_each_core_as_far_as_there_is_memory(
 @pytest.mark.parametrize(
     ("variable", "value", "reason"),
     [
-        ("ENGINE", "torch", "WORKERS: several processes compute with ENGINE=onnx only"),
+        ("ENGINE", "torch", "WORKERS: several processes compute with ENGINE=onnx and"),
         ("GRPC_PORT", "9000", "WORKERS: one process alone serves GRPC_PORT"),
+        ("EXECUTION_PROVIDER", "cuda", "WORKERS: several processes compute with ENGINE=onnx and"),
     ],
 )
 def test_what_one_process_does_is_refused_with_several(
