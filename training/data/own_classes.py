@@ -205,7 +205,8 @@ class OwnClasses:
 def _draw(pictures: Pictures, shares: Sequence[float], seed: int) -> list[Tensor]:
     """Sorted indices for each share, then of the rest: of every class the same share, and every group in one part.
 
-    A group belongs to the class of its first image. Every part gets at least one group of every class.
+    A group belongs to the class of its first image. Every part gets at least one group of every class, and no part more
+    than its share of the groups: the pictures beside a long film are not all for the first part.
     """
     random = np.random.default_rng(seed)
     members = _members(pictures)
@@ -213,12 +214,12 @@ def _draw(pictures: Pictures, shares: Sequence[float], seed: int) -> list[Tensor
     parts: list[list[int]] = [[] for _ in (*shares, "rest")]
     for label in np.unique(owner):
         waiting = {place: members[place] for place in random.permutation(np.flatnonzero(owner == label)).tolist()}
-        total = sum(map(len, waiting.values()))
+        total, count = sum(map(len, waiting.values())), len(waiting)
         for part, share in zip(parts, shares, strict=False):
-            room = max(1, round(share * total))
-            chosen = []
+            room, most = max(1, round(share * total)), max(1, round(share * count))
+            chosen: list[int] = []
             for place, group in waiting.items():
-                if len(group) <= room:
+                if len(group) <= room and len(chosen) < most:
                     chosen.append(place)
                     room -= len(group)
             for place in chosen or [min(waiting, key=lambda one: len(waiting[one]))]:

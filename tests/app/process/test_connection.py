@@ -317,6 +317,8 @@ def test_a_disconnect_is_noticed_while_the_request_waits(cat: bytes) -> None:
                     pass
                 connection.sendall(cat[-1:] + behind)
                 connection.close()
+            while "predict_inflight_requests 1.0" not in client.get("/metrics").text:
+                pass  # the server has seen the end of the request
         process.send_signal(signal.SIGINT)
         lines = [json.loads(line) for line in process.stderr if '"/predict"' in line]
     # One that was answered before its client was seen to leave has status 200.

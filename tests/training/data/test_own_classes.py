@@ -71,6 +71,16 @@ def test_near_duplicates_are_all_in_one_part(folder: Path) -> None:
     assert "other/copy.bmp" not in [*parts["other_train"], *parts["other_test"]]
 
 
+def test_a_film_beside_other_pictures_leaves_some_for_every_part(folder: Path) -> None:
+    for number in range(100):
+        picture(0).save(folder / "few" / f"film{number}.png")
+    films = [name.startswith("few/film") for name in parts_of(OwnClasses(folder, 32))["train"]]
+    assert sum(films) == 100 and len(films) > 110
+    assert all(
+        sum(name.startswith("few/1") for name in part) for part in list(parts_of(OwnClasses(folder, 32)).values())[:4]
+    )
+
+
 def test_training_images_that_are_nearly_test_images_are_left_out(tmp_path: Path) -> None:
     for label, first in (("a", 0), ("b", 100)):
         fill(tmp_path / "train" / label, range(first, first + 22))
