@@ -1,7 +1,7 @@
 """Measure the capacity of this machine: bare inference, and the service under wrk (Debian: apt-get install wrk).
 
-    python tests/benchmarks/serving/capacity.py --seconds 8 --rounds 3 --bundle models/mobilenet_v2_cifar10
-    python tests/benchmarks/serving/capacity.py --workers 1,2
+    python -m tests.benchmarks.serving.capacity --seconds 8 --rounds 3 --bundle models/mobilenet_v2_cifar10
+    python -m tests.benchmarks.serving.capacity --workers 1,2
 
 wrk posts a 32x32 PNG over keep-alive connections. It runs on the same cores as the service. Each line is the median of
 the rounds, which alternate between measurements; services with different WORKERS run side by side, one of them idle.
