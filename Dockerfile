@@ -1,9 +1,10 @@
 # The service, without torch, pip and root. Build: `docker build -t cifar10-classifier .`; run: see docker-compose.yml.
 # EXTRAS=torch adds PyTorch, for ENGINE=torch; EXTRAS=otel adds OpenTelemetry, for OTEL_*; EXTRAS=grpc adds gRPC, for
-# GRPC_PORT.
+# GRPC_PORT; EXTRAS=remote adds what addresses in MODEL_DIR need.
 
 FROM python:3.13-slim AS build
 COPY deploy/requirements.lock deploy/requirements-torch.txt deploy/requirements-otel.txt deploy/requirements-grpc.txt /tmp/
+COPY deploy/requirements-remote.txt /tmp/
 RUN python -m venv --without-pip /opt/venv \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --require-hashes -r /tmp/requirements.lock
 ARG EXTRAS=""
@@ -12,8 +13,8 @@ RUN case "$EXTRAS" in \
     "") ;; \
     torch) pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} -r /tmp/requirements-torch.txt ;; \
-    otel|grpc) pip --python /opt/venv/bin/python install --no-cache-dir --no-compile -r "/tmp/requirements-$EXTRAS.txt" ;; \
-    *) echo "EXTRAS is empty, torch, otel or grpc, not $EXTRAS" >&2; exit 1 ;; \
+    otel|grpc|remote) pip --python /opt/venv/bin/python install --no-cache-dir --no-compile -r "/tmp/requirements-$EXTRAS.txt" ;; \
+    *) echo "EXTRAS is empty, torch, otel, grpc or remote, not $EXTRAS" >&2; exit 1 ;; \
     esac
 # Removes what the service does not need: the tests of packages, and the tools that prepare models for ONNX Runtime.
 # Bytecode is compiled here because the container's root is read-only. Its hashes are unchecked because copying may change

@@ -53,7 +53,7 @@ cli = typer.Typer(
 STOP_MARGIN_SECONDS = 5.0  # for workers to end after GRACE_SECONDS and DRAIN_SECONDS
 TOP_K = 3  # of classify; no error for a model with fewer classes
 
-Model = Annotated[Path | None, typer.Option(help="The bundle's folder, instead of MODEL_DIR.")]
+Model = Annotated[str | None, typer.Option(help="The bundle's folder or address, instead of MODEL_DIR.")]
 
 
 class StartupError(Exception):
@@ -190,7 +190,7 @@ def classify(
         sys.exit(1)
 
 
-def _classify_here(patterns: Sequence[str], model: Path | None, top_k: int, json: bool) -> tuple[int, int]:
+def _classify_here(patterns: Sequence[str], model: str | None, top_k: int, json: bool) -> tuple[int, int]:
     """Returns how many files failed, and of how many."""
     skipped: list[files.Skipped] = []
     named = [pattern for pattern in patterns if pattern != files.STANDARD_INPUT]
@@ -211,7 +211,7 @@ def _classify_here(patterns: Sequence[str], model: Path | None, top_k: int, json
     return failed, len(found)
 
 
-def _classify_on_ray(patterns: Sequence[str], output: str, model: Path | None, top_k: int) -> tuple[int, int]:
+def _classify_on_ray(patterns: Sequence[str], output: str, model: str | None, top_k: int) -> tuple[int, int]:
     """Returns how many files failed, now or before, and of how many."""
     try:
         from .cluster import files as bulk
@@ -297,7 +297,7 @@ def _discard(descriptor: int) -> None:
     os.close(nowhere)
 
 
-def _load(model: Path | None) -> tuple[Settings, tuple[Bundle, Session]]:
+def _load(model: str | None) -> tuple[Settings, tuple[Bundle, Session]]:
     settings = _settings(model_dir=model)
     return settings, _load_session(settings)
 

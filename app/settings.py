@@ -10,10 +10,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from dotenv.parser import parse_stream
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -26,6 +26,7 @@ from .cores import available_cores
 from .memory import memory_limit
 
 BUNDLE = "models/mobilenet_v2_cifar10"
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 DEFAULT_MODEL = "cifar10"  # the name of the model in MODEL_DIR
 FILES_SUFFIX = "_image"  # /v2 adds it to a model's name for a model that takes files
 MEBIBYTE = 1024 * 1024
@@ -58,6 +59,19 @@ def default_bundle() -> Path:
     return next((place for place in places if place.is_dir()), Path(BUNDLE))
 
 
+def default_cache() -> Path:
+    """Where the XDG Base Directory Specification keeps what can be fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "cifar10-classifier"
+
+
+def _place(value: object) -> object:
+    return Path(value) if isinstance(value, str) and not ADDRESS.match(value) else value
+
+
+ModelPlace: TypeAlias = Annotated[Path | str, BeforeValidator(_place)]
+"""A bundle's folder, or its address, such as hf://owner/name@revision, as a string: a path would lose a slash."""
+
+
 def default_threads() -> int:
     return min(available_cores(), MAX_THREADS)
 
@@ -82,10 +96,14 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    model_dir: Path = Field(default_factory=default_bundle, description="The bundle's folder.")
-    model_dirs: Annotated[dict[str, Path], NoDecode] = Field(
+    model_dir: ModelPlace = Field(
+        default_factory=default_bundle,
+        description="The bundle's folder, or its address: hf://, https://, s3:// or gs://, with the extra remote.",
+    )
+    model_dirs: Annotated[dict[str, ModelPlace], NoDecode] = Field(
         {}, description="Comma-separated name=folder pairs: further bundles, served at once."
     )
+    model_cache: Path = Field(default_factory=default_cache, description="The folder for bundles that are fetched.")
     model_digest: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated digests of the manifests that may be served; none: all."
     )
@@ -173,7 +191,7 @@ class Settings(BaseSettings):
 
     @field_validator("model_dirs")
     @classmethod
-    def _named(cls, folders: dict[str, Path]) -> dict[str, Path]:
+    def _named(cls, folders: dict[str, Path | str]) -> dict[str, Path | str]:
         for name in folders:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}", name) or name.endswith(FILES_SUFFIX):
                 raise ValueError(
@@ -240,6 +258,8 @@ class Settings(BaseSettings):
     def _one_process(self) -> Self:
         if self.workers > 1 and (self.engine, self.execution_provider) != ("onnx", "cpu"):
             raise ValueError("WORKERS: several processes compute with ENGINE=onnx and EXECUTION_PROVIDER=cpu only")
+        if self.workers > 1 and any(isinstance(place, str) for place in self.folders.values()):
+            raise ValueError("WORKERS: several processes serve bundles in folders only, not at addresses")
         if self.workers > 1 and self.grpc_port is not None:
             raise ValueError("WORKERS: one process alone serves GRPC_PORT: set one of the two")
         return self
@@ -260,8 +280,8 @@ class Settings(BaseSettings):
         return value.lower() if isinstance(value, str) else value
 
     @property
-    def folders(self) -> dict[str, Path]:
-        """The folders of all models by name, the default model's first."""
+    def folders(self) -> dict[str, Path | str]:
+        """The folders and addresses of all models by name, the default model's first."""
         return {DEFAULT_MODEL: self.model_dir, **self.model_dirs}
 
     def __init__(self, **values: Any) -> None:

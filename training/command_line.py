@@ -12,6 +12,7 @@ python -m training compare OLD NEW               # two runs or bundles: better, 
 python -m training labels RUN --labels FOLDER    # its accuracy by the labels of other people
 python -m training leave-two-out                 # which score detects unknown classes
 python -m training card BUNDLE                   # render a bundle's model card again
+python -m training publish RUN OWNER/NAME        # write its bundle to the Hugging Face Hub
 
 A command that was stopped resumes when it is given again.
 """
@@ -51,6 +52,7 @@ from training.evaluate.evaluate import Sources, evaluate, evaluated
 from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.test_set_log import check_log
 from training.export.bundle import bundle_name, check_target, export, render_card_again
+from training.export.publish import publish
 from training.fit.banner import begins, classes_line, tell
 from training.fit.distributed import Device, LeaderFailed, join, processes, speaker
 from training.fit.overview import draw, read_overview, render
@@ -362,6 +364,19 @@ def leave_two_out_command(
 def card_command(*, bundle: Annotated[Path, typer.Argument(help="The folder of a bundle.")]) -> None:
     """Render the model card of a bundle again from its manifest and report; no other file of it changes."""
     _print_bundle(bundle, render_card_again(bundle))
+
+
+@cli.command("publish")
+def publish_command(
+    *,
+    source: Annotated[Path, typer.Argument(metavar="RUN_OR_BUNDLE", help="A bundle, or a run that was exported.")],
+    repository: Annotated[str, typer.Argument(help="Its owner and name, with a slash; made if need be.")],
+    private: Annotated[bool, typer.Option(help="Make it private, if it is made.")] = False,
+) -> None:
+    """Write a bundle to a repository of the Hugging Face Hub: the card, the weights, the graph and all other files."""
+    done = publish(source, repository, private=private)
+    print(f"{done.page}: {done.manifest.name} {done.manifest.version}, digest {done.manifest.digest}")
+    print(f"MODEL_DIR={done.address}")
 
 
 def _print_bundle(bundle: Path, manifest: Manifest) -> None:

@@ -50,18 +50,15 @@ class Bundle:
         Digests must match, the manifest and the report must fit their schemas and each other, and the graph must be
         complete in itself (see `check_graph`).
         """
-        path = directory / MANIFEST
-        manifest = _validate(Manifest, _read_manifest(path), path)
+        manifest = read_manifest(directory)
         files = {}
         for name, expected in manifest.files.items():
-            if not 0 < len(name) <= LONGEST_NAME or Path(name).name != name:
-                raise BundleError(f"{path}: files: {name[:80]!r} is not a plain file name")
             files[name] = content = _read(directory / name)
             if sha256(content) != expected:
                 raise BundleError(f"{directory / name} is damaged: its sha256 is not the one in {MANIFEST}")
         for name in (GRAPH, CHECKPOINT, REPORT, REPORT_TEXT):
             if name not in files:
-                raise BundleError(f"{path}: files: {name} is missing")
+                raise BundleError(f"{directory / MANIFEST}: files: {name} is missing")
         try:
             check_graph(files[GRAPH])
         except GraphError as error:
@@ -72,6 +69,16 @@ class Bundle:
         if [len(row) for row in report.confusion_matrix] != [len(manifest.classes)] * len(manifest.classes):
             raise BundleError(f"{directory / REPORT}: confusion_matrix: it must have a row and a column for each class")
         return cls(manifest, report, files)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a bundle whose other files need not be there. Raises BundleError, as Bundle.load."""
+    path = directory / MANIFEST
+    manifest = _validate(Manifest, _read_manifest(path), path)
+    for name in manifest.files:
+        if not 0 < len(name) <= LONGEST_NAME or Path(name).name != name or name == "..":
+            raise BundleError(f"{path}: files: {name[:80]!r} is not a plain file name")
+    return manifest
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -247,7 +247,8 @@ def classify(found: Sequence[str], output: Output, settings: Settings) -> Iterat
     if not found:
         return
     cores = settings.inference_threads if "inference_threads" in settings.model_fields_set else 1
-    settings = settings.model_copy(update={"inference_threads": cores, "model_dir": settings.model_dir.absolute()})
+    place = settings.model_dir.absolute() if isinstance(settings.model_dir, Path) else settings.model_dir
+    settings = settings.model_copy(update={"inference_threads": cores, "model_dir": place})
     names = [os.fsencode(path) for path in found]
     parts = [{"paths": names[start : start + PART_FILES]} for start in range(0, len(names), PART_FILES)]
     try:

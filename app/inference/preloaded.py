@@ -9,7 +9,7 @@ A session of ONNX Runtime with one thread survives a fork; its weights stay shar
 from ..bundle.reader import Bundle, BundleError
 from ..errors import Internal, LoadFailed
 from ..settings import Settings
-from .repository import Loaded, at, load_beside, not_loaded
+from .repository import Loaded, at, folder_of, load_beside, not_loaded
 from .sessions import Session, SessionError, load_session
 
 
@@ -33,7 +33,7 @@ class Preloaded:
 
     def prepare(self, name: str) -> str:
         """Load what a model's folder holds now. Returns the bundle's digest. Raises LoadFailed or Internal."""
-        folder = self._settings.folders[name].resolve()
+        folder = folder_of(self._settings, name)
         try:
             loaded = load_beside(self._settings, folder, self._processes)
         except LoadFailed:

@@ -1,13 +1,14 @@
-"""The models that are served, each a folder with a bundle, and their replacement while requests are under way.
+"""The models that are served, each a bundle, and their replacement while requests are under way.
 
     repository = Repository(settings)
     repository.models["cifar10"].classifier
     await repository.load("cifar10")          # LoadInProgress, LoadFailed: what answered before goes on
     repository.close()
 
-A load reads the model's folder anew: the new bundle is verified, and its session passes its self-check, beside the old
-one. Then one assignment replaces the model. Requests that use the former one finish on it, and its memory is freed
-after the last of them. So two bundles of one model are in memory for a while, never three.
+A load reads the model's folder anew, or fetches what is now at its address: the new bundle is verified, and its
+session passes its self-check, beside the old one. Then one assignment replaces the model. Requests that use the former
+one finish on it, and its memory is freed after the last of them. So two bundles of one model are in memory for a while,
+never three.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from ..errors import DeadlineExceeded, Internal, LoadFailed, LoadInProgress, Pro
 from ..imaging.decoder import Decoder
 from ..imaging.kinds import Kind
 from ..memory import available_memory
+from ..remote import local_folder
 from ..settings import DEFAULT_MODEL, Settings
 from ..workers.board import PIXELS
 from ..workers.tally import Tally
@@ -184,8 +186,9 @@ class Repository:
 
     async def _load_anew(self, name: str) -> LoadedModel:
         """Raises LoadFailed, Internal or Unavailable."""
-        folder = await asyncio.to_thread(self._settings.folders[name].resolve)  # a link may be led elsewhere meanwhile
+        folder: Path | None = None
         try:
+            folder = await asyncio.to_thread(folder_of, self._settings, name)
             bundle, session = await asyncio.to_thread(load_beside, self._settings, folder)
             if self._closed:
                 raise Unavailable("the service is shutting down")
@@ -261,15 +264,24 @@ class _Decoders:
         self.keep(())
 
 
-def at(settings: Settings, folder: Path) -> Settings:
+def at(settings: Settings, folder: Path | str) -> Settings:
     """The same settings for the model in this folder."""
     return settings.model_copy(update={"model_dir": folder})
 
 
-def not_loaded(error: Exception, folder: Path) -> LoadFailed:
-    """What is said of an error in loading a folder, without its place on this machine."""
-    reason = str(error).replace(f"{folder}/", "").replace(str(folder), "the folder") or "too little memory"
-    return LoadFailed(f"{reason}; the model that was there goes on")
+def folder_of(settings: Settings, name: str) -> Path:
+    """Of what is to be loaded of a model now: a link may be led elsewhere meanwhile. Raises BundleError."""
+    return local_folder(settings.folders[name], settings.model_cache, settings.model_digest).resolve()
+
+
+def not_loaded(error: Exception, folder: Path | None) -> LoadFailed:
+    """What is said of an error in loading a folder, without its place. `folder`: None if it could not be fetched."""
+    reason = str(error)
+    if folder is None:
+        reason = reason.partition(": ")[2]  # the address comes first
+    else:
+        reason = reason.replace(f"{folder}/", "").replace(str(folder), "the folder")
+    return LoadFailed(f"{reason or 'too little memory'}; the model that was there goes on")
 
 
 def load_beside(settings: Settings, folder: Path, copies: int = 1) -> tuple[Bundle, Session]:

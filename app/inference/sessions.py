@@ -21,6 +21,7 @@ from PIL import Image
 from ..bundle.manifest import Manifest, SelfCheck
 from ..bundle.names import CHECKPOINT, CLASS_MAPS, GRAPH, INPUT, LOGITS, MANIFEST, NOVELTY, OOD_SCORE
 from ..bundle.reader import Bundle, BundleError
+from ..remote import local_folder
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -266,10 +267,11 @@ def load_session(settings: Settings) -> tuple[Bundle, Session]:
 
     Raises BundleError or SessionError.
     """
-    bundle = Bundle.load(settings.model_dir)
+    folder = local_folder(settings.model_dir, settings.model_cache, settings.model_digest)
+    bundle = Bundle.load(folder)
     digest = bundle.manifest.digest
     if settings.model_digest and digest not in settings.model_digest:
-        raise BundleError(f"{settings.model_dir}: MODEL_DIGEST does not name its digest, {digest}")
+        raise BundleError(f"{folder}: MODEL_DIGEST does not name its digest, {digest}")
     session: Session = (
         OnnxSession(bundle, settings.execution_provider) if settings.engine == "onnx" else TorchSession(bundle)
     )

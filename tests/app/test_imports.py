@@ -27,8 +27,10 @@ ALLOWED = {
     "app.sandbox": {"app.errors"},
     "app.workers": {"app.errors"},
     "app.imaging": {"app.sandbox", "app.workers", "app.errors"},
+    "app.remote": {"app.bundle"},
     "app.inference": {
-        *("app.bundle", "app.network", "app.imaging", "app.workers", "app.errors", "app.memory", "app.settings"),
+        *("app.bundle", "app.remote", "app.network", "app.imaging", "app.workers"),
+        *("app.errors", "app.memory", "app.settings"),
     },
     "app.local_files": {"app.inference", "app.imaging", "app.bundle", "app.errors", "app.settings"},
     "app.local": {
@@ -73,7 +75,9 @@ ALLOWED = {
 RESERVED = {
     ("fastapi", "starlette", "uvicorn"): {"app.api", "app.process", "app.cluster", "app.main"},
     ("torch", "torchvision", "safetensors"): {"app.network", "app.inference.sessions", "training"},
-    ("ray", "fsspec"): {"app.cluster"},
+    ("ray",): {"app.cluster"},
+    ("fsspec",): {"app.cluster", "app.remote"},
+    ("huggingface_hub",): {"training"},
     ("pyarrow",): {"app.cluster", "training.data.parquet"},
     ("onnxruntime",): {"app.inference.sessions", "training"},
     ("httpx",): {"app.client"},
@@ -169,6 +173,8 @@ LIGHT = {
     "ray",
     "pyarrow",
     "fsspec",
+    "huggingface_hub",
+    "aiohttp",
     "grpc",
     "google.protobuf",
 }

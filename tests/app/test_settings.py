@@ -127,6 +127,7 @@ def test_auto_is_a_worker_for_each_core_as_far_as_there_is_memory(
     [
         ("ENGINE", "torch", "WORKERS: several processes compute with ENGINE=onnx and"),
         ("GRPC_PORT", "9000", "WORKERS: one process alone serves GRPC_PORT"),
+        ("MODEL_DIR", "hf://owner/name", "WORKERS: several processes serve bundles in folders only"),
         ("EXECUTION_PROVIDER", "cuda", "WORKERS: several processes compute with ENGINE=onnx and"),
     ],
 )
@@ -148,6 +149,17 @@ def test_models_are_name_and_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(Settings().folders) == list(folders)
     monkeypatch.setenv("MODEL_DIRS", "")
     assert list(Settings().folders) == ["cifar10"]
+
+
+def test_a_model_may_have_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODEL_DIR", "hf://owner/name@v1")
+    monkeypatch.setenv("MODEL_DIRS", "small=https://host/small.zip?key=a")
+    assert Settings().folders == {"cifar10": "hf://owner/name@v1", "small": "https://host/small.zip?key=a"}
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cached")
+    assert Settings().model_cache == Path("/cached/cifar10-classifier")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Settings().model_cache == Path("/home/me/.cache/cifar10-classifier")
 
 
 def test_a_key_that_loads_models_is_no_key_of_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:

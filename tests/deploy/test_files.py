@@ -112,10 +112,12 @@ class TestLock:
         assert set(pinned) == {"torch", "torchvision"}
         assert all(allowed[name].contains(version) for name, version in pinned.items())
 
-    def test_the_image_s_grpc_is_an_allowed_version(self) -> None:
-        lines = (ROOT / "deploy/requirements-grpc.txt").read_text()
-        pinned = dict(re.findall(r"^([a-z-]+)==(\S+)", lines, re.MULTILINE)) | {"protobuf": locked("protobuf")[0]}
-        allowed = {r.name: r.specifier for r in map(Requirement, PROJECT["optional-dependencies"]["grpc"])}
+    @pytest.mark.parametrize(("extra", "in_the_lock"), [("grpc", ["protobuf"]), ("remote", [])])
+    def test_the_image_s_extras_have_allowed_versions(self, extra: str, in_the_lock: list[str]) -> None:
+        lines = (ROOT / f"deploy/requirements-{extra}.txt").read_text()
+        pinned = dict(re.findall(r"^([a-z_-]+)==(\S+)", lines, re.MULTILINE))
+        pinned |= {name: locked(name)[0] for name in in_the_lock}
+        allowed = {r.name: r.specifier for r in map(Requirement, PROJECT["optional-dependencies"][extra])}
         assert set(pinned) == set(allowed)
         assert all(allowed[name].contains(version) for name, version in pinned.items())
 

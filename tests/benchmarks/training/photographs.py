@@ -49,7 +49,7 @@ def central(images: Tensor) -> Tensor:
     return resized(images[:, edge:-edge, edge:-edge], images.shape[1])
 
 
-def describe(name: str, how: str, photographs: Photographs, logits: Tensor) -> str:
+def describe(name: str, how: str, photographs: Photographs, logits: Tensor, temperature: float) -> str:
     """A row of the table."""
     labels = photographs.labels
     known = labels != OTHER
@@ -58,7 +58,7 @@ def describe(name: str, how: str, photographs: Photographs, logits: Tensor) -> s
     worst = min(shares, key=lambda label: shares[label])
     areas = [
         roc_auc_score((~known).numpy(), scores)
-        for scores in (entropies(logits.numpy()), 1 - logits.softmax(1).amax(1).numpy())
+        for scores in (entropies(logits.numpy(), temperature), 1 - logits.softmax(1).amax(1).numpy())
     ]
     return (
         f"| {name} | {how} | {right[known].float().mean():.1%} | {np.mean(list(shares.values())):.1%} | "
@@ -80,7 +80,8 @@ def main() -> None:
     print("| model | input | accuracy | mean of the classes | worst class | area by ood_score | by probability |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for folder in options.bundles:
-        model = network_of(folder)
+        model, fitted = network_of(folder), Bundle.load(folder).manifest.photographs
+        assert fitted is not None and fitted.abstention.temperature is not None
         whole = predict_logits(model, held_out.images)
         rows = {
             "32 px": predict_logits(model, resized(held_out.images, 32)),
@@ -88,7 +89,7 @@ def main() -> None:
             f"{SIDE} px, three views": (2 * whole + predict_logits(model, central(held_out.images))) / 3,
         }
         for how, logits in rows.items():
-            print(describe(folder.name, how, held_out, logits), flush=True)
+            print(describe(folder.name, how, held_out, logits, fitted.abstention.temperature), flush=True)
 
 
 if __name__ == "__main__":
