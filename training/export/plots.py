@@ -76,8 +76,8 @@ def confusion(counts: Counts, classes: Sequence[str] = CLASSES) -> bytes:
 
 def _most_frequent_mistakes(counts: Counts, classes: Sequence[str]) -> bytes:
     wrong = counts - np.diag(np.diag(counts))
-    most = [np.unravel_index(place, wrong.shape) for place in np.argsort(-wrong, axis=None, kind="stable")]
-    pairs = [(int(row), int(column)) for row, column in most[:MOST_CONFUSIONS] if wrong[row, column]]
+    most = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    pairs = [divmod(place, len(classes)) for place in most.tolist() if wrong.flat[place]]
     figure, (axes,) = new_figure(8.4, 7.4, 1)
     places = range(len(pairs))
     axes.barh(places, [wrong[pair] for pair in pairs], color=ORANGE)
