@@ -108,6 +108,13 @@ def service() -> Iterator[httpx.Client]:
 @pytest.fixture
 def visit(browser: Browser, service: httpx.Client) -> Iterator[Visit]:
     """`visit(path="/", at=service, refused=(), **options)` opens the page; options are those of a context."""
+    with visiting(browser, service) as opening:
+        yield opening
+
+
+@contextmanager
+def visiting(browser: Browser, service: httpx.Client) -> Iterator[Visit]:
+    """What `visit` gives; it closes the pages, and looks at what they did."""
     opened = []
 
     def open_page(

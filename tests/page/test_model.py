@@ -1,13 +1,14 @@
 """The model's tab says what the report says."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Browser, Locator, expect
 
-from tests.page.conftest import Visit, shoot
+from tests.page.conftest import Visit, shoot, visiting
 from tests.page.steps import open_model
 
 
@@ -16,20 +17,25 @@ def report(service: httpx.Client) -> dict[str, Any]:
     return service.get("/metrics/report").json()
 
 
+@pytest.fixture(scope="module")
+def panel(browser: Browser, service: httpx.Client) -> Iterator[Locator]:
+    """The tab, for tests that only look at it."""
+    with visiting(browser, service) as visit:
+        yield open_model(visit())
+
+
 def column(panel: Locator, number: int) -> list[str]:
     cells = panel.get_by_role("region", name="Scores by class").locator(f"tbody tr > :nth-child({number})")
     return cells.all_inner_texts()
 
 
-def test_accuracy_with_its_interval(visit: Visit, report: dict[str, Any]) -> None:
-    page = visit()
-    panel = open_model(page)
+def test_accuracy_with_its_interval(panel: Locator, report: dict[str, Any]) -> None:
     accuracy = report["accuracy"]
     low, high = (f"{bound * 100:.2f}" for bound in accuracy["ci95"])
     words = rf"Accuracy {accuracy['value'] * 100:.2f}\s%, 95 % interval {low}\s% to {high}\s%"
     expect(panel.get_by_role("img", name=re.compile(words))).to_be_visible()
     expect(panel.get_by_text(re.compile(rf"^{accuracy['value'] * 100:.2f}\s%$")).first).to_be_visible()
-    shoot(page, "model")
+    shoot(panel.page, "model")
 
 
 def test_the_report_is_asked_for_once_and_only_when_it_is_wanted(visit: Visit) -> None:
@@ -65,9 +71,8 @@ def test_the_table_is_sorted_by_its_heads(visit: Visit, report: dict[str, Any]) 
     assert column(panel, 1)[0] == by_recall[-1]["label"]
 
 
-def test_the_confusion_matrix_holds_the_report_s_counts(visit: Visit, report: dict[str, Any]) -> None:
-    page = visit()
-    cells = open_model(page).get_by_role("gridcell").evaluate_all("all => all.map(cell => cell.ariaLabel)")
+def test_the_confusion_matrix_holds_the_report_s_counts(panel: Locator, report: dict[str, Any]) -> None:
+    cells = panel.get_by_role("gridcell").evaluate_all("all => all.map(cell => cell.ariaLabel)")
     counts = [int(label.rpartition(": ")[2].replace(",", "")) for label in cells]
     assert counts == [count for row in report["confusion_matrix"] for count in row]
 
@@ -101,9 +106,8 @@ def test_hovering_tells_the_count_and_a_click_what_it_means(visit: Visit, report
     expect(meaning).to_contain_text(f"The model took {worst} ")
 
 
-def test_what_it_is_bad_at_is_said(visit: Visit, report: dict[str, Any]) -> None:
-    page = visit()
-    said = open_model(page).locator(".sentences")
+def test_what_it_is_bad_at_is_said(panel: Locator, report: dict[str, Any]) -> None:
+    said = panel.locator(".sentences")
     worst = min(report["per_class"], key=lambda row: row["recall"])
     expect(said).to_contain_text(f"Of test images, it finds {worst['label']} least often ({worst['recall'] * 100:.1f}")
     photographs = [row for row in report["photographs"]["per_class"] if row["support"] >= 30]
@@ -138,9 +142,7 @@ def test_arrows_move_through_the_confusion_matrix(visit: Visit) -> None:
     expect(panel.locator(".cell[tabindex='0']")).to_have_count(1)
 
 
-def test_training_curves(visit: Visit, report: dict[str, Any]) -> None:
-    page = visit()
-    panel = open_model(page)
+def test_training_curves(panel: Locator, report: dict[str, Any]) -> None:
     for quantity, name in (("accuracy", "Accuracy by epoch"), ("loss", "Loss (nats) by epoch")):
         chart = panel.get_by_role("img", name=name)
         expect(chart.locator("circle")).to_have_count(2 * len(report["history"]))
@@ -152,9 +154,7 @@ def test_training_curves(visit: Visit, report: dict[str, Any]) -> None:
     expect(rows).to_have_count(len(report["history"]))
 
 
-def test_risk_and_coverage_follow_the_slider(visit: Visit, report: dict[str, Any]) -> None:
-    page = visit()
-    panel = open_model(page)
+def test_risk_and_coverage_follow_the_slider(panel: Locator, report: dict[str, Any]) -> None:
     curve = {round(point["coverage"], 2): point["accuracy"] for point in report["selective"]["curve"]}
     slider = panel.get_by_role("slider", name="Images answered")
     said = panel.locator("output")
@@ -166,9 +166,8 @@ def test_risk_and_coverage_follow_the_slider(visit: Visit, report: dict[str, Any
     assert float(panel.locator(".mark").get_attribute("x1")) < float(place)
 
 
-def test_prediction_sets(visit: Visit, report: dict[str, Any]) -> None:
-    page = visit()
-    rows = open_model(page).get_by_role("region", name="Prediction sets by level").locator("tbody tr")
+def test_prediction_sets(panel: Locator, report: dict[str, Any]) -> None:
+    rows = panel.get_by_role("region", name="Prediction sets by level").locator("tbody tr")
     levels = report["conformal"]["levels"]
     expect(rows).to_have_count(len(levels))
     for row, level in zip(rows.all(), levels, strict=True):
@@ -206,11 +205,9 @@ def test_reports_of_older_bundles_have_other_pictures(visit: Visit, report: dict
     expect(page.get_by_text("Mistakes that it was sure of")).to_have_count(0)
 
 
-def test_mistakes_damage_and_layers_are_shown(visit: Visit, service: httpx.Client, report: dict[str, Any]) -> None:
-    page = visit()
-    panel = open_model(page)
+def test_mistakes_damage_and_layers_are_shown(panel: Locator, service: httpx.Client, report: dict[str, Any]) -> None:
     expect(panel.get_by_role("img", name="Test images with their class")).to_be_visible()
-    page.wait_for_function("document.querySelector('.report-picture').naturalWidth > 100")
+    panel.page.wait_for_function("document.querySelector('.report-picture').naturalWidth > 100")
 
     means = {one["name"]: sum(one["accuracy"]) / 5 for one in report["robustness"]["corruptions"]}
     kinds = sorted(means, key=lambda name: means[name])
