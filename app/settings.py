@@ -245,6 +245,12 @@ class Settings(BaseSettings):
             raise ValueError("METRICS_KEY is one of ADMIN_KEYS: a key that loads models must be another")
         return self
 
+    @model_validator(mode="after")
+    def _ports_differ(self) -> Self:
+        if self.uds is None and self.port and self.port == self.grpc_port:
+            raise ValueError("GRPC_PORT is PORT: each of the two needs a port of its own")
+        return self
+
     @field_validator("workers", mode="before")
     @classmethod
     def _one_a_core(cls, value: object) -> object:

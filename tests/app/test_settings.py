@@ -183,6 +183,13 @@ def test_a_scraper_s_key_loads_no_models(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "hush" not in str(refused.value)
 
 
+def test_each_protocol_needs_a_port_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="GRPC_PORT is PORT"):
+        Settings(port=8001, grpc_port=8001)
+    for free in ({"port": 0, "grpc_port": 0}, {"port": 8001, "grpc_port": 8001, "uds": tmp_path / "socket"}):
+        Settings(**free)
+
+
 def test_keys_are_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", "hush")
     assert "hush" not in repr(Settings())

@@ -4,30 +4,37 @@
 
 What nobody reads is held back by HTTP/2, so only what is read can grow, to MAX_REQUEST_BYTES each. Reading begins in
 one of QUICK places, for which the clients' networks take turns; most messages are whole at once. One that is not after
-QUICK_SECONDS needs one of SLOW other places. When none of these is free, the network that holds most gives one up to a
-network that holds less, as with other shares.
+QUICK_SECONDS needs one of the slow places, as many as messages fit into MAX_INFLIGHT_BODY_BYTES. When none of these is
+free, the network that holds most gives one up to a network that holds less, as with other shares.
 """
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, Self
 
 import grpc
 
 from ....errors import Overloaded
+from ....settings import Settings
 from ...fair_share import Claim, FairShare
 
-QUICK = SLOW = 4
+QUICK = 2
+MOST_SLOW = 64
 QUICK_SECONDS = 0.25
 BUSY = "too many messages arrive slowly: send it again later"
 
 
 class Arrivals:
-    """For one event loop."""
+    """For one event loop. `slow`: places for messages that are not whole after QUICK_SECONDS."""
 
-    def __init__(self) -> None:
+    def __init__(self, slow: int) -> None:
         self._quick = _Turns(QUICK)
-        self._slow = FairShare(SLOW)
+        self._slow = FairShare(slow)
+
+    @classmethod
+    def within(cls, settings: Settings) -> Self:
+        """As many as the memory for bodies has room for, at least one."""
+        return cls(max(1, min(MOST_SLOW, settings.max_inflight_body_bytes // settings.max_request_bytes)))
 
     async def receive(self, context: Any, network: str) -> bytes | None:
         """The next message of a call. Raises Overloaded."""

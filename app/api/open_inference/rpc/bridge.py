@@ -75,7 +75,7 @@ class Bridge:
         trusted = list(settings.trusted_proxies)
         self._app: Any = ProxyHeadersMiddleware(cast(Any, app), trusted) if trusted else app
         self._running: set[asyncio.Task[None]] = set()
-        self.arrivals = Arrivals()
+        self.arrivals = Arrivals.within(settings)
 
     async def call(self, path: str, context: Any) -> bytes:
         """Answer a call that has one message."""

@@ -5,6 +5,7 @@ threads of gRPC's own. TLS belongs to a proxy, as with HTTP.
 """
 
 import asyncio
+import logging
 import os
 import resource
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ MAX_WATCHES = 64
 IDLE_SECONDS = 300  # then a connection without a call is closed
 PING_SECONDS = 30  # after which a client that says nothing is asked whether it is there
 WATCH_SECONDS = 0.25  # between two looks at whether the service is ready
+GRPC_LOG = logging.getLogger("grpc._cython.cygrpc")
 ABORT_SECONDS = 1.0  # to answer what is under way after its time to finish
 
 
@@ -58,6 +60,7 @@ class Rpc:
 
     async def start(self) -> None:
         """Raises SettingsError."""
+        GRPC_LOG.addFilter(_is_no_leaver)
         host, port = self._settings.host, self._settings.grpc_port
         try:
             self.port = self._server.add_insecure_port(_address(host, port or 0))
@@ -146,6 +149,11 @@ def install(app: FastAPI) -> None:
 
 
 Handler = Callable[..., Awaitable[Any]]
+
+
+def _is_no_leaver(record: logging.LogRecord) -> bool:
+    """Whether a line of gRPC's is not about a client that left at the moment of its answer, which is nobody's fault."""
+    return not record.getMessage().startswith("ExecuteBatchError")
 
 
 def _handlers(call: Handler, watch: Handler, reflect: Handler) -> list[grpc.GenericRpcHandler]:

@@ -5,8 +5,11 @@ import grpc
 import pytest
 
 from app.api.open_inference.rpc import arrivals
-from app.api.open_inference.rpc.arrivals import QUICK, SLOW, Arrivals
+from app.api.open_inference.rpc.arrivals import MOST_SLOW, QUICK, Arrivals
 from app.errors import Overloaded
+from app.settings import Settings
+
+SLOW = 4
 
 
 class Call:
@@ -46,11 +49,11 @@ async def test_a_message_and_its_absence_are_received() -> None:
     for sent, received in ((b"x", b"x"), (grpc.aio.EOF, None)):
         call = Call()
         call.message.set_result(sent)
-        assert await Arrivals().receive(call, "a") == received
+        assert await Arrivals(SLOW).receive(call, "a") == received
 
 
 async def test_networks_take_turns_to_read() -> None:
-    receiver = Arrivals()
+    receiver = Arrivals(SLOW)
     first, _ = await slow(receiver, "a", QUICK)
     many, _ = await slow(receiver, "a", 3)
     one, _ = await slow(receiver, "b", 1)
@@ -59,18 +62,18 @@ async def test_networks_take_turns_to_read() -> None:
     read = []
     for call in (*first, *many, *one):
         call.on_read = lambda call=call: read.append(call)
-    for call in (*first[1:], first[0]):
+    for call in (first[1], first[0], many[0], one[0]):
         call.message.set_result(b"x")
         await turn()
     assert read == [many[0], one[0], many[1], many[2]]
     assert not left[0].begun
-    for call in (*many, *one):
+    for call in many[1:]:
         call.message.set_result(b"x")
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_slow_messages_have_a_bound_and_free_their_places() -> None:
-    receiver = Arrivals()
+    receiver = Arrivals(SLOW)
     calls, tasks = await slow(receiver, "a", SLOW)
     with pytest.raises(Overloaded):
         await receiver.receive(Call(), "a")
@@ -86,7 +89,7 @@ async def test_slow_messages_have_a_bound_and_free_their_places() -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_the_network_that_holds_most_makes_room_for_another() -> None:
-    receiver = Arrivals()
+    receiver = Arrivals(SLOW)
     _, tasks = await slow(receiver, "a", SLOW)
     _, (other,) = await slow(receiver, "b", 1)
     assert not other.done()
@@ -95,3 +98,18 @@ async def test_the_network_that_holds_most_makes_room_for_another() -> None:
         displaced.result()
     for task in (*tasks, other):
         task.cancel()
+
+
+@pytest.mark.parametrize(
+    ("settings", "slow"),
+    [
+        ({}, 2),
+        ({"max_request_bytes": 1 << 20}, 64),
+        ({"max_inflight_body_bytes": 1}, 1),
+        ({"max_request_bytes": 1}, MOST_SLOW),
+    ],
+)
+async def test_as_many_messages_arrive_slowly_as_bodies_fit_into_the_memory(
+    settings: dict[str, int], slow: int
+) -> None:
+    assert Arrivals.within(Settings(_env_file=None, **settings))._slow.body_bytes == slow
