@@ -32,6 +32,8 @@ async def read_body(request: Request, max_bytes: int) -> AsyncIterator[bytearray
     content = bytearray()
     if encoding == "identity":
         async for chunk in request.stream():
+            if len(content) + len(chunk) > max_bytes:
+                raise PayloadTooLarge(f"the body has more than the {max_bytes} bytes that are accepted")
             content += chunk
         yield content
         return

@@ -105,3 +105,8 @@ async def test_decompression_stops_at_the_limit(limit: int, room: int, problem: 
     content = TEXT if limit <= len(TEXT) else bytes(100_000_000)
     with pytest.raises(problem):
         await read(zlib.compress(content), "deflate", limit, room)
+
+
+async def test_a_body_that_is_not_compressed_has_the_same_limit() -> None:
+    with pytest.raises(PayloadTooLarge):
+        await read(TEXT, None, limit=len(TEXT) - 1)

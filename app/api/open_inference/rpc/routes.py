@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest
 from starlette.responses import Response
 
 from .... import __version__
-from ....errors import MalformedRequest, NotFound, Unavailable
+from ....errors import NotFound, Unavailable
 from ...bodies import read_body
 from ...paths import GRPC
 from ...request_context import context_of
@@ -136,8 +136,6 @@ def health_of(service: Service, name: str) -> "HealthCheckResponse.ServingStatus
 
 async def _read(request: Request, kind: type[Kind]) -> Kind:
     async with read_body(request, MAX_BYTES) as body:
-        if len(body) > MAX_BYTES:
-            raise MalformedRequest(f"the message has {len(body)} bytes, at most {MAX_BYTES} are accepted")
         return read(kind, bytes(body))
 
 
