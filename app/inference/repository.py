@@ -13,6 +13,7 @@ never three.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -270,8 +271,11 @@ def at(settings: Settings, folder: Path | str) -> Settings:
 
 
 def folder_of(settings: Settings, name: str) -> Path:
-    """Of what is to be loaded of a model now: a link may be led elsewhere meanwhile. Raises BundleError."""
-    return local_folder(settings.folders[name], settings.model_cache, settings.model_digest).resolve()
+    """Of what is to be loaded of a model now, since a link may be led elsewhere while it is read. Raises BundleError.
+
+    Path.resolve would raise RuntimeError for a link that leads to itself; here reading it fails, as for other faults.
+    """
+    return Path(os.path.realpath(local_folder(settings.folders[name], settings.model_cache, settings.model_digest)))
 
 
 def not_loaded(error: Exception, folder: Path | None) -> LoadFailed:

@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from app.errors import DeadlineExceeded, Internal, LoadFailed, LoadInProgress, P
 from app.inference import repository as module
 from app.inference.engine import ThreadsError
 from app.inference.loaded_model import LoadedModel
+from app.inference.preloaded import Preloaded
 from app.inference.repository import MEMORY_PER_BYTE, Repository
 from app.inference.sessions import Images, Outputs, Session, SessionError
 from app.local import GivenSettings as Settings  # the environment is not read, which would take most of the time
@@ -227,6 +229,17 @@ async def test_a_load_that_fails_changes_nothing(
     if spoil is not missing:
         assert [await repository.load("cifar10", soon())] == [repository.default] == answering
         assert repository.reason("cifar10") == ""
+
+
+async def test_a_link_that_leads_to_itself_is_a_fault_like_another(make: Make, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(link)
+    repository = make(model_dir=link)
+    with pytest.raises(LoadFailed, match=r"^cannot read the folder: .*; the model that was there goes on$") as refused:
+        await repository.load("cifar10", soon())
+    assert repository.reason("cifar10") == refused.value.detail
+    with pytest.raises(LoadFailed):
+        Preloaded.prepare(SimpleNamespace(_settings=Settings(model_dir=link), _processes=1), "cifar10")  # type: ignore[arg-type]
 
 
 async def test_the_memory_that_a_load_needs_grows_with_the_files(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
