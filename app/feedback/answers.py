@@ -6,21 +6,22 @@ from dataclasses import dataclass
 
 from ..errors import NotFound
 
-MOST = 1 << 16  # some 30 MB
+MOST = 1 << 16  # some 30 MB; of a model with a thousand classes 100 MB
 SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class RecentAnswer:
-    """label: the most probable class; set_labels: of the prediction set with `coverage`, None without one.
+    """label: the most probable class; in_set: whether each class is in the prediction set, a byte a class.
 
-    picture: the name of the copy that is kept of the image, None without one. classes: those of the model.
+    coverage: of the prediction set; it and `in_set` are None without one. picture: the name of the copy that is kept of
+    the image, None without one. classes: those of the model.
     """
 
     label: str
     abstain: bool | None
     coverage: float | None
-    set_labels: tuple[str, ...] | None
+    in_set: bytes | None
     picture: str | None
     classes: Sequence[str]
 

@@ -45,13 +45,15 @@ class Feedback:
         `classes`: of the model that answered.
         """
         found = answer.prediction_set
-        coverage, labels = (found.coverage, tuple(found.labels)) if found else (None, None)
-        unsure = answer.abstain or len(labels or ()) >= LARGE_SET
+        labels = frozenset(found.labels if found else ())
+        unsure = answer.abstain or len(labels) >= LARGE_SET
         chosen = unsure and random.random() < self._sample  # noqa: S311  # no secret
         picture = None
         if chosen and self._pictures and result.thumbnail is not None:
             picture = self._pictures.keep(result.thumbnail)
-        self._recent.add(request_id, RecentAnswer(result.label, answer.abstain, coverage, labels, picture, classes))
+        in_set = bytes(label in labels for label in classes) if found else None
+        coverage = found.coverage if found else None
+        self._recent.add(request_id, RecentAnswer(result.label, answer.abstain, coverage, in_set, picture, classes))
 
     def judge(self, request_id: str, label: str) -> Verdict:
         """What the true label says of the answer to that request, once. Raises InvalidParameter and NotFound."""
@@ -62,7 +64,7 @@ class Feedback:
             self._pictures.label(answer.picture, label)
         return Verdict(
             correct=answer.label == label,
-            covered=None if answer.set_labels is None else label in answer.set_labels,
+            covered=None if answer.in_set is None else bool(answer.in_set[answer.classes.index(label)]),
             abstained=bool(answer.abstain),
             coverage=answer.coverage,
         )

@@ -16,6 +16,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from ..settings import SettingsError
 
 MOST_WAITING = 64  # pictures; more are not kept
 PRUNE_SECONDS = 600.0
+CLOSE_SECONDS = 5.0
 DAY = 86_400
 NAME = re.compile(r"[0-9a-f]{32}\.(png|tmp)")
 logger = logging.getLogger("app.feedback")
@@ -38,6 +40,7 @@ class _File:
     path: Path
     time: float
     size: int
+    stuck: bool = False
 
 
 class Pictures:
@@ -72,13 +75,14 @@ class Pictures:
 
     def label(self, name: str, label: str) -> None:
         """Move a copy to the folder of its class, unless it has been deleted or the class is no name of a folder."""
-        if Path(label).name == label and label not in ("", ".."):
+        if Path(label).name == label and label not in ("", "..") and "\0" not in label:
             self._put(partial(self._move, name, label))
 
     def close(self) -> None:
-        """Write what waits."""
-        self._jobs.put(None)
-        self._thread.join()
+        """Write what waits, for at most CLOSE_SECONDS: the disk may not answer."""
+        with suppress(queue.Full):
+            self._jobs.put(None, timeout=CLOSE_SECONDS)
+            self._thread.join(CLOSE_SECONDS)
 
     def _put(self, job: Callable[[], None]) -> bool:
         try:
@@ -93,8 +97,8 @@ class Pictures:
             try:
                 job()
                 self._prune()
-            except OSError as error:
-                logger.warning("a picture cannot be kept: %s", error.strerror)
+            except Exception as error:  # without this thread nothing would be deleted any more
+                logger.warning("a picture cannot be kept: %s", _reason(error))
             try:
                 job = self._jobs.get(timeout=PRUNE_SECONDS)
             except queue.Empty:
@@ -105,10 +109,11 @@ class Pictures:
         found = []
         for path in (*self._unlabelled.iterdir(), *self._labelled.glob("*/*")):
             if NAME.fullmatch(path.name) and self._is_ours(path.name) and path.is_file():
+                status = path.stat()
                 if path.suffix == ".tmp":
                     path.unlink()
                 else:
-                    found.append(_File(path, path.stat().st_mtime, path.stat().st_size))
+                    found.append(_File(path, status.st_mtime, status.st_size))
         self._files = {file.path.name: file for file in sorted(found, key=lambda file: file.time)}
 
     def _write(self, name: str, thumbnail: NDArray[np.uint8]) -> None:
@@ -116,8 +121,12 @@ class Pictures:
         Image.fromarray(thumbnail).save(buffer, "PNG")
         path = self._unlabelled / name
         unfinished = path.with_suffix(".tmp")
-        unfinished.write_bytes(buffer.getvalue())
-        os.replace(unfinished, path)
+        try:
+            unfinished.write_bytes(buffer.getvalue())
+            os.replace(unfinished, path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)  # on a full disk it would stay, and count nowhere
+            raise
         self._files[name] = _File(path, time.time(), buffer.tell())
 
     def _move(self, name: str, label: str) -> None:
@@ -133,9 +142,20 @@ class Pictures:
         for name, file in list(self._files.items()):
             if file.time >= oldest and total <= self._max_bytes:
                 break
+            if self._delete(file):
+                del self._files[name]
+                total -= file.size
+
+    def _delete(self, file: _File) -> bool:
+        """Whether it is gone. One that cannot be deleted, of which the log speaks once, does not save the others."""
+        try:
             file.path.unlink(missing_ok=True)
-            del self._files[name]
-            total -= file.size
+        except OSError as error:
+            if not file.stuck:
+                logger.warning("a picture cannot be deleted: %s", _reason(error))
+            file.stuck = True
+            return False
+        return True
 
     def _is_ours(self, name: str) -> bool:
         return int(name[:8], 16) % self._workers == self._worker
@@ -144,3 +164,8 @@ class Pictures:
         while not self._is_ours(name := secrets.token_hex(16)):
             pass
         return name + suffix
+
+
+def _reason(error: Exception) -> str:
+    """Without the file's path, which an OSError names."""
+    return (error.strerror if isinstance(error, OSError) else None) or error.__class__.__name__

@@ -1,3 +1,5 @@
+import tracemalloc
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -5,10 +7,13 @@ import pytest
 from app.errors import NotFound
 from app.feedback import answers
 from app.feedback.answers import RecentAnswer, RecentAnswers
+from app.feedback.feedback import Feedback
+from app.inference.answers import PredictionSet
+from app.settings import Settings
 
 
 def answer(label: str) -> RecentAnswer:
-    return RecentAnswer(label, abstain=False, coverage=None, set_labels=None, picture=None, classes=["cat"])
+    return RecentAnswer(label, abstain=False, coverage=None, in_set=None, picture=None, classes=["cat"])
 
 
 def test_an_answer_is_taken_once() -> None:
@@ -26,6 +31,19 @@ def test_a_newer_answer_takes_the_place_of_one_with_the_same_id() -> None:
     assert recent.take("a").label == "ship"
     with pytest.raises(NotFound):
         recent.take("b")  # the oldest, where there is room for two
+
+
+def test_what_is_remembered_of_a_thousand_classes_is_small() -> None:
+    classes = [f"class {number}" for number in range(1000)]
+    answer = SimpleNamespace(prediction_set=PredictionSet(coverage=0.95, labels=classes[:900]), abstain=False)
+    feedback = Feedback(Settings(_env_file=None, feedback_sample=0), Path("unused"))
+    tracemalloc.start()
+    for number in range(20):
+        feedback.remember(str(number), answer, SimpleNamespace(label="class 0"), classes)  # type: ignore[arg-type]
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size / 20 < 2000
+    assert [feedback.judge(str(number), f"class {number * 100}").covered for number in (8, 9)] == [True, False]
 
 
 def test_an_answer_is_forgotten_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

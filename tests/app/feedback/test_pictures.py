@@ -1,4 +1,5 @@
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.feedback import pictures as module
 from app.feedback.pictures import DAY, Pictures
 from app.settings import SettingsError
 
@@ -85,7 +87,60 @@ def test_a_full_disk_does_not_stop_it(
     assert [record.getMessage() for record in caplog.records] == ["a picture cannot be kept: No space left on device"]
 
 
-@pytest.mark.parametrize("label", ["a/b", "..", ".", "", "/etc"])
+def test_a_picture_that_does_not_fit_leaves_no_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(path: Path, content: bytes) -> None:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    pictures = Pictures(tmp_path, days=1, max_bytes=10**6)
+    assert pictures.keep(NOISE[0])
+    pictures.close()
+    assert files(tmp_path) == set()
+
+
+def test_a_picture_that_cannot_be_deleted_does_not_save_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = Pictures(tmp_path, days=1, max_bytes=2 * SIZE)
+    stuck = pictures.keep(NOISE[0])
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == stuck:
+            raise OSError(1, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    names = [pictures.keep(noise) for noise in NOISE[1:]]
+    pictures.close()
+    assert files(tmp_path) == {f"unlabelled/{name}" for name in (stuck, names[-1])}
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["a picture cannot be deleted: Operation not permitted"]
+
+
+def test_no_job_ends_the_thread(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise ValueError("no path of ours")
+
+    pictures = Pictures(tmp_path, days=1, max_bytes=10**6)
+    pictures._put(fail)
+    kept = pictures.keep(NOISE[0])
+    pictures.close()
+    assert files(tmp_path) == {f"unlabelled/{kept}"}
+    assert [record.getMessage() for record in caplog.records] == ["a picture cannot be kept: ValueError"]
+
+
+def test_a_disk_that_does_not_answer_does_not_stop_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.05)
+    pictures, let = Pictures(tmp_path, days=1, max_bytes=10**6), threading.Event()
+    pictures._put(lambda: let.wait() and None)
+    pictures.close()
+    let.set()
+    pictures._thread.join()
+
+
+@pytest.mark.parametrize("label", ["a/b", "..", ".", "", "/etc", "a\0b"])
 def test_a_copy_whose_class_is_no_name_of_a_folder_stays_where_it_is(tmp_path: Path, label: str) -> None:
     pictures = Pictures(tmp_path, days=1, max_bytes=10**6)
     name = pictures.keep(NOISE[0])
