@@ -59,5 +59,7 @@ def start(registry: CollectorRegistry) -> "Telemetry | None":
         return Telemetry(asked, registry)
     except ImportError as error:
         raise TelemetryError(f"{variable} asks for OpenTelemetry, which needs the extra 'otel' ({error})") from None
-    except ValueError as error:  # of a variable that the SDK reads
-        raise TelemetryError(f"the variables OTEL_* cannot be used: {error}") from None
+    except TelemetryError:
+        raise
+    except Exception as error:  # of a variable that the SDK reads; it has no kind of error of its own
+        raise TelemetryError(f"the variables OTEL_* cannot be used: {error or error.__class__.__name__}") from None

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from .. import __version__
 from ..inference.answers import Classification
-from . import SCOPE, TelemetryError
+from . import SCOPE, TelemetryError, collector
 from .prometheus import WithPrometheus
 from .stages import add_spans, stages_of
 
@@ -99,14 +99,22 @@ def _exporter(signal: str) -> Any:
         variable = own if os.environ.get(own) else "OTEL_EXPORTER_OTLP_PROTOCOL"
         value = os.environ.get(variable) or "http/protobuf"
         name = PROTOCOLS.get(value, "")
+    over_http = name == PROTOCOLS["http/protobuf"]
+    if over_http:
+        collector.check(signal)
     for point in _installed(signal).select(name=name):
         kind = point.load()
         if issubclass(kind, KINDS[signal]):
-            return kind()
+            return kind(session=collector.session()) if over_http and not _has_credentials() else kind()
     raise TelemetryError(
         f"{variable}: no exporter for {value[:40]!r} is installed: the extra 'otel' brings OTLP over http/protobuf, and"
         " other packages of OpenTelemetry add theirs"
     )
+
+
+def _has_credentials() -> bool:
+    """Whether another package of OpenTelemetry is asked for the session."""
+    return any(name.startswith("OTEL_PYTHON_EXPORTER_OTLP_HTTP_") and value for name, value in os.environ.items())
 
 
 @cache

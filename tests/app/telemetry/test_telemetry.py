@@ -286,7 +286,14 @@ def test_an_exporter_or_an_endpoint_asks_for_a_signal(environment: dict[str, str
         ("OTEL_TRACES_EXPORTER", "zipkin", "OTEL_TRACES_EXPORTER: no exporter for 'zipkin' is installed"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "OTEL_EXPORTER_OTLP_PROTOCOL: no exporter for 'http/json'"),
         ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL: no exporter for 'grpc'"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "-1", "OTEL_* cannot be used: interval value -1"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "-1", "OTEL_METRIC_EXPORT_INTERVAL: it must be milliseconds"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "localhost:4318",
+            "OTEL_EXPORTER_OTLP_ENDPOINT: it must be http:// or https://",
+        ),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "9" * 20, "OTEL_* cannot be used: Python int too large"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "none", "OTEL_* cannot be used: Requested component"),
         ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "many", "OTEL_* cannot be used: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be"),
     ],
 )
