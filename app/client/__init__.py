@@ -1,4 +1,4 @@
-"""A typed client of the service, on httpx (extra `client`).
+"""A typed client of the service, on httpx (extra `client`), or on httpx2 where that alone is installed.
 
     with Client("http://127.0.0.1:8000") as client:
         answer = client.predict("cat.png")            # or bytes, an open file, an array or a PIL image
@@ -34,7 +34,7 @@ compression and refuses compressed ones, so no answer grows on arrival; it ignor
 """
 
 try:
-    import httpx  # noqa: F401
+    from . import http  # noqa: F401
 except ImportError as error:
     raise ImportError(f"{__name__} needs the extra 'client', which is httpx ({error})") from None
 

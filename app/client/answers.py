@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import httpx
 from pydantic import BaseModel
 from pydantic_core import from_json
 
 from .errors import InvalidAnswerError, printable
+from .http import httpx
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024  # a hundred times a report
 # JSON values in an answer. Each may become a kilobyte of objects and of error messages, so the number of bytes alone
@@ -53,10 +53,11 @@ class AnswerReader:
 def parsed(model: type[M], more: int = 0) -> Callable[[Answer], M]:
     """A function that parses an answer's JSON as the model. It raises ValueError, such as pydantic's.
 
-    The JSON may have MAX_VALUES and `more` values, beside the cells of a confusion matrix.
+    Fields that the model does not have are left out, wherever they are: later services have more. The JSON may have
+    MAX_VALUES and `more` values, beside the cells of a confusion matrix.
     """
     # Not model_validate_json: each of its errors keeps a copy of what is wrong, of a whole report perhaps.
-    return lambda answer: model.model_validate(from_json(_bounded(answer.content, more)))
+    return lambda answer: model.model_validate(from_json(_bounded(answer.content, more)), extra="ignore")
 
 
 def problem_document(answer: Answer) -> dict[str, Any]:

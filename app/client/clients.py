@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Self, TypeVar
 
-import httpx
-
 from ..api.schemas import BatchResponse, Model, PredictResponse
 from ..bundle.report import Report
 from ..image_source import ImageSource
@@ -17,6 +15,7 @@ from .answers import MAX_ANSWER_BYTES, Answer, AnswerReader
 from .calls import Call, Explanation, description, explain, predict, predict_batch, report
 from .deadline import Deadline, deadline_seconds
 from .errors import NoAnswerError, client_errors
+from .http import httpx
 from .retries import Outcome, pause_seconds
 
 T = TypeVar("T")

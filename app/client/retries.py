@@ -4,10 +4,9 @@ import email.utils
 import time
 from typing import TypeAlias
 
-import httpx
-
 from .answers import Answer
 from .errors import NoAnswerError
+from .http import httpx
 
 Outcome: TypeAlias = Answer | NoAnswerError
 """The result of one attempt."""

@@ -80,7 +80,7 @@ RESERVED = {
     ("huggingface_hub",): {"training"},
     ("pyarrow",): {"app.cluster", "training.data.parquet"},
     ("onnxruntime",): {"app.inference.sessions", "training"},
-    ("httpx",): {"app.client"},
+    ("httpx", "httpx2"): {"app.client"},
     ("opentelemetry",): {"app.telemetry", "app.api.middleware.tracing"},
     ("grpc", "grpc_health", "grpc_reflection", "google"): {"app.api.open_inference.rpc"},
 }

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,7 +32,7 @@ from app.inference.answers import ImageResult
 from app.main import create_app
 from app.settings import Settings
 from tests.app.server import serve
-from tests.conftest import BUNDLE, DATA
+from tests.conftest import BUNDLE, DATA, ROOT
 
 CAT = DATA / "cat.png"
 PNG = b"\x89PNG\r\n\x1a\nand so on"
@@ -456,8 +457,31 @@ def test_a_server_that_does_not_listen_is_an_error() -> None:
     assert pauses == [0.5, 1, 2]
 
 
+WITH_HTTPX2 = """
+import sys; sys.modules["httpx"] = None
+import httpx2
+from app.client import Client, NoAnswerError
+answers = [httpx2.Response(503), httpx2.ReadError("broken"), httpx2.Response(200, content=sys.stdin.buffer.read())]
+def answer(request):
+    assert b"image" in request.read()
+    if isinstance(given := answers.pop(0), Exception):
+        raise given
+    return given
+with Client("http://test", transport=httpx2.MockTransport(answer), sleep=lambda _: None) as client:
+    print(client.predict(b"image").predictions[0].label, issubclass(NoAnswerError, httpx2.TransportError))
+"""
+
+
+def test_httpx2_serves_where_httpx_is_not_installed() -> None:
+    command, given = [sys.executable, "-c", WITH_HTTPX2], json.dumps(GOOD)
+    done = subprocess.run(command, cwd=ROOT, input=given, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("cat True\n", "")
+
+
 def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
-    monkeypatch.delitem(sys.modules, "app.client")
+    monkeypatch.setitem(sys.modules, "httpx2", None)
+    for name in ("app.client", "app.client.http"):
+        monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"^app\.client needs the extra 'client', which is httpx \(.+\)$"):
         importlib.import_module("app.client")
