@@ -83,6 +83,8 @@ class Server(uvicorn.Server):
         self._loop.set_exception_handler(log_stray_error)
         await self._lifespan.enter_async_context(self._app.router.lifespan_context(self._app))
         try:
+            for one in sockets or []:
+                one.listen(BACKLOG)  # uvloop would close one that cannot, and say nothing
             await super().startup([] if self._worker else sockets)
             if self._worker:
                 self._acceptor = self._accept(sockets or [], self._worker)
@@ -133,7 +135,6 @@ class Server(uvicorn.Server):
         return self._worker.share(most) if self._worker else most
 
     def _accept(self, sockets: list[socket.socket], worker: Worker) -> Acceptor:
-        """Raises OSError."""
         config = self.config
         protocol = partial(
             cast(Any, config.http_protocol_class),
@@ -143,7 +144,6 @@ class Server(uvicorn.Server):
         )
         for one in sockets:
             one.setblocking(False)
-            one.listen(BACKLOG)
         return Acceptor(sockets, protocol, self._limit, worker)
 
     def _serve_with_others(self, worker: Worker, log: Callable[[], None]) -> None:

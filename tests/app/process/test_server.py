@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from starlette.testclient import TestClient
 from app.api.middleware.request_log import TRACEPARENT
 from app.main import create_app
 from app.process import server
+from app.process.listener import BindError, bound
 from app.settings import Settings
 from tests.app.conftest import Command
 from tests.app.server import READY_SECONDS, serve
@@ -132,6 +134,21 @@ async def test_objects_are_frozen_after_the_start(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(server, "spare_the_collector", lambda: order.append("spared"))
     await server.Server(create_app(Settings()), Settings()).startup()
     assert order == ["started", "spared"]
+
+
+async def test_a_port_on_which_another_listens_meanwhile_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def startup(*_: object, **__: object) -> None:
+        """As with uvloop, which says nothing of a socket that cannot listen."""
+
+    monkeypatch.setattr(uvicorn.Server, "startup", startup)
+    with bound(Settings(port=0)) as [ours], socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(ours.getsockname())
+        other.listen()
+        with pytest.raises(
+            BindError, match="^HOST, PORT: cannot serve at '127.0.0.1', port 0: Address already in use$"
+        ):
+            await server.Server(create_app(Settings()), Settings(port=0)).startup([ours])
 
 
 @pytest.mark.parametrize("prefix", ["images", "/images/", "/a b", "//"])
