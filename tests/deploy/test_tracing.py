@@ -42,7 +42,7 @@ def test_the_configuration_that_is_mounted_exists(services: dict[str, Any]) -> N
 
 
 def test_the_images_extra_is_pinned_to_the_locked_version_of_the_interface(services: dict[str, Any]) -> None:
-    assert f"{services['api']['build']['args']['EXTRAS']}|grpc) pip" in DOCKERFILE
+    assert f"{services['api']['build']['args']['EXTRAS']}|grpc|remote) pip" in DOCKERFILE
     lines = (ROOT / "deploy/requirements-otel.txt").read_text().splitlines()
     pinned = dict(line.split("==") for line in lines if line[0] != "#")
     allowed = {r.name: r.specifier for r in map(Requirement, PROJECT["optional-dependencies"]["otel"])}

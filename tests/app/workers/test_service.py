@@ -160,8 +160,11 @@ def test_the_memory_for_bodies_is_of_the_service(service: Service) -> None:
     size = BODIES // 2
 
     def statuses() -> set[bytes]:
-        """What both workers say to the announcement of a third body."""
-        asked = list(service.uploads(size // 2))
+        """What is said to eight announcements of a third body, which workers with fewer connections take.
+
+        Which one said what cannot be told: it closes a connection that it refuses.
+        """
+        asked = [service.begin_upload(size // 2) for _ in range(8)]
         for connection, _ in asked:
             connection.close()
         return {answer for _, answer in asked}
