@@ -18,7 +18,7 @@ GRPC := app/api/open_inference/rpc
 NODE_MODULES := tests/page/node_modules
 TCMALLOC := $(firstword $(wildcard $(addsuffix /libtcmalloc_minimal.so.4,/usr/lib/*-linux-gnu /usr/lib64 /usr/lib /usr/local/lib)))
 
-.PHONY: help serve test tests slow-test lint train wheel docker-test docker-scale-test monitoring-test lock messages clean node
+.PHONY: help serve test tests slow-test lint train wheel docker-test docker-scale-test monitoring-test kserve-test audit lock messages clean node
 .DELETE_ON_ERROR:
 
 help:  ## list these commands
@@ -60,6 +60,16 @@ docker-scale-test:  ## kill and scale containers behind the balancer under load 
 
 monitoring-test: .venv-dev/.dev  ## check every panel and alert with two instances and Prometheus (needs Debian's prometheus)
 	$(DEV)/python -m tests.deploy.check_monitoring
+
+kserve-test:  ## check deploy/kubernetes/kserve.yaml by the models of PyPI's kserve
+	$(PYTHON) -m venv build/kserve
+	build/kserve/bin/pip install --quiet kserve==0.21.0
+	build/kserve/bin/python tests/deploy/check_kserve.py
+
+audit:  ## compare the locked packages with known advisories (needs PyPI's own service)
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet pip-audit
+	build/audit/bin/pip-audit -r deploy/requirements.lock --require-hashes --disable-pip
 
 lock:  ## update deploy/requirements.lock from pyproject.toml (ARGS=--upgrade for the newest versions)
 	$(PYTHON) -m venv build/lock

@@ -132,6 +132,11 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return self.answer(404, {"error": "no such revision"}, X_Error_Code="RevisionNotFound")
             self.answer(200, {"id": name, "modelId": name, "sha": oid, "siblings": []})
 
+        def tree(self, _: bytes, name: str, revision: str, folder: str | None) -> None:
+            files = hub.repositories[name][hub.find(name, revision) or ""]
+            within = [path for path in files if path.rpartition("/")[0] == (folder or "")]
+            self.answer(200, [{"type": "file", "path": path, "size": len(files[path]), "oid": ""} for path in within])
+
         def file(self, _: bytes, name: str, revision: str, path: str) -> None:
             files = hub.repositories[name][hub.find(name, revision) or ""]
             if path not in files:
@@ -148,6 +153,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         f"POST /api/models/{name}/commit/main": Handler.commit,
         f"GET /api/models/{name}/revision/([^/]+)": Handler.revision,
         f"GET /api/models/{name}": Handler.revision,
+        f"GET /api/models/{name}/tree/([^/]+)(?:/(.+))?": Handler.tree,
         f"GET /{name}/resolve/([^/]+)/(.+)": Handler.file,
     }
     return Handler

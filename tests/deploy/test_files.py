@@ -122,6 +122,20 @@ class TestLock:
         assert all(allowed[name].contains(version) for name, version in pinned.items())
 
 
+class TestWorkflows:
+    def test_every_python_from_the_oldest_that_is_allowed_on_runs_the_checks(self) -> None:
+        job = yaml.safe_load((ROOT / ".github/workflows/checks.yml").read_text())["jobs"]["checks"]
+        oldest = PROJECT["requires-python"].removeprefix(">=")
+        assert job["strategy"]["matrix"]["python"][0] == oldest and len(job["strategy"]["matrix"]["python"]) == 4
+        assert any(step.get("run", "").endswith(".ci/run") for step in job["steps"])
+
+    @pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").iterdir()), ids=lambda path: path.name)
+    def test_workflows_run_existing_commands_and_say_that_they_were_not_run(self, path: Path) -> None:
+        text = path.read_text()
+        assert set(re.findall(r"run: make ([a-z-]+)", text)) <= TestMakefile.TARGETS
+        assert text.startswith("# Not run here")
+
+
 class TestMakefile:
     TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

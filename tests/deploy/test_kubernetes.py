@@ -24,7 +24,7 @@ KUSTOMIZATION = document("kustomization.yaml")
 MANIFESTS = {name: document(name) for name in KUSTOMIZATION["resources"]}
 DEPLOYMENT = MANIFESTS["deployment.yaml"]["spec"]
 INFERENCE_SERVICE = document("kserve.yaml")
-# Fields that the predictor of an InferenceService has and a pod does not. We have no schema of KServe.
+# Fields that the predictor of an InferenceService has and a pod does not. check_kserve.py asks KServe's own models.
 COMPONENT = {"minReplicas", "maxReplicas", "timeout"}
 KSERVE_POD = {name: value for name, value in INFERENCE_SERVICE["spec"]["predictor"].items() if name not in COMPONENT}
 PODS = [pytest.param(DEPLOYMENT["template"]["spec"], id="deployment"), pytest.param(KSERVE_POD, id="kserve")]
