@@ -1,11 +1,12 @@
 """Earlier versions: requests of their clients are answered today as they were, from old bundles, too.
 
-tests/data/former_answers.json has answers that the service gave at commit 418c8ec with the first bundle, 1.0.0, and at
+tests/app/former_answers.json has answers that the service gave at commit 418c8ec with the first bundle, 1.0.0, and at
 31b53bf with 1.4.0. Answers may have more today, never less, and nothing may have another type.
 """
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -45,7 +46,8 @@ REQUESTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "an unknown model": ("POST", "/v2/models/nothing/infer", {"json": {"inputs": [TENSOR]}}),
     "the protocol's index": ("POST", "/v2/repository/index", {}),
 }
-RECORDED: dict[str, dict[str, dict[str, Any]]] = json.loads((DATA / "former_answers.json").read_text())
+ANSWERS = Path(__file__).with_name("former_answers.json")
+RECORDED: dict[str, dict[str, dict[str, Any]]] = json.loads(ANSWERS.read_text())
 
 
 @pytest.fixture(scope="module", params=["former", "shipped"])
