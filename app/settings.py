@@ -261,6 +261,12 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _provider_of_onnx_runtime(self) -> Self:
+        if self.engine != "onnx" and self.execution_provider != "cpu":
+            raise ValueError("EXECUTION_PROVIDER: it is for ENGINE=onnx; PyTorch computes on the processor here")
+        return self
+
+    @model_validator(mode="after")
     def _one_process(self) -> Self:
         if self.workers > 1 and (self.engine, self.execution_provider) != ("onnx", "cpu"):
             raise ValueError("WORKERS: several processes compute with ENGINE=onnx and EXECUTION_PROVIDER=cpu only")

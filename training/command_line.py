@@ -49,7 +49,7 @@ from training.errors import TrainingError, printable
 from training.evaluate import leave_two_out
 from training.evaluate.compare import compare, predict, read_model
 from training.evaluate.evaluate import Sources, evaluate, evaluated
-from training.evaluate.human_labels import figures, read_human_labels
+from training.evaluate.human_labels import LABELS, figures, read_human_labels, render_figures
 from training.evaluate.test_set_log import check_log
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.export.publish import publish
@@ -87,8 +87,6 @@ from training.provenance import describe, environment
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 PROGRAM = "python -m training"
-LABELS = Path("data/labels")
-NEAR_RUNS, NEAR = Path("runs/leave_two_out"), Path("models/leave_two_out.json")
 
 
 # Without the \\b, Typer would join the command lines.
@@ -185,7 +183,7 @@ def evaluate_command(
     run_dir: RunDir = RUN_DIR,
     threads: Threads = default_threads(),
     test_reads: TestReads = TEST_READS,
-    near: Near = NEAR,
+    near: Near = leave_two_out.RESULT,
     fashion_mnist: Fashion = None,
     photographs: Photos = None,
     labels: People = None,
@@ -250,7 +248,7 @@ def all_command(
     test_reads: TestReads = TEST_READS,
     bundle: BundleDir = None,
     force: Force = False,
-    near: Near = NEAR,
+    near: Near = leave_two_out.RESULT,
     fashion_mnist: Fashion = None,
     photographs: Photos = None,
 ) -> None:
@@ -305,17 +303,9 @@ def compare_command(
     seed = split_seed(old) or Config().split_seed
     models = [read_model(source, seed) for source in (old, new)]  # refuses either before it computes for minutes
     dataset = Dataset(data_dir, download=download)
-    parts = dataset.split(seed)
-    held_out = dataset.training.take(torch.cat([parts.select, parts.calibrate]))
+    held_out = dataset.training.take(dataset.split(seed).held_out)
     found = compare(*(predict(model, held_out) for model in models))
-    for name, accuracy, only, loss in (
-        (old, found.old_accuracy, found.only_old, found.old_loss),
-        (new, found.new_accuracy, found.only_new, found.new_loss),
-    ):
-        print(f"{name}: {accuracy:.2%} of {found.n:,}, {only} that the other has wrong; log-loss {loss:.4f}")
-    print(f"answers (McNemar's exact test): p = {found.p_value:.3g}")
-    print(f"log-loss (sign flips): p = {found.loss_p_value:.3g}")
-    print(found.verdict)
+    print(found.render(old, new))
     raise typer.Exit(0 if found.better else 1)
 
 
@@ -333,9 +323,7 @@ def labels_command(
     people = [read_human_labels(labels, test.labels.numpy(), download=download) for test in tests]
     for run, test, human in zip(runs, tests, people, strict=True):
         print(f"{run}: accuracy, its 95 % interval, the accuracy of CIFAR-10's own labels")
-        for one in figures(test.predicted(), test.labels.numpy(), human):
-            accuracy, (low, high) = one.accuracy.value, one.accuracy.ci95
-            print(f"{one.name:26} {one.n:6,} images  {accuracy:7.2%}  {low:7.2%} to {high:7.2%}  {one.given:7.2%}")
+        print(render_figures(figures(test.predicted(), test.labels.numpy(), human)))
 
 
 @cli.command("leave-two-out")
@@ -343,10 +331,10 @@ def leave_two_out_command(
     *,
     data_dir: DataDir = DATA_DIR,
     download: Download = True,
-    run_dir: RunDir = NEAR_RUNS,
+    run_dir: RunDir = leave_two_out.RUNS,
     init: Init = "imagenet",
     threads: Threads = default_threads(),
-    near: Near = NEAR,
+    near: Near = leave_two_out.RESULT,
 ) -> None:
     """Train five networks, each without two classes, and compare the scores that should detect images of those."""
     torch.set_num_threads(threads)
@@ -356,8 +344,7 @@ def leave_two_out_command(
         folds = leave_two_out.leave_two_out(run_dir, config, init, dataset.training, parts, watch)
         areas = leave_two_out.compare_methods(folds)
     leave_two_out.write_near(near, config, areas)
-    for name, by_pair in areas.items():
-        print(f"{name:16} {sum(by_pair) / len(by_pair):.4f}   " + "  ".join(f"{area:.4f}" for area in by_pair))
+    print(leave_two_out.render(areas))
 
 
 @cli.command("card")
@@ -375,11 +362,11 @@ def publish_command(
 ) -> None:
     """Write a bundle to a repository of the Hugging Face Hub: the card, the weights, the graph and all other files."""
     done = publish(source, repository, private=private)
-    print(f"{done.page}: {done.manifest.name} {done.manifest.version}, digest {done.manifest.digest}")
+    _print_bundle(done.page, done.manifest)
     print(f"MODEL_DIR={done.address}")
 
 
-def _print_bundle(bundle: Path, manifest: Manifest) -> None:
+def _print_bundle(bundle: Path | str, manifest: Manifest) -> None:
     print(f"{bundle}: {manifest.name} {manifest.version}, digest {manifest.digest}")
 
 

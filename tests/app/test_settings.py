@@ -141,6 +141,11 @@ def test_what_one_process_does_is_refused_with_several(
         Settings()
 
 
+def test_a_provider_that_nothing_would_compute_with_is_refused() -> None:
+    with pytest.raises(ValidationError, match="EXECUTION_PROVIDER: it is for ENGINE=onnx"):
+        Settings(engine="torch", execution_provider="cuda")
+
+
 def test_models_are_name_and_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_DIR", "models/a")
     monkeypatch.setenv("MODEL_DIRS", " small = models/b, other-1.0=/c=d,")

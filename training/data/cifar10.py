@@ -65,6 +65,11 @@ class Split:
     select: Tensor
     calibrate: Tensor
 
+    @property
+    def held_out(self) -> Tensor:
+        """What does not train: int64 [5,000] of CIFAR-10."""
+        return torch.cat([self.select, self.calibrate])
+
 
 class Dataset:
     """CIFAR-10 in a folder, a `training.data.data_set.DataSet`.

@@ -56,6 +56,23 @@ class Comparison(NamedTuple):
             return "the new one is better by one test, and worse by the other"
         return "the new one is better" if self.better else "the new one is worse"
 
+    def render(self, old: object, new: object) -> str:
+        """Lines with both models' figures under these names, the p-values and the verdict."""
+        figures = ((old, self.old_accuracy, self.only_old, self.old_loss),) + (
+            (new, self.new_accuracy, self.only_new, self.new_loss),
+        )
+        return "\n".join(
+            [
+                *(
+                    f"{name}: {accuracy:.2%} of {self.n:,}, {only} that the other has wrong; log-loss {loss:.4f}"
+                    for name, accuracy, only, loss in figures
+                ),
+                f"answers (McNemar's exact test): p = {self.p_value:.3g}",
+                f"log-loss (sign flips): p = {self.loss_p_value:.3g}",
+                self.verdict,
+            ]
+        )
+
     def _gains(self) -> set[bool]:
         """Whether the significant differences are gains."""
         answers, losses = self.only_new > self.only_old, self.new_loss < self.old_loss

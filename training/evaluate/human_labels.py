@@ -13,7 +13,7 @@ cleanlab_cifar10_mturk.json      votes of five people each on labels that cleanl
 import csv
 import io
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -33,6 +33,7 @@ Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 Chosen = npt.NDArray[np.bool_]
 
+LABELS = Path("data/labels")  # by default
 TIMEOUT = 30  # seconds without an answer
 LARGEST = 16 * 2**20  # bytes of a download
 NO_LABEL = -1
@@ -102,6 +103,15 @@ def figures(predicted: Labels, labels: Labels, human: HumanLabels) -> list[Label
         ("labels corrected by votes", CLEANLAB.by, human.corrected, everything),
     ]
     return list(_figures(predicted, labels, groups))
+
+
+def render_figures(found: Iterable[LabelAccuracy]) -> str:
+    """A line for each group: its name, images, accuracy, its 95 % interval and the accuracy of CIFAR-10's labels."""
+    rows = ((one, *one.accuracy.ci95) for one in found)
+    return "\n".join(
+        f"{one.name:26} {one.n:6,} images  {one.accuracy.value:7.2%}  {low:7.2%} to {high:7.2%}  {one.given:7.2%}"
+        for one, low, high in rows
+    )
 
 
 def _figures(

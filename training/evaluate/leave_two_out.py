@@ -29,6 +29,7 @@ from training.evaluate.network_outputs import Outputs, predict_features
 from training.fit.run import Run, Watcher
 from training.fit.run_folder import FinishedRun
 
+RUNS, RESULT = Path("runs/leave_two_out"), Path("models/leave_two_out.json")  # by default
 FEATURES = "features.safetensors"
 FITTED_ON = 5000  # training images whose features are kept
 # Five networks in the time of one: the methods are compared, not the networks.
@@ -58,7 +59,7 @@ def leave_two_out(
         run = Run(run_dir, config, init, train, select)  # refuses the folder of another run
         if not (run_dir / FEATURES).exists():
             run.fit(watch)
-            _save_features(run, pair, images.take(torch.cat([parts.select, parts.calibrate])))
+            _save_features(run, pair, images.take(parts.held_out))
         yield _read(run_dir / FEATURES, pair)
 
 
@@ -66,6 +67,14 @@ def compare_methods(folds: Iterable[Fold]) -> dict[str, list[float]]:
     """Areas under the ROC curve by method, in the order of the pairs."""
     by_pair = [aurocs(fit_all(one.bank, one.bank_labels), one.known, one.unknown) for one in folds]
     return {name: [areas[name] for areas in by_pair] for name in METHODS}
+
+
+def render(areas: dict[str, list[float]]) -> str:
+    """A line for each method: its name, its mean area and that of each pair."""
+    return "\n".join(
+        f"{name:16} {sum(by_pair) / len(by_pair):.4f}   " + "  ".join(f"{area:.4f}" for area in by_pair)
+        for name, by_pair in areas.items()
+    )
 
 
 class NearResults(BaseModel):

@@ -191,8 +191,11 @@ def wanted(message: InferenceMessage, output: Tensor) -> tuple[int, bool]:
 
 
 def wanted_kind(message: InferenceMessage, model: Signature) -> Kind | None:
-    """What the images are to be treated as, by the parameter `kind`. Raises MalformedRequest."""
-    kind = (message.parameters or NONE).kind
+    """What the images are to be treated as, by the parameter `kind` of the input or the request.
+
+    Raises MalformedRequest.
+    """
+    kind = (message.inputs[0].parameters or NONE).kind or (message.parameters or NONE).kind
     if kind == "photographs" and model.input.datatype != "BYTES":
         raise MalformedRequest("parameters.kind: pixels are thumbnails; the model of files takes photographs")
     return kind

@@ -79,6 +79,7 @@ LOAD_PROBLEMS: dict[int | str, dict[str, Any]] = {
     401: {"description": "ADMIN_KEYS has no such key."},
     404: {"description": "There is no such model, or loading is off."},
     409: {"description": "Another model is being loaded, or this one cannot be: it goes on as it was."},
+    413: {"description": "The body is larger than an empty one may be."},
     422: {"description": "A load has no parameters."},
     504: {"description": "The load goes on after the deadline."},
 }

@@ -155,6 +155,15 @@ NINE = SELF_CHECK | {"logits": [0.0] * 9}
 CLASSES = [f"class {number}" for number in range(10)]
 
 
+def with_thresholds(calibration: dict, thresholds: list[float]) -> dict:
+    """A calibration whose levels have these thresholds of classes."""
+    levels = [level | {"by_class": thresholds} for level in calibration["conformal"]["levels"]]
+    return calibration | {"conformal": calibration["conformal"] | {"levels": levels}}
+
+
+OF_PHOTOGRAPHS = with_thresholds(SHIPPED["photographs"]["calibration"], [0.5] * 11)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -163,6 +172,12 @@ CLASSES = [f"class {number}" for number in range(10)]
         ({"self_check": SELF_CHECK | {"logits": []}}, "10 classes, but 0 logits in self_check"),
         ({"classes": CLASSES[:9], "self_check": NINE, "photograph_self_check": NINE}, "10 counts in reference"),
         ({"photograph_self_check": NINE}, "10 classes, but 9 logits in photograph_self_check"),
+        (
+            {"calibration": with_thresholds(SHIPPED["calibration"], [0.5] * 9)},
+            "10 classes, but 9 thresholds in by_class",
+        ),
+        ({"calibration": with_thresholds(SHIPPED["calibration"], [1.5] * 10)}, "less than or equal to 1"),
+        ({"photographs": SHIPPED["photographs"] | {"calibration": OF_PHOTOGRAPHS}}, "but 11 thresholds in by_class"),
         ({"photographs": None}, "photographs and photograph_self_check belong together"),
         ({"photograph_self_check": None}, "photographs and photograph_self_check belong together"),
         ({"classes": CLASSES}, r"report\.json: per_class"),

@@ -233,6 +233,8 @@ class TestInference:
     def test_a_parameter_overrules_the_kind_of_the_files(self, client: TestClient, cat: bytes, kind: str) -> None:
         given = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(cat).decode()]}
         document = client.post(INFER_FILES, json={"inputs": [given], "parameters": {"kind": kind}}).json()
+        of_input = {"inputs": [given | {"parameters": {"kind": kind}}]}
+        assert client.post(INFER_FILES, json=of_input).json()["outputs"] == document["outputs"]
         predicted = client.post(f"/predict?kind={kind}&top_k=10", content=cat).json()
         assert document["parameters"]["measured_on"] == f'["{kind}"]'
         by_class = {one["class_id"]: one["probability"] for one in predicted["predictions"]}

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.api.open_inference.rpc.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest
@@ -7,6 +7,7 @@ from app.api.open_inference.rpc.wire import MAX_FIELDS, split
 from app.errors import MalformedRequest
 
 
+@settings(max_examples=50)
 @given(
     st.lists(st.binary(max_size=300), max_size=5),
     st.lists(st.integers(-(2**63), 2**63 - 1), max_size=8),
