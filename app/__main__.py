@@ -12,8 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -128,7 +128,8 @@ def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> Non
     stop_seconds = settings.grace_seconds + settings.drain_seconds + STOP_MARGIN_SECONDS
     try:
         models = Preloaded(settings, settings.workers + 1)
-        Supervisor(board, models, work, merge=merged, stop_seconds=stop_seconds).run(sockets)
+        with _ended_in_order():
+            Supervisor(board, models, work, merge=merged, stop_seconds=stop_seconds).run(sockets)
     except (BundleError, SessionError, WorkersError) as error:
         raise StartupError(str(error)) from None
 
@@ -141,11 +142,9 @@ def _serve(settings: Settings, sockets: list[socket.socket], loaded: Loaded, wor
     except (TelemetryError, SettingsError) as error:
         raise StartupError(str(error)) from None
     server = Server(app, settings, worker)
-    # uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.signal(signal.SIGINT, lambda *_: None)
     try:
-        server.run(sockets)
+        with _ended_in_order():
+            server.run(sockets)
     except ThreadsError as error:
         raise StartupError(f"INFERENCE_THREADS: {error}") from None
     except SettingsError as error:  # FEEDBACK_DIR's or GRPC_PORT's
@@ -155,6 +154,21 @@ def _serve(settings: Settings, sockets: list[socket.socket], loaded: Loaded, wor
     service = getattr(app.state, "service", None)
     if service is None or service.repository.died:
         sys.exit(1)
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """A signal ends what is inside, which obeys it in its own way; a further one does not change the exit code.
+
+    uvicorn shuts down in order and then raises the signal again, which would end the process as if it had not.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # the interpreter's end would restore any other handler's default
 
 
 @cli.command()

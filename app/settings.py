@@ -267,12 +267,14 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _one_process(self) -> Self:
-        if self.workers > 1 and (self.engine, self.execution_provider) != ("onnx", "cpu"):
+    def _possible_with_several_workers(self) -> Self:
+        if self.workers == 1:
+            return self
+        if (self.engine, self.execution_provider) != ("onnx", "cpu"):
             raise ValueError("WORKERS: several processes compute with ENGINE=onnx and EXECUTION_PROVIDER=cpu only")
-        if self.workers > 1 and any(isinstance(place, str) for place in self.folders.values()):
+        if any(isinstance(place, str) for place in self.folders.values()):
             raise ValueError("WORKERS: several processes serve bundles in folders only, not at addresses")
-        if self.workers > 1 and self.grpc_port is not None:
+        if self.grpc_port is not None:
             raise ValueError("WORKERS: one process alone serves GRPC_PORT: set one of the two")
         return self
 

@@ -9,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 T = TypeVar("T")
-Rows: TypeAlias = Annotated[
-    list[T], Field(fail_fast=True)
-]  # one wrong row is enough: errors take more memory than rows
+# One wrong row is enough: errors take more memory than rows.
+Rows: TypeAlias = Annotated[list[T], Field(fail_fast=True)]
 
 
 class Frozen(BaseModel):

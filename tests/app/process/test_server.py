@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_after_the_grace_period_no_connection_is_accepted() -> None:
         assert process.wait(30) == 0
         with pytest.raises(httpx.ConnectError):
             client.get("/livez")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_further_signals_change_nothing_up_to_the_end_of_the_process(workers: int) -> None:
+    with serve(WORKERS=workers) as (process, client):
+        while client.get("/readyz").status_code != 200:
+            pass
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.001)
+        assert process.returncode == 0
 
 
 def test_a_single_worker_is_accepted_and_ctrl_c_skips_the_grace_period() -> None:
