@@ -25,6 +25,8 @@ from .middleware.body_limits import declared_length
 # Past the engine's batch limit more images save nothing but headers, and one request must not fill the queue.
 MAX_IMAGES = 32  # of one request
 
+SMALL_PIECE_BYTES = 1 << 12  # shorter pieces are joined: an object for each would take more memory than its bytes
+
 # What curl -d makes of each format's signature: it removes zero bytes and line ends.
 STRIPPED = re.compile(rb"\x89PNG\x1a|\xff\xd8\xff|GIF8[79]a|RIFF.{0,4}WEBP|BM|.{1,4}ftyp", re.DOTALL)
 FORM_OR_JSON = re.compile(rb"[\w.%\[\]-]{1,64}=|\s{0,9}[{\[]")
@@ -43,15 +45,30 @@ class Upload:
 
 
 class _FilesParser(MultiPartParser):
-    """Takes only files that are named `part`: any other part is refused before its content is read."""
+    """Takes only files that are named `part`: any other part is refused before its content is read.
 
-    # The body's size is limited and budgeted already; spooling to disk would only add a disk that can be full.
-    spool_max_size = 1 << 62
+    Their content goes to `contents`, as it came: Starlette would write each piece to a temporary file, and read all of
+    it again. The body's size is limited and budgeted already.
+    """
 
     def __init__(self, request: Request, part: str, max_files: int) -> None:
         super().__init__(request.headers, request.stream(), max_files=max_files)
+        self.contents: list[list[bytes | bytearray]] = []  # of each file, in pieces
         self._part = part
         self._complete = False  # whether the closing boundary came
+
+    def on_part_begin(self) -> None:
+        super().on_part_begin()
+        self.contents.append([])
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        pieces, piece = self.contents[-1], data[start:end]
+        if len(piece) >= SMALL_PIECE_BYTES:
+            pieces.append(piece)
+        elif pieces and isinstance(pieces[-1], bytearray):
+            pieces[-1] += piece
+        else:
+            pieces.append(bytearray(piece))
 
     def on_headers_finished(self) -> None:
         super().on_headers_finished()
@@ -139,8 +156,9 @@ def _check_sent_as_it_is(content: bytes, kind: str) -> None:
 
 async def _multipart_files(request: Request, part: str, max_files: int) -> list[Upload]:
     """At least one and at most `max_files` files, all of them named `part`."""
+    parser = _FilesParser(request, part, max_files)
     try:
-        form = await _FilesParser(request, part, max_files).parse()
+        form = await parser.parse()
     except MultiPartException as error:
         raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from None
     except UnicodeError:  # some codecs, as `undefined` and `punycode`, refuse texts in their own way
@@ -149,11 +167,11 @@ async def _multipart_files(request: Request, part: str, max_files: int) -> list[
         ) from None
     try:
         uploads = []
-        for _, file in form.multi_items():
+        for (_, file), pieces in zip(form.multi_items(), parser.contents, strict=True):
             assert isinstance(file, UploadFile)
             filename = (file.filename or "").encode(errors="backslashreplace").decode()  # some codecs make no Unicode
-            uploads.append(Upload(filename or None, await file.read()))
-            await file.close()  # one copy of an image is enough
+            uploads.append(Upload(filename or None, b"".join(pieces)))
+            pieces.clear()  # one copy of an image is enough
         if not uploads:
             raise InvalidParameter(f"the part `{part}` is missing: it holds the image")
         return uploads

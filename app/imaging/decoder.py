@@ -5,10 +5,11 @@
     decoded = await decoder.decode(content, views=1, deadline=deadline, hand_on=engine.submit, client="192.0.2.1")
     decoder.close()
 
-A tiny picture is decoded in a thread of the service. All others go to decoding processes, which the service can kill:
-an image that takes more CPU time or memory than Limits allow is refused, and its process is replaced. Each process is
-fed by a thread, its lane. A lane takes the next image of the client that holds the fewest lanes. There are two more
-lanes than `processes`, so that no client waits long for the expensive images of another:
+A minute picture takes less time than a change of threads and is decoded at once, up to MOST_AT_ONCE in an iteration of
+the event loop. Further ones, and tiny ones, are decoded in threads of the service. All others go to decoding processes,
+which the service can kill: an image that takes more CPU time or memory than Limits allow is refused, and its process is
+replaced. Each process is fed by a thread, its lane. A lane takes the next image of the client that holds the fewest
+lanes. There are two more lanes than `processes`, so that no client waits long for the expensive images of another:
 
     small    only for files of up to SMALL_BYTES with up to SMALL_PIXELS
     spare    only for a client that holds no other lane, while all general lanes are busy
@@ -21,11 +22,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +35,22 @@ from ..errors import DeadlineExceeded, Problem, Unavailable, UnsupportedMediaTyp
 from ..sandbox.process import ProcessEnded
 from ..workers.tally import Tally
 from .decode import EncodedImage
-from .formats import is_tiny, recognise
+from .formats import is_minute, is_tiny, recognise
 from .kinds import Kind, Sizes
+from .lanes import Lane, Lanes, Use
 from .pixel_budget import PixelBudget
 from .process import DecodingProcess, problem_of
 
 T = TypeVar("T")
 Images = NDArray[np.uint8]
-Lane = Literal["general", "small", "spare"]
 logger = logging.getLogger("app.decoder")
 
 SMALL_BYTES = 1 << 16
 SMALL_PIXELS = 1 << 20
+MOST_AT_ONCE = 4
 IDLE_SECONDS = 60.0
 NO_TIME = "no time was left to decode the image: the service is busy"
+NO_ANSWER = "no answer within the deadline: the service is busy, try again later"
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decoded(Generic[T]):
-    """thumbnails: uint8 [k, height, width, 3]; handed_on: the result of `hand_on`; seconds: since the call."""
+    """thumbnails: uint8 [k, height, width, 3]; answer: to them, of `hand_on`; seconds: that decoding took."""
 
     thumbnails: Images
     kind: Kind
-    handed_on: "Future[T]"
+    answer: T
     seconds: float
 
 
@@ -92,14 +95,25 @@ class _Job(Generic[T]):
     abandoned: bool = False
 
     def finish(self, thumbnails: Images, kind: Kind) -> None:
-        """Hand the thumbnails on, unless the caller has given up."""
+        """Hand the thumbnails on, unless the caller has given up. The caller wakes up once, with the answer to them."""
         if self.abandoned:
             self.result.set_exception(DeadlineExceeded(NO_TIME))
             return
-        self.handed_on = self.hand_on(thumbnails)
+        seconds = time.monotonic() - self.started
+        self.content = b""
+        self.handed_on = handed_on = self.hand_on(thumbnails)
         if self.abandoned:
-            self.handed_on.cancel()
-        self.result.set_result(Decoded(thumbnails, kind, self.handed_on, time.monotonic() - self.started))
+            handed_on.cancel()
+        handed_on.add_done_callback(partial(self._answer, thumbnails, kind, seconds))
+
+    def _answer(self, thumbnails: Images, kind: Kind, seconds: float, handed_on: "Future[T]") -> None:
+        self.handed_on = None  # which keeps its callbacks, and so this job
+        if handed_on.cancelled():  # the caller has given up
+            self.result.set_exception(DeadlineExceeded(NO_ANSWER))
+        elif error := handed_on.exception():
+            self.result.set_exception(error)
+        else:
+            self.result.set_result(Decoded(thumbnails, kind, handed_on.result(), seconds))
 
     def fail(self, error: Exception) -> None:
         """Give the caller the error."""
@@ -137,14 +151,13 @@ class Decoder:
         self._on_kill = on_kill
         self._budget = PixelBudget(limits.max_inflight_pixels, pixels)
         self._tiny = ThreadPoolExecutor(processes, thread_name_prefix="decode-tiny")
-        self._queue = _Queue(general=processes, idle_seconds=idle_seconds)
+        self._lanes: Lanes[_Job[Any]] = Lanes(general=processes, idle_seconds=idle_seconds)
+        self._at_once = 0  # pictures that were decoded in this iteration of the event loop
         self._living: set[DecodingProcess] = set()
         self._without_processes = False
-        lanes: list[Lane] = ["small", "spare"]
-        lanes += ["general"] * processes
         self._threads = [
-            threading.Thread(target=self._serve, args=(lane,), name=f"decode-{lane}-{number}", daemon=True)
-            for number, lane in enumerate(lanes)
+            threading.Thread(target=self._serve, args=(lane,), name=f"decode-{lane.use}-{number}", daemon=True)
+            for number, lane in enumerate(self._lanes.all)
         ]
         for thread in self._threads:
             thread.start()
@@ -158,33 +171,46 @@ class Decoder:
         client: str = "",
         kind: Kind | None = None,
     ) -> Decoded[T]:
-        """Decode an image to at most `views` thumbnails; see EncodedImage.thumbnails for their number.
+        """Decode an image to at most `views` thumbnails, and wait for the answer to them.
 
-        They have the size for `kind`, by default for the picture's own kind.
+        See EncodedImage.thumbnails for their number. They have the size for `kind`, by default for the picture's own
+        kind. The thread that decoded calls `hand_on` with them, and this wakes up when the future that it returns has
+        the answer: each further change of threads would cost time.
 
-        The thread that decoded calls `hand_on` with the thumbnails: another thread would cost time.
         `deadline` is in seconds of time.monotonic(): at the deadline, or when the caller is cancelled, decoding
-        is abandoned and the future that `hand_on` returned is cancelled. Clients share the lanes fairly.
+        is abandoned and that future is cancelled. Clients share the lanes fairly.
 
         Raises UndecodableImage, UnsupportedMediaType, ImageTooLarge, TooExpensive, DeadlineExceeded, Unavailable, or an
         error of `hand_on`.
         """
         job = _Job(content, views, deadline, hand_on, client, kind, small=len(content) <= SMALL_BYTES)
-        if is_tiny(content):
+        if is_minute(content) and self._has_turn():
+            self._decode_here(job)
+        elif is_tiny(content):
             self._tiny.submit(self._decode_here, job)
         else:
-            self._queue.put(job)
+            self._lanes.put(job)
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.wrap_future(job.result)
         except TimeoutError:
+            late = DeadlineExceeded(NO_ANSWER if job.handed_on else NO_TIME)
             job.abandon()
-            raise DeadlineExceeded(NO_TIME) from None
+            raise late from None
         except asyncio.CancelledError:
             job.abandon()
             raise
         finally:
             del job  # see forget_tracebacks
+
+    def _has_turn(self) -> bool:
+        if not self._at_once:
+            asyncio.get_running_loop().call_soon(self._end_turns)
+        self._at_once += 1
+        return self._at_once <= MOST_AT_ONCE
+
+    def _end_turns(self) -> None:
+        self._at_once = 0
 
     def pids(self) -> list[int]:
         """The process ids of the living decoding processes."""
@@ -195,7 +221,7 @@ class Decoder:
         try:
             process = self._start()
         except OSError as error:
-            if not self._queue.closed:
+            if not self._lanes.closed:
                 self._without_processes = True
                 logger.warning("decoding processes cannot be started: %s; AVIF is not accepted", error)
             return False
@@ -204,7 +230,7 @@ class Decoder:
 
     def close(self) -> None:
         """Kill the decoding processes. Images that wait or are being decoded get Unavailable."""
-        self._queue.close()
+        self._lanes.close()
         for process in set(self._living):
             process.end()
         self._tiny.shutdown(cancel_futures=True)
@@ -214,8 +240,8 @@ class Decoder:
     def _serve(self, lane: Lane) -> None:
         """Run a lane: take one job after another. The first job starts the process."""
         process: DecodingProcess | None = None
-        while not self._queue.closed:
-            job = self._queue.take(lane, idle=process is not None)
+        while not self._lanes.closed:
+            job = self._lanes.take(lane, idle=process is not None)
             if job is None:
                 self._end(process)
                 process = None
@@ -229,11 +255,11 @@ class Decoder:
                 if process is None:
                     self._decode_without_process(job)
                 else:
-                    self._decode_in(process, lane, job)
+                    self._decode_in(process, lane.use, job)
             except ProcessEnded as ended:
                 self._end(process)
                 process = None
-                if self._queue.closed:
+                if self._lanes.closed:
                     job.fail(Unavailable("the service is shutting down"))
                 else:
                     self._on_kill(ended.reason)
@@ -241,18 +267,18 @@ class Decoder:
             except Exception as error:
                 job.fail(error)
             finally:
-                self._queue.done(lane, job)
+                self._lanes.done(lane, job)
                 del job  # an idle lane keeps no image
         self._end(process)
 
-    def _decode_in(self, process: DecodingProcess, lane: Lane, job: _Job[Any]) -> None:
+    def _decode_in(self, process: DecodingProcess, use: Use, job: _Job[Any]) -> None:
         """Raises ProcessEnded, or the error that the caller gets."""
         pixels, kind = process.identify(job.content, self.limits.max_pixels)
         kind = job.kind or kind
-        if lane == "small" and pixels > SMALL_PIXELS:
+        if use == "small" and pixels > SMALL_PIXELS:
             process.decline()
             job.small = False
-            self._queue.put(job, first=True)
+            self._lanes.put(job, first=True)
             return
         with self._budget.hold(pixels if pixels > SMALL_PIXELS else 0, job.deadline) as held:
             if not held or job.abandoned:
@@ -288,14 +314,14 @@ class Decoder:
         try:
             return self._start()
         except OSError as error:
-            if not self._queue.closed:
+            if not self._lanes.closed:
                 logger.warning("a decoding process cannot be started: %s", error)
             return None
 
     def _start(self) -> DecodingProcess:
         process = DecodingProcess(memory_bytes=self.limits.memory_bytes, cpu_seconds=self.limits.cpu_seconds)
         self._living.add(process)
-        if self._queue.closed:
+        if self._lanes.closed:
             self._end(process)
             raise OSError("the service is shutting down")
         return process
@@ -304,79 +330,3 @@ class Decoder:
         if process is not None:
             process.end()
             self._living.discard(process)
-
-
-class _Queue:
-    """Images that wait for a lane."""
-
-    def __init__(self, *, general: int, idle_seconds: float) -> None:
-        self.closed = False
-        self._idle_seconds = idle_seconds
-        self._free = general  # general lanes without work
-        self._waiting: dict[str, deque[_Job[Any]]] = {}
-        self._held: Counter[str] = Counter()  # lanes by client
-        self._changed = threading.Condition()
-
-    def put(self, job: _Job[Any], *, first: bool = False) -> None:
-        """Raises Unavailable when the queue is closed."""
-        with self._changed:
-            if self.closed:
-                raise Unavailable("the service is shutting down")
-            jobs = self._waiting.setdefault(job.client, deque())
-            jobs.insert(0 if first else len(jobs), job)
-            self._changed.notify_all()
-
-    def take(self, lane: Lane, *, idle: bool) -> _Job[Any] | None:
-        """The next image for a lane. None when the queue is closed, and with `idle` after idle_seconds."""
-        with self._changed:
-            found = self._changed.wait_for(
-                lambda: self.closed or self._next(lane), self._idle_seconds if idle else None
-            )
-            if not isinstance(found, _Job):
-                return None
-            if lane == "general":
-                self._free -= 1
-                self._changed.notify_all()  # the spare lane may be needed now
-            self._held[found.client] += 1
-            return found
-
-    def done(self, lane: Lane, job: _Job[Any]) -> None:
-        """The lane is free again."""
-        with self._changed:
-            if lane == "general":
-                self._free += 1
-            self._held[job.client] -= 1
-            if not self._held[job.client]:
-                del self._held[job.client]
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self.closed = True
-            for job in [job for jobs in self._waiting.values() for job in jobs]:
-                if job.result.running() or job.result.set_running_or_notify_cancel():
-                    job.result.set_exception(Unavailable("the service is shutting down"))
-            self._waiting.clear()
-            self._changed.notify_all()
-
-    def _next(self, lane: Lane) -> _Job[Any] | None:
-        if lane == "spare" and self._free:
-            return None
-        for client in sorted(self._waiting, key=self._held.__getitem__):
-            if lane == "spare" and self._held[client]:
-                break
-            wanted: Callable[[_Job[Any]], bool] = (lambda job: job.small) if lane == "small" else (lambda _: True)
-            while (job := next(filter(wanted, self._waiting[client]), None)) is not None:
-                self._remove(job)
-                # A job that the small lane returned is already running.
-                if job.result.running() or job.result.set_running_or_notify_cancel():
-                    return job
-                if client not in self._waiting:
-                    break
-        return None
-
-    def _remove(self, job: _Job[Any]) -> None:
-        jobs = self._waiting.pop(job.client)
-        jobs.remove(job)
-        if jobs:
-            self._waiting[job.client] = jobs  # the client goes to the end: the others come first

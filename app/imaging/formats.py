@@ -2,6 +2,7 @@
 
 recognise(content)      # "PNG"; raises UnsupportedMediaType for other formats
 is_tiny(content)        # whether a thread of the service may decode it, without a process of its own
+is_minute(content)      # whether even the event loop may
 """
 
 import math
@@ -27,6 +28,9 @@ from . import jpeg, png
 TINY_BYTES = 1 << 14
 TINY_PIXELS = 1 << 16
 TINY_METADATA = 1 << 10  # bytes: Pillow reads EXIF in Python
+# Up to these it takes less than a change of threads does: 0.1 ms.
+MINUTE_BYTES = 1 << 13
+MINUTE_PIXELS = 1 << 12
 TINY_PARTS = 64  # segments or chunks: each is read in Python, under the interpreter's lock
 
 
@@ -126,7 +130,16 @@ def is_tiny(content: bytes) -> bool:
 
     C code decodes these in linear time. The pixels of a progressive JPEG count 16 times.
     """
-    if len(content) > TINY_BYTES or b"iCCP" in content or b"ICC_PROFILE" in content:
+    return _is_within(content, TINY_BYTES, TINY_PIXELS)
+
+
+def is_minute(content: bytes) -> bool:
+    """Whether the file is tiny and within MINUTE_BYTES and MINUTE_PIXELS."""
+    return _is_within(content, MINUTE_BYTES, MINUTE_PIXELS)
+
+
+def _is_within(content: bytes, most_bytes: int, most_pixels: int) -> bool:
+    if len(content) > most_bytes or b"iCCP" in content or b"ICC_PROFILE" in content:
         return False
     if content.startswith(png.SIGNATURE):
         plain, size = png.is_plain(content, TINY_PARTS, TINY_METADATA), png.size
@@ -134,7 +147,7 @@ def is_tiny(content: bytes) -> bool:
         plain, size = jpeg.is_plain(content, TINY_PARTS, TINY_METADATA), jpeg.size
     else:
         return False
-    return plain and math.prod(size(content)) <= TINY_PIXELS
+    return plain and math.prod(size(content)) <= most_pixels
 
 
 def _is_run_length_encoded(content: bytes) -> bool:

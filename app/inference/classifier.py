@@ -24,7 +24,7 @@ from ..imaging.kinds import Kind, Sizes
 from ..settings import Settings
 from ..workers.tally import Tally
 from .answers import Classification, rules_of
-from .engine import Answer, Engine, answer_to
+from .engine import Answer, Engine
 from .sessions import Session
 
 DEFAULT_TOP_K = 5
@@ -106,8 +106,7 @@ class Classifier:
         decoded = await self.decoder.decode(
             content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline), client, kind
         )
-        answer = await answer_to(decoded.handed_on, deadline)
-        return self._classification(answer, decoded.kind, decoded.seconds, began, decoded.thumbnails[0])
+        return self._classification(decoded.answer, decoded.kind, decoded.seconds, began, decoded.thumbnails[0])
 
     async def classify_batch(
         self, contents: Iterable[bytes], deadline: float, client: str = "", kind: Kind | None = None
@@ -143,7 +142,7 @@ class Classifier:
         decoded = await self.decoder.decode(
             content, 1, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline, maps=True), client, kind
         )
-        answer = await answer_to(decoded.handed_on, deadline)
+        answer = decoded.answer
         maps = answer.outputs.class_maps
         if maps is None:
             raise NotFound("this model has no class maps: its bundle was made without")

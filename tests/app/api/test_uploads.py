@@ -3,13 +3,17 @@ import encodings
 import io
 import pkgutil
 import re
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
 from httpx import Response
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import Message
 
+from app.api.uploads import read_image
 from tests.app.problems import assert_problem
 
 MakeClient = Callable[..., TestClient]
@@ -227,3 +231,22 @@ def test_a_form_is_the_same_in_one_piece_and_byte_by_byte(client: TestClient, ca
     pieces = {**whole, "content": (bytes([byte]) for byte in form(part("file", cat, "cat.png"))["content"])}
     answers = [client.post("/predict", **one).json() for one in (whole, pieces)]
     assert answers[0]["predictions"] == answers[1]["predictions"]
+
+
+async def test_a_file_of_millions_of_small_pieces_takes_no_more_memory_than_its_bytes() -> None:
+    """A parser of forms passes on each line end alone, since it could begin the boundary."""
+    content = b"\r\n" * 500_000
+    body = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content + b"\r\n--x--\r\n"
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    tracemalloc.start()
+    try:
+        assert await read_image(request, len(content)) == content
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * len(content)

@@ -15,7 +15,7 @@ from app.errors import DeadlineExceeded, TooExpensive, Unavailable, UndecodableI
 from app.imaging import decoder as decoders
 from app.imaging.decode import EncodedImage
 from app.imaging.decoder import Decoded, Decoder, Limits
-from app.imaging.formats import is_tiny
+from app.imaging.formats import is_minute, is_tiny
 from app.imaging.kinds import Kind, Sizes
 from app.imaging.pixel_budget import PixelBudget
 from app.imaging.process import DecodingProcess
@@ -114,8 +114,60 @@ async def test_a_tiny_picture_is_decoded_in_the_service_and_others_in_a_process(
     assert len(decoder.pids()) == 1
     np.testing.assert_array_equal(photo.thumbnails, photograph(PHOTO))
     assert (tiny.kind, photo.kind) == ("thumbnails", "photographs")
-    assert photo.handed_on.result() == "answer"
+    assert photo.answer == "answer"
     assert photo.seconds > 0
+
+
+async def test_a_minute_picture_is_decoded_where_it_is_and_a_larger_tiny_one_in_a_thread(
+    decoder: Decoder, cat: bytes
+) -> None:
+    threads: list[str] = []
+
+    def note(images: np.ndarray) -> "Future[str]":
+        threads.append(threading.current_thread().name)
+        return hand_on(images)
+
+    larger = encoded(100, 100, "JPEG", quality=10)
+    assert is_minute(cat) and is_tiny(larger) and not is_minute(larger)
+    for content in (cat, larger):
+        await decoder.decode(content, 1, soon(), note)
+    assert threads[0] == threading.current_thread().name
+    assert threads[1].startswith("decode-tiny")
+
+
+async def test_of_many_minute_pictures_at_once_threads_decode_most(decoder: Decoder, cat: bytes) -> None:
+    """Else a batch, or many clients, would hold the event loop."""
+    threads: list[str] = []
+
+    def note(images: np.ndarray) -> "Future[str]":
+        threads.append(threading.current_thread().name)
+        return hand_on(images)
+
+    for _ in range(2):  # the next iteration has turns again
+        await asyncio.gather(*(decoder.decode(cat, 1, soon(), note) for _ in range(10)))
+    assert threads.count(threading.current_thread().name) == 2 * decoders.MOST_AT_ONCE
+    assert len(threads) == 20
+
+
+async def test_pictures_one_after_the_other_need_one_process(decoder: Decoder) -> None:
+    for _ in range(6):
+        await decode(decoder, PHOTO)
+    assert len(decoder.pids()) == 1
+
+
+async def test_an_error_of_what_the_thumbnails_are_handed_to_reaches_the_caller(decoder: Decoder, cat: bytes) -> None:
+    failed: Future[str] = Future()
+    failed.set_exception(Unavailable("the engine is not running"))
+    for content in (cat, PHOTO):
+        with pytest.raises(Unavailable, match="the engine"):
+            await decoder.decode(content, 1, soon(), lambda _: failed)
+
+
+async def test_at_the_deadline_the_caller_learns_what_took_the_time(decoder: Decoder) -> None:
+    unanswered: Future[str] = Future()
+    with pytest.raises(DeadlineExceeded, match="no answer within the deadline"):
+        await decoder.decode(encoded(20, 20), 1, soon(0.2), lambda _: unanswered)
+    assert unanswered.cancelled()
 
 
 @pytest.mark.parametrize("kind", ["thumbnails", "photographs"])
@@ -225,7 +277,7 @@ async def test_the_result_of_a_cancelled_image_is_not_handed_on(blocked: type[Bl
     call.cancel()
     await asyncio.wait({call})
     blocked.let_go.set()
-    await until(lambda: not decoder._queue._held)
+    await until(lambda: not decoder._lanes._held)
     assert handed == []
 
 
@@ -271,7 +323,7 @@ async def test_lanes_go_to_the_client_that_holds_fewest(blocked: type[Blocked], 
     crowd = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "crowd")) for n in range(4)]
     await until(lambda: len(blocked.decoding) == 1)
     others = [asyncio.create_task(decode(decoder, LARGE + name.encode(), name)) for name in ("x", "y")]
-    await until(lambda: decoder._queue._waiting.keys() == {"crowd", "y"})
+    await until(lambda: decoder._lanes._waiting.keys() == {"crowd", "y"})
     blocked.let_go.set()
     await asyncio.gather(*crowd, *others)
     assert blocked.decoding.index(LARGE + b"y") <= 3
@@ -281,7 +333,7 @@ async def test_closing_ends_processes_and_answers_everybody(blocked: type[Blocke
     calls = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "one")) for n in range(3)]
     await until(lambda: blocked.decoding)
     closing = asyncio.create_task(asyncio.to_thread(decoder.close))
-    await until(lambda: decoder._queue.closed)
+    await until(lambda: decoder._lanes.closed)
     with pytest.raises(Unavailable):
         await decode(decoder, LARGE)
     blocked.let_go.set()
@@ -296,7 +348,7 @@ async def test_closing_kills_a_real_process_in_the_middle_of_its_work(decoder: D
     pids = decoder.pids()
     slow = encoded(2800, 2800, "WEBP", method=0, lossless=True, quality=0)
     call = asyncio.create_task(decode(decoder, slow))
-    await until(lambda: decoder._queue._held)
+    await until(lambda: decoder._lanes._held)
     await asyncio.to_thread(decoder.close)
     with pytest.raises(Unavailable):
         await call

@@ -8,7 +8,7 @@ from PIL import Image
 
 from app.errors import UndecodableImage, UnsupportedMediaType
 from app.imaging.decode import EncodedImage
-from app.imaging.formats import TINY_BYTES, TINY_PARTS, is_tiny, recognise
+from app.imaging.formats import MINUTE_BYTES, TINY_BYTES, TINY_PARTS, is_minute, is_tiny, recognise
 from app.imaging.jpeg import MAX_PADDING, MAX_SEGMENTS
 from app.imaging.png import MAX_CHUNKS
 
@@ -88,6 +88,13 @@ def test_headers_that_end_early_are_left_to_the_decoder(content: bytes) -> None:
     assert is_tiny(content) in (True, False)
     with pytest.raises(UndecodableImage):
         EncodedImage.identify(content, 10_000)
+
+
+def test_the_smallest_of_tiny_files_are_minute() -> None:
+    assert is_minute(encoded("PNG")) and is_minute(encoded("JPEG", 64, 64))
+    assert not is_minute(encoded("PNG", 65, 64))
+    assert not is_minute(encoded("GIF"))
+    assert not is_minute(encoded("PNG") + bytes(MINUTE_BYTES))
 
 
 def test_small_files_of_linear_formats_are_tiny() -> None:
