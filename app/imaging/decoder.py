@@ -39,7 +39,7 @@ from .formats import is_minute, is_tiny, recognise
 from .kinds import Kind, Sizes
 from .lanes import Lane, Lanes, Use
 from .pixel_budget import PixelBudget
-from .process import DecodingProcess, problem_of
+from .process import DecodingProcess, Order, problem_of
 
 T = TypeVar("T")
 Images = NDArray[np.uint8]
@@ -273,7 +273,9 @@ class Decoder:
 
     def _decode_in(self, process: DecodingProcess, use: Use, job: _Job[Any]) -> None:
         """Raises ProcessEnded, or the error that the caller gets."""
-        pixels, kind = process.identify(job.content, self.limits.max_pixels)
+        sizes = self._sizes if job.kind is None else dict.fromkeys(self._sizes, self._sizes[job.kind])
+        order = Order(job.views, sizes, SMALL_PIXELS)
+        pixels, kind = process.identify(job.content, self.limits.max_pixels, order)
         kind = job.kind or kind
         if use == "small" and pixels > SMALL_PIXELS:
             process.decline()

@@ -26,10 +26,20 @@ LATE_IMPORTS = (
 )
 
 
-def decode(channel: socket.socket, content: bytes, max_pixels: int) -> None:
-    """Answer one request. Raises a Problem or MemoryError."""
+def decode(channel: socket.socket, content: bytes, max_pixels: int, free_pixels: int, views: int, *sides: int) -> None:
+    """Answer one request; `sides`: height and width for thumbnails, then for photographs.
+
+    Raises a Problem or MemoryError.
+    """
     image = EncodedImage.identify(content, max_pixels)
-    answer(channel, IDENTIFIED, IDENTITY.pack(image.pixels, image.width, image.height))
+    identity = IDENTITY.pack(image.pixels, image.width, image.height)
+    if image.pixels <= free_pixels:
+        height, width = sides[:2] if image.kind == "thumbnails" else sides[2:]
+        thumbnails = image.thumbnails(views, height, width).tobytes()
+        answer(channel, IDENTIFIED, identity)
+        answer(channel, THUMBNAILS, thumbnails)
+        return
+    answer(channel, IDENTIFIED, identity)
     wanted = receive(channel, DECODE.size)
     views, height, width = DECODE.unpack(wanted) if wanted else (0, 0, 0)
     if views:

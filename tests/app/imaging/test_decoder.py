@@ -75,7 +75,7 @@ class Blocked:
     let_go = threading.Event()
     decoding: list[bytes] = []
 
-    def identify(self, content: bytes, _: int) -> tuple[int, Kind]:
+    def identify(self, content: bytes, *_: object) -> tuple[int, Kind]:
         self.content = content
         return 1, "photographs"
 

@@ -8,7 +8,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from app.errors import TooExpensive, UndecodableImage
 from app.imaging.decode import EncodedImage
-from app.imaging.process import DecodingProcess, problem_of
+from app.imaging.kinds import Sizes
+from app.imaging.process import DecodingProcess, Order, problem_of
 from app.sandbox.process import ProcessEnded
 from app.settings import Settings
 from tests.app.imaging.icc import profile
@@ -112,6 +113,21 @@ def test_a_confined_process_decodes_what_a_plain_one_does(lasting: DecodingProce
 def test_an_image_that_is_declined_is_forgotten(process: DecodingProcess, cat: bytes) -> None:
     assert process.identify(png(300, 200), 25_000_000) == (60_000, "photographs")
     process.decline()
+    assert decode(process, cat).shape == (1, 32, 32, 3)
+
+
+def test_an_ordered_image_within_the_free_pixels_comes_without_a_question(process: DecodingProcess, cat: bytes) -> None:
+    sizes: Sizes = {"thumbnails": (32, 32), "photographs": (64, 48)}
+    photo = png(100, 90)
+    for content, views, kind in ((cat, 1, "thumbnails"), (photo, 3, "photographs")):
+        expected = EncodedImage.identify(content, 1_000_000).thumbnails(views, *sizes[kind])
+        for free in (100 * 90, 0):  # the answers are the same
+            assert process.identify(content, 25_000_000, Order(views, sizes, free))[1] == kind
+            np.testing.assert_array_equal(process.thumbnails(views, *sizes[kind]), expected)
+    process.identify(photo, 25_000_000, Order(3, sizes, 100 * 90))
+    process.decline()
+    with pytest.raises(UndecodableImage):
+        process.identify(png(500, 400)[:-40] + bytes(40), 25_000_000, Order(1, sizes, 1_000_000))
     assert decode(process, cat).shape == (1, 32, 32, 3)
 
 

@@ -27,7 +27,7 @@ def test_the_worker_says_what_an_image_is_and_then_decodes_or_skips_it(cat: byte
         with ours:
             ours.sendall(DECODE.pack(views, 32, 32))
             with theirs:
-                decode(theirs, cat, 10_000)
+                decode(theirs, cat, 10_000, 0, 1, 0, 0, 0, 0)
             assert answers(ours) == [(IDENTIFIED, IDENTITY.pack(32 * 32, 32, 32)), *wanted]
     assert len(expected) == np.prod((32, 32, 3))
 
@@ -35,4 +35,4 @@ def test_the_worker_says_what_an_image_is_and_then_decodes_or_skips_it(cat: byte
 def test_the_worker_refuses_what_is_no_image(cat: bytes) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, pytest.raises(UndecodableImage):
-        decode(theirs, cat[:20], 10_000)
+        decode(theirs, cat[:20], 10_000, 0, 1, 0, 0, 0, 0)

@@ -3,7 +3,6 @@
     python -m tests.benchmarks.serving.peers prepare --venvs ../venvs
     python -m tests.benchmarks.serving.peers run --venvs ../venvs --output build/peers.csv
     python -m tests.benchmarks.serving.peers report --output build/peers.csv
-    WORKERS=2 python -m tests.benchmarks.serving.peers run --output build/peers-2.csv       # also for its report
 
 Every round starts each peer, compares its answers with those of the ONNX graph, and measures it. The order rotates. The
 CSV file grows with each peer, and `run --resume` continues it. The tables (.md) and the output of the servers (.log)
@@ -42,9 +41,10 @@ class PeerError(Exception):
 
 def prepare(peers: list[Peer], venvs: Path) -> None:
     for peer in peers:
-        python = venvs / peer.name / "bin/python"
+        venv = venvs / (peer.venv or peer.name)
+        python = venv / "bin/python"
         if not python.exists():
-            subprocess.run([sys.executable, "-m", "venv", venvs / peer.name], check=True)
+            subprocess.run([sys.executable, "-m", "venv", venv], check=True)
         print(f"{peer.name}: {peer.requirements.relative_to(ROOT)}", flush=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", peer.requirements], check=True)
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +59,7 @@ class Peer:
     path: str = "/predict"
     body: Callable[[bytes, str], Body] = multipart("file")
     predictions: Callable[[dict[str, Any]], list[dict[str, Any]]] = predictions
+    venv: str = ""  # its virtual environment, by default one of its own
 
 
 def uvicorn(name: str) -> tuple[str, ...]:
@@ -73,16 +73,23 @@ def server(name: str) -> tuple[str, ...]:
     return ("{python}", "-m", f"{PACKAGE}.{name}.server", "{port}")
 
 
-WORKERS = os.environ.get("WORKERS", "1")  # of this service, for a run and for its report
-
-PEERS = [
-    Peer(
-        "service",
-        f"(a) this service, WORKERS={WORKERS}",
+def service(name: str, workers: int) -> Peer:
+    return Peer(
+        name,
+        f"(a) this service, WORKERS={workers}",
         ("{python}", "-m", "app", "serve"),
         ROOT / "deploy/requirements.lock",
-        {"PORT": "{port}", "LOG_LEVEL": "warning", "WORKERS": WORKERS},
-    ),
+        {"PORT": "{port}", "LOG_LEVEL": "warning", "WORKERS": str(workers)},
+        venv="service",
+    )
+
+
+# Which of the two peers are compared with, by image. Chosen from earlier runs, before any run that is reported.
+OWN = {"png": "service", "jpeg": "service_workers"}
+
+PEERS = [
+    service("service", 1),
+    service("service_workers", 2),
     Peer(
         "textbook",
         "(b) FastAPI, torch eager, `async def`",

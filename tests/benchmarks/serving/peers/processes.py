@@ -28,7 +28,7 @@ def free_ports(count: int) -> list[int]:
 def running(peer: Peer, venvs: Path, log: IO[bytes]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Start a peer. Yields its process and its URL, and stops all of its processes at the end."""
     port, port1, port2 = free_ports(3)
-    folder = (venvs / peer.name / "bin").absolute()
+    folder = (venvs / (peer.venv or peer.name) / "bin").absolute()
     names = {"python": folder / "python", "bin": folder, "port": port, "port1": port1, "port2": port2}
     # Without PYTHON* variables of the runner, which choose its packages, and without a proxy for 127.0.0.1.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}

@@ -29,6 +29,10 @@ class Measurement:
     def errors(self) -> int:
         return self.bad_statuses + self.socket_errors
 
+    @property
+    def key(self) -> "Key":
+        return self.peer, self.image, self.connections
+
 
 Key = tuple[str, str, int]  # peer, image, connections
 
@@ -68,10 +72,17 @@ class Results:
     def done(self, round_number: int, peer: str) -> bool:
         return any(each.round == round_number and each.peer == peer for each in self.measurements)
 
+    def ratios(self, one: Key, other: Key, figure: str) -> list[float]:
+        """A figure of one over that of another, in each round that has both."""
+        of_one, of_other = (
+            {each.round: getattr(each, figure) for each in self.measurements if each.key == key} for key in (one, other)
+        )
+        return [of_one[number] / max(of_other[number], 1e-9) for number in sorted(of_one.keys() & of_other.keys())]
+
     def summaries(self) -> dict[Key, Summary]:
         groups: dict[Key, list[Measurement]] = defaultdict(list)
         for each in self.measurements:
-            groups[each.peer, each.image, each.connections].append(each)
+            groups[each.key].append(each)
         return {key: summarise(group) for key, group in groups.items()}
 
 
