@@ -122,13 +122,13 @@ def evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, sources: Sour
     """
     areas = read_near(sources.near) if sources.near and run.of.is_cifar10 else {}
     fashion_mnist = sources.fashion_mnist
+    if sources.photographs is not None:
+        _check_size(run)
     evaluation = saved_evaluation(run)
     if evaluation is None or evaluation.measured_on != measured_on(dataset):
         evaluation = _evaluate(run, dataset, test_reads, fashion_mnist)
         _save(run, evaluation)
     saved, temperature = evaluation.photographs, evaluation.temperature
-    if sources.photographs is not None:
-        _check_size(run)
     if sources.photographs is not None and (saved is None or saved.others_as_thumbnails is None):
         found = predict_photographs(answering(run), sources.photographs, photograph_side(run.config.enlarge))
         evaluation = replace(evaluation, photographs=found)
