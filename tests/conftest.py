@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("patient")
 ROOT = Path(__file__).parent.parent
 BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10"
 SMALL_BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10_small"
+INT8_BUNDLE = ROOT / "models" / "mobilenet_v2_cifar10_int8"
 DATA = ROOT / "tests" / "data"
 # Folders whose tests share what is slow to start: a browser and a server; a Ray cluster.
 SHARING = ("tests/page/", "tests/app/cluster/")

@@ -8,6 +8,7 @@ python -m training export --run-dir runs/seven --bundle models/mobilenet_v2_cifa
 python -m training all --data FOLDER             # the same for your own classes: a folder a class
 python -m training photographs FOLDER            # pictures for `all --photographs FOLDER --photograph-batch 40`
 python -m training show RUN                      # where a run stands, and its curve
+python -m training quantise RUN --run-dir OUT    # a run with 8-bit integers, to evaluate and export
 python -m training compare OLD NEW               # two runs or bundles: better, or chance?
 python -m training labels RUN --labels FOLDER    # its accuracy by the labels of other people
 python -m training leave-two-out                 # which score detects unknown classes
@@ -53,6 +54,7 @@ from training.evaluate.human_labels import LABELS, figures, read_human_labels, r
 from training.evaluate.test_set_log import check_log
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.export.publish import publish
+from training.export.quantised_run import check_folder, quantise, read_source
 from training.fit.banner import begins, classes_line, tell
 from training.fit.distributed import Device, LeaderFailed, join, processes, speaker
 from training.fit.overview import draw, read_overview, render
@@ -266,6 +268,28 @@ def all_command(
     _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
     _evaluate(dataset, run_dir, test_reads, sources)
     _export(dataset, run_dir, bundle, force)
+
+
+@cli.command("quantise")
+def quantise_command(
+    *,
+    source: Annotated[Path, typer.Argument(help="A bundle, or the folder of a finished run.")],
+    run_dir: Annotated[Path, typer.Option(help="The folder that becomes a finished run.")],
+    data: Own = None,
+    data_dir: DataDir = DATA_DIR,
+    download: Download = True,
+    threads: Threads = default_threads(),
+) -> None:
+    """Make a run whose graph computes with 8-bit integers; `evaluate` and `export` then take it."""
+    torch.set_num_threads(threads)
+    check_folder(run_dir)
+    network = read_source(source)
+    dataset = open_data(data, data_dir, network.run.config, download=download)
+    made = quantise(network, dataset, run_dir).quantisation
+    assert made is not None
+    print(
+        f"{run_dir}: {made.source} with {made.weight_bits}-bit integers, by {made.calibration_images} training images"
+    )
 
 
 @cli.command("show")

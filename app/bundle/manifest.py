@@ -13,6 +13,8 @@ from .report import Fraction, Frozen
 SCHEMA_VERSION = 1
 MAX_COUNT = 2**53  # floating point counts exactly up to here
 TEMPERATURES = 1e-3, 1e3  # softmax overflows below, and hardly tells the classes apart above
+TOLERANCE = 1e-2  # of a logit and a score: engines and processors differ in the last digits, damage does not
+MOST_TOLERANCE = 0.5  # damage moves logits by more
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Channels = tuple[float, float, float]
@@ -56,6 +58,12 @@ class SelfCheck(Frozen):
     image: Base64Bytes
     logits: list[float]
     ood_score: float | None = None
+    tolerance: float = Field(
+        TOLERANCE,
+        ge=TOLERANCE,
+        le=MOST_TOLERANCE,
+        description="Largest allowed difference. Integers need more: a last digit decides which way a float rounds.",
+    )
 
 
 class ConformalLevel(Frozen):
@@ -155,6 +163,18 @@ class Photographs(Frozen):
         return self
 
 
+class Quantisation(Frozen):
+    """How a float network became a graph that computes with 8-bit integers."""
+
+    weight_bits: int = Field(ge=2, le=8)
+    activations: str = Field(min_length=1, description="Their type, such as uint8.")
+    calibration: str = Field(min_length=1, description="How the ranges of the activations were found, such as minmax.")
+    calibration_images: PositiveInt = Field(description="Training images whose activations have these ranges.")
+    source: str = Field(min_length=1, description="Name and version of the float network.")
+    source_sha256: Sha256 = Field(description="Of its weights.")
+    onnxruntime: str = Field(min_length=1, description="The version that quantised it.")
+
+
 class ModelDescription(Frozen):
     """What the manifest says of the model; GET /model answers with it."""
 
@@ -171,6 +191,9 @@ class ModelDescription(Frozen):
     abstention: Abstention | None
     reference: Reference | None = None
     photographs: Photographs | None = None
+    quantisation: Quantisation | None = Field(
+        None, description="Of a graph that computes with integers. Such a bundle needs no checkpoint for PyTorch."
+    )
     files: dict[str, Sha256] = Field(description="sha256 by name.")
     provenance: dict[str, Any]
     digest: Sha256

@@ -56,7 +56,9 @@ class Bundle:
             files[name] = content = _read(directory / name)
             if sha256(content) != expected:
                 raise BundleError(f"{directory / name} is damaged: its sha256 is not the one in {MANIFEST}")
-        for name in (GRAPH, CHECKPOINT, REPORT, REPORT_TEXT):
+        # No checkpoint of floats gives the answers of a graph of integers.
+        weights = [GRAPH] if manifest.quantisation else [GRAPH, CHECKPOINT]
+        for name in (*weights, REPORT, REPORT_TEXT):
             if name not in files:
                 raise BundleError(f"{directory / MANIFEST}: files: {name} is missing")
         try:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy.stats import binomtest, permutation_test
 from torch import Tensor
 
@@ -19,11 +18,10 @@ from app.bundle.reader import Bundle, BundleError
 from training.data.cifar10 import LabelledImages
 from training.errors import TrainingError
 from training.evaluate.calibration import fit_temperature, log_losses
-from training.evaluate.network_outputs import Predictions, predict_logits
-from training.export.graph import run_graph
+from training.evaluate.network_outputs import Graph, Predictions, answering
 from training.fit.run_folder import FinishedRun, check_cifar10, check_split
 
-Model = Callable[[Tensor], npt.NDArray[np.float32]]
+Model = Callable[[Tensor], Tensor]
 
 SIGNIFICANCE = 0.05
 RESAMPLES, SEED = 9999, 0
@@ -112,7 +110,7 @@ def _sign_flips(differences: npt.NDArray[np.float64]) -> float:
 
 
 def read_model(source: Path, seed: int) -> Model:
-    """The network of a bundle or a finished run: a function from uint8 images [N, 32, 32, 3] to logits [N, classes].
+    """The network of a bundle or a finished run, from uint8 images [N, 32, 32, 3] to logits float32 [N, classes].
 
     Raises TrainingError when `source` is neither, is of other images than CIFAR-10's, or was trained with another split
     than that of `seed`.
@@ -124,10 +122,9 @@ def read_model(source: Path, seed: int) -> Model:
             graph = Bundle.load(source).read(GRAPH)
         except BundleError as error:
             raise TrainingError(str(error)) from None
-        return lambda images: run_graph(graph, images.numpy())
-    model = FinishedRun.read(source).model()
-    return lambda images: predict_logits(model, images).numpy()
+        return Graph(graph).logits
+    return answering(FinishedRun.read(source)).logits
 
 
 def predict(model: Model, held_out: LabelledImages) -> Predictions:
-    return Predictions(torch.from_numpy(model(held_out.images)), held_out.labels)
+    return Predictions(model(held_out.images), held_out.labels)

@@ -19,7 +19,6 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from app.bundle.report import LabelAccuracy, Report, RobustnessReport
-from app.network.mobilenet import Preprocessed
 from app.network.served import ServedNetwork
 from training.atomic_files import write_atomically
 from training.data.cifar10 import LabelledImages, Split
@@ -42,7 +41,7 @@ from training.evaluate.conformal import LEVELS, conformal_report, possible_level
 from training.evaluate.human_labels import figures, read_human_labels
 from training.evaluate.leave_two_out import read_near
 from training.evaluate.metrics import build_report, report_text
-from training.evaluate.network_outputs import Outputs, Predictions, predict_features, predict_logits
+from training.evaluate.network_outputs import Answering, Outputs, Predictions, answering
 from training.evaluate.photographs import (
     PhotographPredictions,
     photograph_report,
@@ -52,7 +51,7 @@ from training.evaluate.photographs import (
 from training.evaluate.robustness import robustness_report
 from training.evaluate.selective import selective_report
 from training.evaluate.test_set_log import check_log, log_read
-from training.export.graph import build_graph, run_graph
+from training.export.graph import build_graph, run_graph, takes_any_size
 from training.fit.run_folder import LOGITS, REPORT, REPORT_TEXT, FinishedRun
 
 SPLITS = ("select", "calibrate", "test")
@@ -123,19 +122,21 @@ def evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, sources: Sour
     """
     areas = read_near(sources.near) if sources.near and run.of.is_cifar10 else {}
     fashion_mnist = sources.fashion_mnist
+    if sources.photographs is not None:
+        _check_size(run)
     evaluation = saved_evaluation(run)
     if evaluation is None or evaluation.measured_on != measured_on(dataset):
         evaluation = _evaluate(run, dataset, test_reads, fashion_mnist)
         _save(run, evaluation)
     saved, temperature = evaluation.photographs, evaluation.temperature
     if sources.photographs is not None and (saved is None or saved.others_as_thumbnails is None):
-        found = predict_photographs(run.model(), sources.photographs, photograph_side(run.config.enlarge))
+        found = predict_photographs(answering(run), sources.photographs, photograph_side(run.config.enlarge))
         evaluation = replace(evaluation, photographs=found)
     if evaluation.photographs is not None:
         temperature = evaluation.photographs.thumbnail_temperature(evaluation.select)
     stale = temperature != evaluation.temperature or SERVED not in evaluation.far
     if stale or (fashion_mnist is not None and "fashion_mnist" not in evaluation.far[SERVED]):
-        model = run.model()
+        model = answering(run)
         known = _in_distribution(model, *run.data(dataset))
         far = _far(model, known, fashion_mnist, run.config.input_size, _others(model, dataset), temperature)
         evaluation = replace(evaluation, far=far, temperature=temperature)
@@ -153,6 +154,14 @@ def evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, sources: Sour
     write_atomically(run.folder / REPORT, (report.model_dump_json(indent=indent) + "\n").encode())
     write_atomically(run.folder / REPORT_TEXT, report_text(evaluation.test, run.of.classes).encode())
     return report
+
+
+def _check_size(run: FinishedRun) -> None:
+    if run.graph is None or photograph_side(run.config.enlarge) == run.config.input_size or takes_any_size(run.graph):
+        return
+    raise TrainingError(
+        f"the graph in {run.folder} takes no photographs: quantise what was evaluated with --photographs"
+    )
 
 
 def evaluated(run: FinishedRun) -> tuple[Evaluation, Report]:
@@ -268,14 +277,14 @@ def conformal_levels(run: FinishedRun, calibrate: Predictions) -> Sequence[float
 
 def _evaluate(run: FinishedRun, dataset: DataSet, test_reads: Path, fashion_mnist: Path | None) -> Evaluation:
     images, parts = run.data(dataset)
-    model = run.model()
+    model = answering(run)
     known = _in_distribution(model, images, parts)
     others = _others(model, dataset)
     far = _far(model, known, fashion_mnist, run.config.input_size, others, TEMPERATURE)
     calibrate = images.take(parts.calibrate)
     return Evaluation(
         select=Predictions(torch.from_numpy(known.select.logits), images.labels[parts.select]),
-        calibrate=Predictions(predict_logits(model, calibrate.images), calibrate.labels),
+        calibrate=Predictions(model.logits(calibrate.images), calibrate.labels),
         test=read_test_set(model, dataset.test, test_reads, run.weights_sha256),
         temperature=TEMPERATURE,
         far=far,
@@ -302,22 +311,22 @@ class InDistribution(NamedTuple):
     select: Outputs
 
 
-def _in_distribution(model: Preprocessed, images: LabelledImages, parts: Split) -> InDistribution:
+def _in_distribution(model: Answering, images: LabelledImages, parts: Split) -> InDistribution:
     order = torch.randperm(len(parts.train), generator=torch.Generator().manual_seed(SEED))
     bank = images.take(parts.train[order[:FITTED_ON]])
     return InDistribution(
-        predict_features(model, bank.images),
+        model.outputs(bank.images),
         bank.labels.numpy(),
-        predict_features(model, images.images[parts.select]),
+        model.outputs(images.images[parts.select]),
     )
 
 
-def _others(model: Preprocessed, dataset: DataSet) -> Outputs | None:
-    return predict_features(model, dataset.others.report.images) if dataset.others else None
+def _others(model: Answering, dataset: DataSet) -> Outputs | None:
+    return model.outputs(dataset.others.report.images) if dataset.others else None
 
 
 def _far(
-    model: Preprocessed,
+    model: Answering,
     known: InDistribution,
     fashion_mnist: Path | None,
     side: int,
@@ -327,7 +336,7 @@ def _far(
     """Areas under the ROC curve by method and kind of image."""
     detectors = fit_all(known.bank, known.bank_labels, temperature)
     by_kind = {
-        kind: aurocs(detectors, known.select, predict_features(model, torch.from_numpy(other)))
+        kind: aurocs(detectors, known.select, model.outputs(torch.from_numpy(other)))
         for kind, other in unrelated_images(UNRELATED_IMAGES, SEED, fashion_mnist, side).items()
     }
     if others is not None:
@@ -335,13 +344,13 @@ def _far(
     return {name: {kind: areas[name] for kind, areas in by_kind.items()} for name in METHODS}
 
 
-def read_test_set(model: Preprocessed, test: LabelledImages, test_reads: Path, weights_sha256: str) -> Predictions:
+def read_test_set(model: Answering, test: LabelledImages, test_reads: Path, weights_sha256: str) -> Predictions:
     """The network's predictions for the test images, and a line in `test_reads`.
 
     Raises TrainingError, before any image is read, when the log cannot be written.
     """
     check_log(test_reads)
-    predictions = Predictions(predict_logits(model, test.images), test.labels)
+    predictions = Predictions(model.logits(test.images), test.labels)
     log_read(test_reads, weights_sha256, predictions.accuracy(), f"all {len(test.labels)}")
     return predictions
 
@@ -349,7 +358,7 @@ def read_test_set(model: Preprocessed, test: LabelledImages, test_reads: Path, w
 def read_corrupted_test_set(run: FinishedRun, test: LabelledImages, test_reads: Path) -> RobustnessReport:
     """Accuracy on corrupted copies of some test images, and a line in `test_reads`."""
     check_log(test_reads)
-    graph = build_graph(ServedNetwork(run.model()), side=run.config.input_size).SerializeToString()
+    graph = run.graph or build_graph(ServedNetwork(run.model()), side=run.config.input_size).SerializeToString()
     report = robustness_report(
         lambda images: run_graph(graph, images),
         test.images.numpy(),

@@ -1,6 +1,10 @@
-"""A network's outputs for images, and its predictions for labelled images."""
+"""A network's outputs for images, and its predictions for labelled images.
 
-from typing import NamedTuple
+answering(run).logits(images)     # of a float network in PyTorch, or of a quantised run's graph in ONNX Runtime
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +13,8 @@ from torch import Tensor, nn
 
 from app.network.mobilenet import Preprocessed
 from app.network.served import ServedNetwork
+from training.export.graph import FEATURES, run_graph, with_features
+from training.fit.run_folder import FinishedRun
 
 
 class Predictions(NamedTuple):
@@ -59,3 +65,45 @@ def predict_features(model: Preprocessed, images: Tensor, batch_size: int = 25) 
     served.train(was_training)
     features, logits = (torch.cat([getattr(one, name) for one in batches]).numpy() for name in ("features", "logits"))
     return Outputs(features, logits)
+
+
+class Answering(Protocol):
+    """What a report judges. Images are uint8 [N, H, W, 3]."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """float32 [N, classes]."""
+        ...
+
+    def outputs(self, images: Tensor) -> Outputs: ...
+
+
+@dataclass(frozen=True)
+class FloatNetwork:
+    """A network in PyTorch."""
+
+    model: Preprocessed
+
+    def logits(self, images: Tensor) -> Tensor:
+        return predict_logits(self.model, images)
+
+    def outputs(self, images: Tensor) -> Outputs:
+        return predict_features(self.model, images)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The content of an ONNX file in ONNX Runtime."""
+
+    content: bytes
+
+    def logits(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(run_graph(self.content, images.numpy()))
+
+    def outputs(self, images: Tensor) -> Outputs:
+        pixels, extended = images.numpy(), with_features(self.content)
+        return Outputs(run_graph(extended, pixels, FEATURES), run_graph(extended, pixels))
+
+
+def answering(run: FinishedRun) -> Answering:
+    """What the bundle of `run` will answer with."""
+    return FloatNetwork(run.model()) if run.graph is None else Graph(run.graph)

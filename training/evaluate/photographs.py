@@ -15,7 +15,6 @@ from torch import Tensor
 from app.bundle.manifest import Abstention, Calibration, Photographs
 from app.bundle.report import PhotographAbstention, PhotographClass, PhotographReport
 from app.network.mobilenet import SIDE as THUMBNAIL_SIDE
-from app.network.mobilenet import Preprocessed
 from training.data.cifar10 import CLASSES
 from training.data.photographs import OTHER, decode, halves, read_photographs
 from training.data.photographs import SIDE as PHOTOGRAPH_SIDE
@@ -25,7 +24,7 @@ from training.evaluate.calibration import calibration_report, fit_temperature
 from training.evaluate.conformal import conformal_report, fit_conformal
 from training.evaluate.drift_reference import drift_reference
 from training.evaluate.metrics import share
-from training.evaluate.network_outputs import Predictions, predict_logits
+from training.evaluate.network_outputs import Answering, Predictions
 
 LEAST = 100  # photographs of the classes, and of other things, in each half
 
@@ -57,7 +56,7 @@ def photograph_side(enlarge: int) -> int:
     return min(PHOTOGRAPH_SIDE, THUMBNAIL_SIDE * enlarge)
 
 
-def predict_photographs(model: Preprocessed, folder: Path, side: int) -> PhotographPredictions:
+def predict_photographs(model: Answering, folder: Path, side: int) -> PhotographPredictions:
     """Raises TrainingError when `folder` cannot be read or holds too few photographs."""
     parts = halves(read_photographs(folder, side))
     found = []
@@ -68,10 +67,10 @@ def predict_photographs(model: Preprocessed, folder: Path, side: int) -> Photogr
                 f"{folder} has too few photographs: a half of what is held out has {known} of the classes and"
                 f" {len(part.labels) - known} of other things, {LEAST} of each are needed"
             )
-        found.append(Predictions(predict_logits(model, part.images), part.labels))
+        found.append(Predictions(model.logits(part.images), part.labels))
     others = parts[0].take(parts[0].labels == OTHER).names
     thumbnails = np.stack([decode(folder / name, THUMBNAIL_SIDE) for name in others])
-    return PhotographPredictions(found[0], found[1], predict_logits(model, torch.from_numpy(thumbnails)))
+    return PhotographPredictions(found[0], found[1], model.logits(torch.from_numpy(thumbnails)))
 
 
 def of_classes(predictions: Predictions, *, known: bool = True) -> Predictions:

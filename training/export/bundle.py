@@ -50,6 +50,7 @@ from training.export import plots
 from training.export.card import render_card
 from training.export.card_own import render_own_card
 from training.export.graph import build_graph, run_graph
+from training.export.quantisation import check_quantised, rounding_tolerance
 from training.fit.run_folder import FinishedRun, history_csv
 
 NAME, VERSION = "mobilenet_v2_cifar10", "1.7.0"
@@ -85,12 +86,16 @@ def export(run: FinishedRun, dataset: DataSet, bundle: Path, *, force: bool) -> 
     served = ServedNetwork(model)
     input_size = run.config.input_size
     side = photograph_side(run.config.enlarge) if evaluation.photographs else input_size
-    graph = build_graph(served, side=input_size, any_size=side != input_size).SerializeToString()
-    check_parity(served, graph, select[:PARITY_IMAGES])
+    if run.graph is None:
+        graph = build_graph(served, side=input_size, any_size=side != input_size).SerializeToString()
+        check_parity(served, graph, select[:PARITY_IMAGES])
+    else:
+        graph = run.graph
+        check_quantised(model, graph, select[:PARITY_IMAGES], any_size=side != input_size)
     # A user's own pictures are perhaps not for everybody: none of them is copied to check a bundle.
     check = select[0].numpy() if run.of.is_cifar10 else textures(1, 0, input_size)[0]
     enlarged = _enlarged(check, side)
-    if evaluation.photographs:
+    if evaluation.photographs and run.graph is None:
         check_parity(served, graph, torch.from_numpy(enlarged[None]))
     files = _files(run, dataset, evaluation, report, parts, graph)
     files["mistakes.png"] = _mistakes(evaluation.test, report, dataset.test.images.numpy(), run.of.classes)
@@ -98,6 +103,11 @@ def export(run: FinishedRun, dataset: DataSet, bundle: Path, *, force: bool) -> 
     if evaluation.photographs:
         fields["photographs"] = fit_photographs(evaluation.photographs, side).model_dump()
         fields["photograph_self_check"] = _self_check(graph, enlarged)
+    if run.graph is not None:
+        fields["self_check"]["tolerance"] = rounding_tolerance(graph, [check, *select[:PARITY_IMAGES].numpy()])
+    if run.graph is not None and evaluation.photographs:
+        others = [_enlarged(image, side) for image in select[:PARITY_IMAGES].numpy()]
+        fields["photograph_self_check"]["tolerance"] = rounding_tolerance(graph, [enlarged, *others])
     return write_bundle(bundle, fields, files, report)
 
 
@@ -130,13 +140,14 @@ def write_bundle(bundle: Path, fields: dict[str, Any], files: dict[str, bytes], 
     return Manifest.model_validate(fields)
 
 
-def bundle_name(architecture: Architecture, of: Description = DESCRIPTION) -> str:
+def bundle_name(architecture: Architecture, of: Description = DESCRIPTION, *, quantised: bool = False) -> str:
     """The model's name: networks of different costs have different names, but for those of a user's own classes."""
+    integers = "_int8" if quantised else ""
     if not of.is_cifar10:
-        return f"mobilenet_v2_{of.name}"
+        return f"mobilenet_v2_{of.name}{integers}"
     enlarged = f"_enlarged_{architecture.enlarge}" if architecture.enlarge > 1 else ""
     strides = f"_strides_{architecture.stem_stride}_{architecture.stage2_stride}"
-    return NAME + SHIPPED.get(architecture, enlarged + strides)
+    return NAME + SHIPPED.get(architecture, enlarged + strides) + integers
 
 
 def check_target(bundle: Path, *, force: bool) -> None:
@@ -193,7 +204,7 @@ def _files(
     assert report.calibration and report.selective and report.robustness
     return {
         GRAPH: graph,
-        CHECKPOINT: run.weights,
+        **({CHECKPOINT: run.weights} if run.graph is None else {}),
         REPORT: (run.folder / REPORT).read_bytes(),
         REPORT_TEXT: report_text(evaluation.test, run.of.classes).encode(),
         HISTORY: history_csv([row.model_dump() for row in run.history]).encode(),
@@ -233,7 +244,7 @@ def _fields(
     own = not run.of.is_cifar10
     return {
         "schema_version": SCHEMA_VERSION,
-        "name": bundle_name(config.architecture, run.of),
+        "name": bundle_name(config.architecture, run.of, quantised=run.graph is not None),
         "version": f"{OWN_VERSION if own else VERSION}+{run.weights_sha256[:8]}",
         "classes": list(run.of.classes),
         **({"data_set": {"name": run.of.name, "title": run.of.title, "one_kind": True}} if own else {}),
@@ -249,6 +260,7 @@ def _fields(
             "kept": KEPT,
         },
         "reference": drift_reference(evaluation.calibrate, temperature).model_dump(),
+        **({"quantisation": run.quantisation.model_dump()} if run.quantisation else {}),
         "self_check": self_check,
         "provenance": {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),

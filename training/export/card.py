@@ -17,6 +17,7 @@ from training.export.card_trust import render_card_trust
 from training.provenance import describe
 
 TEMPLATE = Path(__file__).with_name("card.md")
+PYTORCH = Path(__file__).with_name("card_pytorch.md")
 LINEAGE = Path(__file__).parents[2] / "models/lineage.json"
 
 
@@ -67,6 +68,9 @@ def render_card(manifest: Manifest, report: Report) -> str:
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         name=manifest.name,
         version=manifest.version,
+        tags=tags(manifest),
+        quantisation=quantisation(manifest),
+        pytorch=_pytorch(manifest),
         macs=f"{manifest.macs / 1e6:.1f}",
         parameters=f"{manifest.parameters / 1e6:.2f}",
         n=f"{report.n:,}",
@@ -103,6 +107,29 @@ def _settings(config: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _public_row(model: PublicModel) -> str:
     name = f"[{model.name}]({model.url})" if model.url else model.name
     return f"| {name} | {model.test_accuracy} | {model.how} |"
+
+
+def tags(manifest: Manifest) -> str:
+    """For the front matter."""
+    return ", ".join(["image-classification", "mobilenet_v2", "onnx", "int8" if manifest.quantisation else "pytorch"])
+
+
+def quantisation(manifest: Manifest) -> str:
+    """A paragraph after the first one, for a graph of integers; otherwise empty."""
+    made = manifest.quantisation
+    if made is None:
+        return ""
+    return (
+        f"\n\nIts graph computes with {made.weight_bits}-bit integers, made from {made.source} without training. "
+        f"The ranges\nof activations are those on {made.calibration_images:,} training images. All figures below are "
+        "of this graph, and\ntemperatures and thresholds were fitted to it."
+    )
+
+
+def _pytorch(manifest: Manifest) -> str:
+    if manifest.quantisation:
+        return f"There is no checkpoint for PyTorch: that is in the bundle of {manifest.quantisation.source}."
+    return Template(PYTORCH.read_text(encoding="utf-8")).substitute(name=manifest.name).rstrip()
 
 
 def class_rows(report: Report) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from app.bundle.manifest import Manifest
 from app.bundle.report import Report
 from training.config import Config
-from training.export.card import Lineage, augmentation, class_rows, interval, percent, took_over
+from training.export.card import Lineage, augmentation, class_rows, interval, percent, quantisation, tags, took_over
 from training.export.card_trust import render_card_trust
 from training.provenance import describe
 
@@ -32,6 +32,8 @@ def render_own_card(manifest: Manifest, report: Report) -> str:
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         name=manifest.name,
         version=manifest.version,
+        tags=tags(manifest),
+        quantisation=quantisation(manifest),
         side=manifest.input.height,
         count=f"{len(manifest.classes):,}",
         macs=f"{manifest.macs / 1e6:.1f}",

@@ -157,15 +157,42 @@ def fold(layer: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         return weight.float(), bias.float()
 
 
+FEATURES = "features"
+
+
+def with_features(graph: bytes) -> bytes:
+    """`graph` with a further output, FEATURES: float32 [N, channels], what the last layer makes logits of."""
+    model = onnx.load_from_string(graph)
+    (head,) = (node for node in model.graph.node if LOGITS in node.output)
+    model.graph.node.append(helper.make_node("Identity", [head.input[0]], [FEATURES]))
+    model.graph.output.append(helper.make_tensor_value_info(FEATURES, TensorProto.FLOAT, ["N", "channels"]))
+    content: bytes = model.SerializeToString()
+    return content
+
+
 @lru_cache(maxsize=1)  # a report runs one graph on images with 75 kinds of damage
-def _session(graph: bytes) -> onnxruntime.InferenceSession:
-    return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+def _session(graph: bytes, optimised: bool = True) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def takes_any_size(graph: bytes) -> bool:
+    """Whether it takes photographs beside thumbnails."""
+    (images,) = _session(graph).get_inputs()
+    return not isinstance(images.shape[1], int)
 
 
 def run_graph(
-    graph: bytes, images: npt.NDArray[np.uint8], output: str = LOGITS, batch_size: int = 50
+    graph: bytes,
+    images: npt.NDArray[np.uint8],
+    output: str = LOGITS,
+    batch_size: int = 50,
+    *,
+    optimised: bool = True,
 ) -> npt.NDArray[np.float32]:
-    """One output for images [N, H, W, 3], by ONNX Runtime on all cores."""
-    session = _session(graph)
+    """One output for images [N, H, W, 3], by ONNX Runtime on all cores; `optimised`: with operators it fuses."""
+    session = _session(graph, optimised)
     batches = np.array_split(images, math.ceil(len(images) / batch_size))
     return np.concatenate([session.run([output], {INPUT: batch})[0] for batch in batches])

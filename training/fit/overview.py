@@ -43,6 +43,7 @@ class Overview(NamedTuple):
     history: Sequence[Epoch]
     latest: Mapping[str, Any] | None
     of: Description = DESCRIPTION
+    quantised: bool = False
 
 
 def read_overview(folder: Path) -> Overview:
@@ -60,6 +61,7 @@ def read_overview(folder: Path) -> Overview:
             history=[Epoch.model_validate(row) for row in (progress.history if progress else ())],
             latest=trained[-1] if trained else None,
             of=Description.recorded(record["data_set"]) if "data_set" in record else DESCRIPTION,
+            quantised="quantisation" in record,
         )
     except (FileNotFoundError, NotADirectoryError):
         raise TrainingError(f"{folder} holds no run: `python -m training fit` makes one") from None
@@ -81,7 +83,7 @@ def render(run: Overview) -> Iterator[RenderableType]:
             "step {step:,} at {time}: loss {train_loss:.3f}, accuracy {train_accuracy:.1%}, "
             "{images_per_second} images/s".format_map(run.latest),
         )
-    facts.add_row("network", bundle_name(run.config.architecture, run.of))
+    facts.add_row("network", bundle_name(run.config.architecture, run.of, quantised=run.quantised))
     if run.hardware:
         facts.add_row("device", describe(run.hardware))
     facts.add_row("options", _options(run.config))

@@ -8,6 +8,7 @@ metrics.jsonl       the figures of the run while it trains (`training.fit.metric
 tensorboard/        the same for TensorBoard, with --tensorboard
 accuracy_and_loss.png   the curve, after `show`
 weights.safetensors the averaged weights of the finished run
+model.onnx          its graph of 8-bit integers, if the run was quantised (`training.export.quantised_run`)
 logits.safetensors  the finished run's outputs for each split, after `evaluate`
 report.json, .txt   the report on the test split, after `evaluate`
 bundle/             where `export` writes by default
@@ -26,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from app.bundle.manifest import sha256
-from app.bundle.names import HISTORY, MANIFEST, REPORT, REPORT_TEXT
+from app.bundle.manifest import Quantisation, sha256
+from app.bundle.names import GRAPH, HISTORY, MANIFEST, REPORT, REPORT_TEXT
 from app.bundle.report import Epoch
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from training.atomic_files import write_atomically
@@ -72,7 +73,8 @@ def claim(folder: Path, config: Config, identity: Mapping[str, Any], here: Mappi
             return None
         record = json.loads(path.read_bytes())
         differences = config.differences(record["config"])
-        names = ("data_set", "initial_weights", "train_data", "selection_data", "teacher", "photograph_data")
+        origin = ("data_set", "initial_weights", "train_data", "selection_data", "teacher", "photograph_data")
+        names = (*origin, "quantisation")
         differences += [f"{name} differ" for name in names if identity.get(name) != record.get(name)]
     except OSError as error:
         raise TrainingError(
@@ -107,7 +109,10 @@ def history_csv(rows: list[dict[str, Any]]) -> str:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run's configuration, origin and results. `weights` is the content of a safetensors file."""
+    """A run's configuration, origin and results. `weights` is the content of a safetensors file.
+
+    A quantised run has a `graph`, the content of an ONNX file, which answers in place of the weights.
+    """
 
     folder: Path
     config: Config
@@ -124,6 +129,8 @@ class FinishedRun:
     photographs: int = 0  # pictures that training saw beside the images
     photograph_data: str | None = None  # their digest
     of: Description = DESCRIPTION  # the images
+    quantisation: Quantisation | None = None
+    graph: bytes | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -131,6 +138,7 @@ class FinishedRun:
         try:
             record = json.loads((folder / RUN).read_bytes())
             config = Config.recorded(record["config"])
+            quantised = record.get("quantisation")
             progress = read_progress(folder / STATE)
             if progress is None or not (folder / WEIGHTS).exists():
                 raise _Unfinished(folder, progress.epoch if progress else 0, config)
@@ -150,6 +158,8 @@ class FinishedRun:
                 photographs=int(record.get("photographs", 0)),
                 photograph_data=record.get("photograph_data"),
                 of=Description.recorded(record["data_set"]) if "data_set" in record else DESCRIPTION,
+                quantisation=Quantisation.model_validate(quantised) if quantised else None,
+                graph=(folder / GRAPH).read_bytes() if quantised else None,
             )
         except _Unfinished:
             raise
@@ -160,7 +170,8 @@ class FinishedRun:
 
     @property
     def weights_sha256(self) -> str:
-        return sha256(self.weights)
+        """Of what answers: the weights, or the graph of a quantised run."""
+        return sha256(self.weights if self.graph is None else self.graph)
 
     def network(self) -> MobileNetV2:
         """The trained network, in evaluation mode."""

@@ -35,7 +35,10 @@ def read_teacher(folder: Path, split_seed: int) -> bytes:
     check_cifar10("--teacher", folder)
     check_split("--teacher", folder, split_seed)
     if (folder / RUN).exists():
-        served = ServedNetwork(FinishedRun.read(folder).model())
+        run = FinishedRun.read(folder)
+        if run.graph is not None:
+            return run.graph
+        served = ServedNetwork(run.model())
         graph: bytes = build_graph(served).SerializeToString(deterministic=True)
         return graph
     try:

@@ -80,6 +80,8 @@ def trained(folder: Path, split_seed: int) -> Resized:
         bundle = Bundle.load(folder)
     except BundleError as error:
         raise TrainingError(f"--teacher: {error}") from None
+    if CHECKPOINT not in bundle:
+        raise TrainingError(f"--teacher {folder} is quantised and holds no weights for PyTorch: name the float bundle")
     return mobilenet(bundle.manifest.architecture, load(bundle.read(CHECKPOINT)))
 
 

@@ -14,7 +14,7 @@ from app.bundle import Bundle, BundleError
 from app.bundle.graph_check import GraphError, check_graph
 from app.bundle.names import GRAPH
 from tests.app.forged import forge, graph
-from tests.conftest import BUNDLE, SMALL_BUNDLE
+from tests.conftest import BUNDLE, INT8_BUNDLE, SMALL_BUNDLE
 
 
 def small(*nodes: onnx.NodeProto, **rest: Any) -> onnx.ModelProto:
@@ -173,7 +173,7 @@ def test_too_many_fields_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         check_graph(b"\x3a\x00" + b"\x08\x00" * 10_000)
 
 
-@pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE, INT8_BUNDLE], ids=lambda folder: folder.name)
 def test_the_shipped_graphs_are_complete(folder: Path) -> None:
     content = (folder / GRAPH).read_bytes()
     check_graph(content)

@@ -12,7 +12,7 @@ import pytest
 from app.bundle.manifest import manifest_digest, sha256
 from app.bundle.reader import Bundle, BundleError
 from tests.app.forged import forge
-from tests.conftest import BUNDLE, SMALL_BUNDLE
+from tests.conftest import BUNDLE, INT8_BUNDLE, SMALL_BUNDLE
 
 
 @pytest.fixture
@@ -26,15 +26,34 @@ def rewrite(tmp_path: Path) -> Callable[..., Path]:
     return partial(forge, tmp_path / "forged")
 
 
-@pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BUNDLE, SMALL_BUNDLE, INT8_BUNDLE], ids=lambda folder: folder.name)
 def test_the_shipped_bundles_are_intact(folder: Path) -> None:
     bundle = Bundle.load(folder)
     assert bundle.manifest.name == folder.name
     assert len(bundle.manifest.classes) == 10
     assert bundle.report.n == 10_000
-    weights = sha256(bundle.read("checkpoint.safetensors"))
+    weights = sha256(bundle.read("model.onnx" if bundle.manifest.quantisation else "checkpoint.safetensors"))
     assert re.fullmatch(rf"\d+\.\d+\.\d+\+{weights[:8]}", bundle.manifest.version)
     assert {path.name for path in folder.iterdir()} == {"bundle.json", *bundle.manifest.files}
+
+
+def test_only_a_graph_of_integers_needs_no_checkpoint(rewrite: Callable[..., Path]) -> None:
+    kept = {name: digest for name, digest in SHIPPED["files"].items() if name != "checkpoint.safetensors"}
+    with pytest.raises(BundleError, match=r"files: checkpoint.safetensors is missing"):
+        Bundle.load(rewrite(files=kept))
+    made = json.loads((INT8_BUNDLE / "bundle.json").read_bytes())["quantisation"]
+    assert "checkpoint.safetensors" not in Bundle.load(rewrite(files=kept, quantisation=made))
+    with pytest.raises(BundleError, match=r"quantisation.weight_bits: .*less than or equal to 8"):
+        Bundle.load(rewrite(files=kept, quantisation=made | {"weight_bits": 9}))
+    kept.pop("model.onnx")
+    with pytest.raises(BundleError, match=r"files: model.onnx is missing"):
+        Bundle.load(rewrite(files=kept, quantisation=made))
+
+
+@pytest.mark.parametrize("tolerance", [0.009, 0.51])
+def test_the_tolerance_of_the_self_check_is_bounded(rewrite: Callable[..., Path], tolerance: float) -> None:
+    with pytest.raises(BundleError, match=r"self_check.tolerance: "):
+        Bundle.load(rewrite(self_check=SELF_CHECK | {"tolerance": tolerance}))
 
 
 def names() -> list[str]:

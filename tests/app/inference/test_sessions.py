@@ -35,7 +35,7 @@ from app.inference.sessions import (
 from app.settings import Settings
 from tests.app.forged import forge, former, graph, own_score
 from tests.benchmarks.serving.processes import resident_mb
-from tests.conftest import BUNDLE, DATA, SMALL_BUNDLE
+from tests.conftest import BUNDLE, DATA, INT8_BUNDLE, SMALL_BUNDLE
 
 
 def pictures() -> np.ndarray:
@@ -509,6 +509,40 @@ def test_pytorch_refuses_a_file_that_is_not_safetensors(tmp_path: Path, file: st
     with pytest.raises(SessionError, match=rf"^{file} cannot be loaded: ") as refused:
         load_session(Settings(_env_file=None, model_dir=folder, engine="torch"))
     assert "\n" not in str(refused.value)
+
+
+def test_pytorch_refuses_a_graph_of_integers() -> None:
+    with pytest.raises(SessionError, match="ENGINE=torch cannot run .*_int8, a graph of 8-bit integers: ENGINE=onnx"):
+        load_session(Settings(_env_file=None, model_dir=INT8_BUNDLE, engine="torch"))
+
+
+def test_a_graph_of_integers_has_a_tolerance_of_its_own_that_damage_exceeds() -> None:
+    bundle, session = load_session(Settings(_env_file=None, model_dir=INT8_BUNDLE))
+    tolerance = bundle.manifest.self_check.tolerance
+
+    class Wrong(Session):
+        def __init__(self, off: float) -> None:
+            self._off = np.float32(off)
+
+        def run(self, images: np.ndarray, maps: bool = False) -> Outputs:
+            return Outputs(session.run(images).logits + self._off)
+
+    self_check(Wrong(0.9 * tolerance), bundle)
+    with pytest.raises(SessionError, match="self-check: a logit is off by"):
+        self_check(Wrong(1.1 * tolerance), bundle)
+
+
+@pytest.mark.parametrize("place", [10, 30, 50])
+def test_damage_to_any_layer_of_integers_is_noticed(place: int) -> None:
+    model = onnx.load(INT8_BUNDLE / GRAPH)
+    weights = [one for one in model.graph.initializer if one.data_type == TensorProto.INT8 and len(one.dims) == 4]
+    chosen = weights[min(place, len(weights) - 1)]
+    zeros = numpy_helper.from_array(np.zeros_like(numpy_helper.to_array(chosen)), chosen.name)
+    chosen.CopyFrom(zeros)
+    whole = Bundle.load(INT8_BUNDLE)
+    damaged = Bundle(whole.manifest, whole.report, {GRAPH: model.SerializeToString()})
+    with pytest.raises(SessionError, match="self-check: a logit is off by"):
+        self_check(OnnxSession(damaged), damaged)
 
 
 def test_a_missing_torch_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:

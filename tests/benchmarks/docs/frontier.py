@@ -63,9 +63,11 @@ class Ours(NamedTuple):
 
 
 def ours(models: Path) -> Iterator[Ours]:
-    """One point for each bundle in the folder, sorted by name."""
+    """One point for each bundle of floats in the folder, sorted by name; integers make no fewer multiply-adds."""
     for path in sorted(models.glob(f"*/{MANIFEST}")):
         bundle = Bundle.load(path.parent)
+        if bundle.manifest.quantisation:
+            continue
         accuracy = bundle.report.accuracy
         yield Ours(bundle.manifest.name, accuracy.value, accuracy.ci95, bundle.manifest.macs / 1e6)
 

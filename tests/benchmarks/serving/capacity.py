@@ -2,12 +2,15 @@
 
     python -m tests.benchmarks.serving.capacity --seconds 8 --rounds 3 --bundle models/mobilenet_v2_cifar10
     python -m tests.benchmarks.serving.capacity --workers 1,2
+    python -m tests.benchmarks.serving.capacity --bundle models/mobilenet_v2_cifar10 models/mobilenet_v2_cifar10_int8
 
 wrk posts a 32x32 PNG over keep-alive connections. It runs on the same cores as the service. Each line is the median of
-the rounds, which alternate between measurements; services with different WORKERS run side by side, one of them idle.
+the rounds, which alternate between measurements; services of several bundles and WORKERS run side by side, all but one
+of them idle.
 """
 
 import argparse
+import itertools
 import os
 import re
 import statistics
@@ -23,6 +26,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
+from app.bundle.reader import Bundle
 from app.cores import available_cores
 from app.inference.sessions import load_session
 from app.settings import Settings
@@ -78,38 +82,41 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--port", type=int, default=18232)
-    parser.add_argument("--bundle", type=Path, default=ROOT / Settings().model_dir, help="the served bundle's folder")
+    default = ROOT / Settings().model_dir
+    parser.add_argument("--bundle", type=Path, nargs="+", default=[default], help="folders of the served bundles")
     parser.add_argument("--workers", default="1", help="comma-separated: WORKERS of one service each")
     options = parser.parse_args()
-    bundle = options.bundle.resolve()  # the service runs in another folder
-    services = {
-        workers: f"http://127.0.0.1:{options.port + place}" for place, workers in enumerate(options.workers.split(","))
-    }
-    cores = available_cores()
-    inference: dict[tuple[str, int], list[float]] = {("onnx", threads): [] for threads in sorted({1, cores})}
-    inference["torch", 1] = []
-    found: dict[tuple[str, int], list[tuple[float, float, float]]] = {
-        (workers, connections): [] for connections in CONCURRENCY for workers in services
+    bundles = [bundle.resolve() for bundle in options.bundle]  # the service runs in another folder
+    combinations = list(itertools.product(bundles, options.workers.split(",")))
+    services = {one: f"http://127.0.0.1:{options.port + place}" for place, one in enumerate(combinations)}
+    inference: dict[tuple[Path, str, int], list[float]] = {}
+    for threads in sorted({1, available_cores()}):
+        inference |= {(bundle, "onnx", threads): [] for bundle in bundles}
+    floats = [bundle for bundle in bundles if not Bundle.load(bundle).manifest.quantisation]
+    inference |= {(bundle, "torch", 1): [] for bundle in floats}
+    found: dict[tuple[tuple[Path, str], int], list[tuple[float, float, float]]] = {
+        (one, connections): [] for connections in CONCURRENCY for one in services
     }
     with ExitStack() as stack:
-        for workers, url in services.items():
+        for (bundle, workers), url in services.items():
             stack.enter_context(serving(url, bundle, workers))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         script = folder / "post.lua"
         script.write_text(SCRIPT.format(image=IMAGE))
         for _ in range(options.rounds):
-            for (engine, threads), rates in inference.items():
+            for (bundle, engine, threads), rates in inference.items():
                 rates.append(bare(bundle, engine, threads, options.seconds / 2))
-            for (workers, connections), results in found.items():
-                results.append(wrk(services[workers], connections, options.seconds, script))
+            for (one, connections), results in found.items():
+                results.append(wrk(services[one], connections, options.seconds, script))
     print("| what | images/s | median ms | 99 % ms |\n| --- | --- | --- | --- |")
-    for (engine, threads), rates in inference.items():
+    for (bundle, engine, threads), rates in inference.items():
         rate = statistics.median(rates)
         name = f"bare inference, {engine}, {threads} thread{'s' * (threads > 1)}"
-        print(f"| {name} | {rate:.0f} | {1000 * threads / rate:.2f} | |")
-    for (workers, connections), results in found.items():
+        print(f"| {bundle.name}: {name} | {rate:.0f} | {1000 * threads / rate:.2f} | |")
+    for ((bundle, workers), connections), results in found.items():
         rate, median, tail = (statistics.median(column) for column in zip(*results, strict=True))
-        print(f"| `/predict`, WORKERS={workers}, {connections} at once | {rate:.0f} | {median:.2f} | {tail:.2f} |")
+        name = f"`/predict`, WORKERS={workers}, {connections} at once"
+        print(f"| {bundle.name}: {name} | {rate:.0f} | {median:.2f} | {tail:.2f} |")
 
 
 @contextmanager

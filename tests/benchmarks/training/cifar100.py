@@ -18,7 +18,6 @@ from app.bundle.reader import Bundle
 from tests.benchmarks.training.photographs import BUNDLES, network_of
 from training.data.cifar10 import load
 from training.evaluate.abstention import entropies
-from training.evaluate.network_outputs import predict_logits
 
 SIDE = 32
 
@@ -48,7 +47,7 @@ def main() -> None:
         bundle = Bundle.load(folder)
         selection = json.loads(bundle.read("split.json"))["select"]
         known = load(options.data_dir, train=True, download=False).images[selection]
-        logits = [predict_logits(network_of(folder), part) for part in (known, others)]
+        logits = [network_of(folder).logits(part) for part in (known, others)]
         truth = np.repeat([0, 1], [len(known), len(others)])
         areas = [
             roc_auc_score(truth, np.concatenate(scores))

@@ -1,4 +1,4 @@
-"""Compare the time of two bundles' graphs for one image on one thread, in pairs.
+"""Compare the time of two bundles' graphs on one thread, in pairs: for one image, and for a batch.
 
 python -m tests.benchmarks.training.graph_pairs OLD NEW     # folders of bundles
 """
@@ -14,7 +14,7 @@ import onnxruntime
 from app.bundle.names import INPUT, LOGITS
 from app.bundle.reader import Bundle
 
-ROUNDS, RUNS = 11, 100
+ROUNDS, RUNS, BATCH = 11, 100, 8
 
 
 def graph_of(bundle: Bundle) -> onnxruntime.InferenceSession:
@@ -24,11 +24,11 @@ def graph_of(bundle: Bundle) -> onnxruntime.InferenceSession:
 
 
 def milliseconds(graph: onnxruntime.InferenceSession, image: np.ndarray) -> float:
-    """The mean of RUNS runs."""
+    """The mean for an image, of RUNS images."""
     started = time.perf_counter()
-    for _ in range(RUNS):
+    for _ in range(RUNS // len(image)):
         graph.run([LOGITS], {INPUT: image})
-    return (time.perf_counter() - started) / RUNS * 1000
+    return (time.perf_counter() - started) / (RUNS // len(image) * len(image)) * 1000
 
 
 def main() -> None:
@@ -38,16 +38,20 @@ def main() -> None:
     options = parser.parse_args()
     old, new = Bundle.load(options.old), Bundle.load(options.new)
     random = np.random.default_rng(0)
-    cases = {"old, thumbnail": (graph_of(old), 32), "new, thumbnail": (graph_of(new), 32)}
+    graphs = {"old": graph_of(old), "new": graph_of(new)}
+    cases = {f"{name}, thumbnail": (graph, 1, 32) for name, graph in graphs.items()}
     if photographs := new.manifest.photographs:
-        cases["new, photograph"] = (cases["new, thumbnail"][0], photographs.height)
+        cases["new, photograph"] = (graphs["new"], 1, photographs.height)
+    cases |= {f"{name}, {BATCH} thumbnails": (graph, BATCH, 32) for name, graph in graphs.items()}
     inputs = {
-        name: (graph, random.integers(0, 256, (1, side, side, 3), np.uint8)) for name, (graph, side) in cases.items()
+        name: (graph, random.integers(0, 256, (count, side, side, 3), np.uint8))
+        for name, (graph, count, side) in cases.items()
     }
     rounds = [{name: milliseconds(*case) for name, case in inputs.items()} for _ in range(ROUNDS + 1)][1:]
     for name in cases:
-        ratio = statistics.median(one[name] / one["old, thumbnail"] for one in rounds)
-        print(f"{name}: {statistics.median(one[name] for one in rounds):.3f} ms, {ratio:.3f} times the old")
+        like = f"old, {BATCH} thumbnails" if str(BATCH) in name else "old, thumbnail"
+        ratio = statistics.median(one[name] / one[like] for one in rounds)
+        print(f"{name}: {statistics.median(one[name] for one in rounds):.3f} ms an image, {ratio:.3f} times the old")
 
 
 if __name__ == "__main__":

@@ -17,24 +17,26 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
-from app.bundle.names import CHECKPOINT
+from app.bundle.names import CHECKPOINT, GRAPH
 from app.bundle.reader import Bundle
 from app.network.mobilenet import Preprocessed, mobilenet_v2
 from training.data.cifar10 import CLASSES
 from training.data.photographs import OTHER, SIDE, Photographs, duplicates, read_photographs
 from training.evaluate.abstention import entropies
-from training.evaluate.network_outputs import predict_logits
+from training.evaluate.network_outputs import Answering, FloatNetwork, Graph
 
 ROOT = Path(__file__).parents[3]
 BUNDLES = [ROOT / "models/mobilenet_v2_cifar10", ROOT / "models/mobilenet_v2_cifar10_small"]
 CENTRE = 0.7
 
 
-def network_of(folder: Path) -> Preprocessed:
+def network_of(folder: Path) -> Answering:
     bundle = Bundle.load(folder)
+    if bundle.manifest.quantisation:
+        return Graph(bundle.read(GRAPH))
     network = mobilenet_v2(bundle.manifest.architecture)
     network.load_state_dict(load(bundle.read(CHECKPOINT)))
-    return Preprocessed(network, bundle.manifest.input.mean, bundle.manifest.input.std).eval()
+    return FloatNetwork(Preprocessed(network, bundle.manifest.input.mean, bundle.manifest.input.std).eval())
 
 
 def resized(images: Tensor, side: int) -> Tensor:
@@ -82,11 +84,11 @@ def main() -> None:
     for folder in options.bundles:
         model, fitted = network_of(folder), Bundle.load(folder).manifest.photographs
         assert fitted is not None and fitted.abstention.temperature is not None
-        whole = predict_logits(model, held_out.images)
+        whole = model.logits(held_out.images)
         rows = {
-            "32 px": predict_logits(model, resized(held_out.images, 32)),
+            "32 px": model.logits(resized(held_out.images, 32)),
             f"{SIDE} px": whole,
-            f"{SIDE} px, three views": (2 * whole + predict_logits(model, central(held_out.images))) / 3,
+            f"{SIDE} px, three views": (2 * whole + model.logits(central(held_out.images))) / 3,
         }
         for how, logits in rows.items():
             print(describe(folder.name, how, held_out, logits, fitted.abstention.temperature), flush=True)

@@ -191,13 +191,16 @@ def test_labels_of_other_people_may_be_added_later_and_stay(
 def test_nothing_is_read_when_the_log_cannot_be_written(
     run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "training.evaluate.evaluate.predict_logits", lambda *_: pytest.fail("the test images were read")
-    )
+    class Unread:
+        def logits(self, images: torch.Tensor) -> torch.Tensor:
+            pytest.fail("the test images were read")
+
+        outputs = logits
+
     monkeypatch.setattr(
         "training.evaluate.evaluate.robustness_report", lambda *_, **__: pytest.fail("the test images were read")
     )
     with pytest.raises(TrainingError, match=r"cannot write --test-reads .*name a file that can be written"):
-        read_test_set(FinishedRun.read(run_dir).model(), make_images(20, seed=2), tmp_path, "0" * 64)
+        read_test_set(Unread(), make_images(20, seed=2), tmp_path, "0" * 64)
     with pytest.raises(TrainingError, match="cannot write --test-reads"):
         read_corrupted_test_set(FinishedRun.read(run_dir), make_images(20, seed=2), tmp_path)
