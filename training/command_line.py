@@ -18,7 +18,6 @@ python -m training publish RUN OWNER/NAME        # write its bundle to the Huggi
 A command that was stopped resumes when it is given again.
 """
 
-import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,6 @@ from typing import Annotated
 import torch
 import typer
 from rich.console import Console
-from typer.exceptions import TyperException
 
 from app.bundle.manifest import Manifest
 from training.chosen_data import (
@@ -46,22 +44,22 @@ from training.data.cifar10 import Dataset
 from training.data.data_set import DataSet
 from training.data.tiny_imagenet import ARCHIVE as TINY_IMAGENET
 from training.data.tiny_imagenet import sort_pictures
-from training.errors import TrainingError, printable
+from training.errors import TrainingError
 from training.evaluate import leave_two_out
 from training.evaluate.compare import compare, predict, read_model
 from training.evaluate.evaluate import Sources, evaluate, evaluated
 from training.evaluate.human_labels import LABELS, figures, read_human_labels, render_figures
 from training.evaluate.test_set_log import check_log
+from training.exit_codes import run_command_line
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.export.publish import publish
 from training.export.quantised_run import check_folder, quantise, read_source
 from training.fit.banner import begins, classes_line, tell
-from training.fit.distributed import Device, LeaderFailed, join, processes, speaker
+from training.fit.distributed import Device, join, processes
 from training.fit.overview import draw, read_overview, render
 from training.fit.progress_bar import progress_on
 from training.fit.run import Run
 from training.fit.run_folder import BUNDLE, TENSORBOARD, FinishedRun, check_cifar10, split_seed
-from training.fit.stop import Stopped
 from training.fit.teachers import read_teacher
 from training.fit.tensorboard import TensorBoard, check_tensorboard
 from training.options import (
@@ -395,30 +393,4 @@ def _print_bundle(bundle: Path | str, manifest: Manifest) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that the user can correct is one line."""
-    try:
-        code = cli(prog_name=PROGRAM, standalone_mode=False)
-    except LeaderFailed:
-        sys.exit(1)
-    except Stopped as stop:
-        _stop(str(stop), stop.exit_code)
-    except TrainingError as error:
-        _stop(str(error), 1)
-    except TyperException as error:
-        message = " ".join(error.format_message().split())
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else PROGRAM
-        _stop(f"{message} ({command} --help shows what is allowed)", error.exit_code)
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""  # a failed write does not tell it
-        _stop(f"{error.strerror}{where}: free some space, or name another folder", 1)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    if code == 130:
-        _stop("interrupted: the same command goes on from what is saved", 130)
-    sys.exit(code)
-
-
-def _stop(message: str, code: int) -> None:
-    print(f"error: {speaker()}{printable(message)}", file=sys.stderr)
-    sys.exit(code)
+    run_command_line(cli, PROGRAM)

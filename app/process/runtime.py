@@ -8,7 +8,8 @@ import os
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT_BYTES = 32 << 20  # for at most TRIM_SECONDS
+# At the end of each arena: the main one, which bodies come from, is trimmed every TRIM_SECONDS, those of threads never.
+KEPT_BYTES = 4 << 20
 TRIM_SECONDS = 5.0
 
 
@@ -26,7 +27,7 @@ def give_memory_back() -> None:
     """Have glibc return large blocks to the system as soon as they are free; elsewhere it does nothing.
 
     By default glibc keeps blocks of the size of the first large picture for later ones. Up to KEPT_BYTES of smaller
-    blocks stay until the next trim: to get them anew from the system takes half a millisecond of a photo's request.
+    blocks stay: to get them anew from the system takes half a millisecond of a photo's request.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
