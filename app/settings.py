@@ -43,7 +43,6 @@ ORDINARY = ("ROOTPATH",)  # Gentoo sets it
 # Letters. Many other words differ from a name shorter than SHORT by one letter, and any from one of less than LEAST.
 LEAST, SHORT, LONG = 4, 6, 10
 
-
 # .env's damaged lines are refused here; the library would pass over them with a warning.
 logging.getLogger("dotenv.main").setLevel(logging.ERROR)
 
