@@ -33,6 +33,7 @@ class RequestContext:
     client: str = ""  # RequestLog; whom shares are counted by, see network_of
     traceparent: str = ""  # Tracing if it is on, else RequestLog; W3C Trace Context
     route: str | None = None  # Admission and mounted applications, for requests that no route of ours answers
+    alone: bool = False  # the connection; whether no other one sends requests
     deadline: float = math.inf  # the client, if it came by gRPC, and BodyLimits; seconds of time.monotonic()
     claim: "Claim | None" = None  # BodyLimits; what this request holds of the memory and of the queue
     began: float | None = None  # the route, when it begins to read images; seconds of time.monotonic()

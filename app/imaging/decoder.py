@@ -191,6 +191,8 @@ class Decoder:
         else:
             self._lanes.put(job)
         try:
+            if job.result.done():
+                return job.result.result()
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.wrap_future(job.result)
         except TimeoutError:

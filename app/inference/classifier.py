@@ -92,11 +92,12 @@ class Classifier:
         return list(dict.fromkeys(level for rules in self.rules.values() for level in rules.levels))
 
     async def classify(
-        self, content: bytes, deadline: float, client: str = "", kind: Kind | None = None
+        self, content: bytes, deadline: float, client: str = "", kind: Kind | None = None, *, here: bool = False
     ) -> Classification:
         """What an encoded image shows. `deadline` is in seconds of time.monotonic(); clients share decoders fairly.
 
-        `kind` overrules what app.imaging.kinds says of the image.
+        `kind` overrules what app.imaging.kinds says of the image. With `here` the thread that decodes the image also
+        computes, for a minute picture that of the event loop: for callers who know that nobody else waits.
 
         Raises UndecodableImage, UnsupportedMediaType, PayloadTooLarge, ImageTooLarge, TooExpensive, DeadlineExceeded
         or Unavailable.
@@ -104,7 +105,12 @@ class Classifier:
         check_size(content, self._max_file_bytes)
         began = time.monotonic()
         decoded = await self.decoder.decode(
-            content, self._views, deadline, lambda thumbnails: self.engine.submit(thumbnails, deadline), client, kind
+            content,
+            self._views,
+            deadline,
+            lambda thumbnails: self.engine.submit(thumbnails, deadline, here=here),
+            client,
+            kind,
         )
         return self._classification(decoded.answer, decoded.kind, decoded.seconds, began, decoded.thumbnails[0])
 

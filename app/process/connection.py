@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from ..api.problems import problem_response
 from ..api.request_context import client_address, context_of, network_of
 from ..errors import MalformedRequest
+from .company import Company
 from .connection_limit import ConnectionLimit
 from .framing import Body, Chunks, FramingError, Sized
 from .turns import Turns
@@ -84,8 +85,8 @@ class Connection(HttpToolsProtocol):
     `on_refused(instance, client's address)` is called. Later bytes are discarded. A malformed body ends its request
     with `RequestContext.fault`.
 
-    `buffer` of BODY_READ_BYTES is shared by the connections of one event loop, `limit` and `turns` by those of one
-    server.
+    `buffer` of BODY_READ_BYTES is shared by the connections of one event loop, `limit`, `turns` and
+    `company` by those of one server.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Connection(HttpToolsProtocol):
         buffer: memoryview,
         limit: ConnectionLimit,
         turns: Turns,
+        company: Company,
         on_refused: Callable[[str, str], None],
         prefix: str = "",
         **kwargs: Any,
@@ -104,6 +106,7 @@ class Connection(HttpToolsProtocol):
         self._buffer = buffer
         self._limit = limit
         self._turns = turns
+        self._company = company
         self._on_refused = on_refused
         self._prefix = prefix
         self._seen: RequestResponseCycle | None = None
@@ -283,7 +286,8 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._check_framing()
         self.expect_100_continue = self._framing.get(b"expect", [b""])[-1].lower() == b"100-continue"
-        context_of(cast(Scope, self.scope))  # before anything copies the scope: `_refuse_body` must find it
+        context = context_of(cast(Scope, self.scope))  # before the scope is copied: `_refuse_body` must find it
+        context.alone = self._company.alone(self)
         super().on_headers_complete()
         self._head_complete = True
 

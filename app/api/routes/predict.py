@@ -104,7 +104,7 @@ async def predict(
         content = await read_image(request, service.settings.max_file_bytes)
         context.read = time.monotonic()
         async with hold_places(request, service.settings.views):
-            classifying = asked.classifier.classify(content, context.deadline, context.client, kind)
+            classifying = asked.classifier.classify(content, context.deadline, context.client, kind, here=context.alone)
             result = await unless_gone(request, classifying)
     total_seconds = service.observe(context, asked, [result])
     context.log = log_of(model) | {

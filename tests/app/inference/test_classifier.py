@@ -1,5 +1,6 @@
 import asyncio
 import io
+import threading
 import time
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -163,6 +164,23 @@ async def test_waiting_for_an_answer_ends_at_the_deadline(loaded: tuple[Bundle, 
     with pytest.raises(DeadlineExceeded):
         await classifier.classify(cat, time.monotonic() + 0.05)
     assert submitted.cancelled()
+    classifier.close()
+
+
+@pytest.mark.parametrize("here", [True, False])
+async def test_a_minute_picture_is_answered_without_another_thread_where_nobody_else_waits(
+    loaded: tuple[Bundle, Session], cat: bytes, here: bool
+) -> None:
+    threads: list[int] = []
+
+    def run(images: np.ndarray, maps: bool) -> Outputs:
+        threads.append(threading.get_ident())
+        return loaded[1].run(images, maps)
+
+    engine = Engine(run, threads=1, max_batch_images=8)
+    classifier = Classifier(loaded[0].manifest, engine, Settings(inference_threads=1))
+    assert (await classifier.classify(cat, time.monotonic() + 30, here=here)).label == "cat"
+    assert (threads == [threading.get_ident()]) is here
     classifier.close()
 
 

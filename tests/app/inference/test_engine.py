@@ -200,6 +200,53 @@ async def test_a_worker_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixt
     assert "worker died" in caplog.text
 
 
+async def test_a_caller_computes_itself_in_the_place_of_an_idle_worker() -> None:
+    threads: list[int] = []
+
+    def compute(batch: Images, maps: bool) -> Outputs:
+        threads.append(threading.get_ident())
+        return mean_logits(batch, maps)
+
+    engine = engine_of(compute)
+    assert engine.submit(images(7), soon(), here=True).result(0).outputs.logits.tolist() == [[7, 1]]
+    assert threads == [threading.get_ident()]
+    await engine.infer(images(8), soon())  # the worker goes on
+    assert (await asyncio.wrap_future(engine.submit(images(1, 2), soon(), here=True))).outputs.logits[
+        :, 0
+    ].tolist() == [1, 2]
+    assert threading.get_ident() not in threads[1:]  # several images are left to the worker
+    engine.close()
+
+
+async def test_no_more_threads_compute_than_there_are_workers() -> None:
+    gate = Gate()
+    engine = engine_of(gate)
+    here = asyncio.create_task(asyncio.to_thread(engine.submit, images(1), soon(), here=True))
+    await gate.entering()
+    waiting = [engine.submit(images(number), soon(), here=True) for number in (2, 3)]  # its worker has no place
+    assert len(gate.batches) == 1
+    gate.opened.set()
+    answers = [await here, *waiting]
+    assert [(await asyncio.wrap_future(answer)).outputs.logits[0, 0] for answer in answers] == [1, 2, 3]
+    assert gate.batches[0] == [1] and sum(gate.batches, []) == [1, 2, 3]
+    engine.close()
+
+
+async def test_a_caller_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(batch: Images, maps: bool) -> Outputs:
+        raise MemoryError("no memory")
+
+    deaths: list[int] = []
+    engine = engine_of(fail, on_death=lambda: deaths.append(1))
+    with pytest.raises(Unavailable):
+        engine.submit(images(1), soon(), here=True).result(0)
+    assert engine.died and deaths == [1]
+    assert "no memory" in caplog.text
+    with pytest.raises(Unavailable):
+        engine.submit(images(1), soon(), here=True)
+    engine.close()
+
+
 async def test_closing_finishes_accepted_work() -> None:
     gate = Gate()
     engine = engine_of(gate)

@@ -1,12 +1,14 @@
 """How the process starts, sees proxies, and leaves."""
 
 import json
+import math
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from app.api.middleware.request_log import TRACEPARENT
+from app.bundle.reader import Bundle
+from app.inference.sessions import Images, OnnxSession, Outputs, Session
 from app.main import create_app
 from app.process import server
 from app.process.listener import BindError, bound
@@ -161,6 +165,34 @@ async def test_a_port_on_which_another_listens_meanwhile_ends_the_start(monkeypa
             BindError, match="^HOST, PORT: cannot serve at '127.0.0.1', port 0: Address already in use$"
         ):
             await server.Server(create_app(Settings()), Settings(port=0)).startup([ours])
+
+
+@pytest.mark.parametrize(("seconds", "alone"), [(0.0, True), (math.inf, False)])
+async def test_a_request_of_the_only_client_is_computed_by_the_event_loop(
+    loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch, seconds: float, alone: bool
+) -> None:
+    monkeypatch.setattr("app.process.company.ALONE_AFTER_SECONDS", seconds)
+    threads: list[int] = []
+
+    class Noting(OnnxSession):
+        def __init__(self) -> None:
+            pass
+
+        def run(self, images: Images, maps: bool = False) -> Outputs:
+            threads.append(threading.get_ident())
+            return loaded[1].run(images, maps)
+
+    settings = Settings(port=0, inference_threads=1)
+    with bound(settings) as [ours]:
+        serving = server.Server(create_app(settings, (loaded[0], Noting())), settings)
+        serving.config.load()
+        serving.lifespan = serving.config.lifespan_class(serving.config)
+        await serving.startup([ours])
+        async with httpx.AsyncClient(base_url="http://{}:{}".format(*ours.getsockname())) as client:
+            answer = await client.post("/predict", content=cat)
+        await serving.shutdown([ours])
+    assert answer.json()["predictions"][0]["label"] == "cat"
+    assert (threads == [threading.get_ident()]) is alone
 
 
 @pytest.mark.parametrize("prefix", ["images", "/images/", "/a b", "//"])
