@@ -18,7 +18,7 @@
     ├── Overloaded               429  the queue or a memory budget is full: retry after Retry-After seconds
     ├── ClientGone               499  the client disconnected before its answer: only logs and metrics see it
     ├── Internal                 500  a bug; the log has its cause under the request's id
-    ├── Unavailable              503  the service is shutting down, or its engine has died
+    ├── Unavailable              503  the service is shutting down, its engine has died, or memory is short
     └── DeadlineExceeded         504  no answer within the deadline
 
 app.api.problems turns them into HTTP answers. GET /problems/<code> shows the docstring of each kind.
@@ -162,7 +162,7 @@ class Internal(Problem):
 
 
 class Unavailable(Problem):
-    """The service is shutting down, or its engine has died."""
+    """The service is shutting down, its engine has died, or it has too little memory now."""
 
     status, code, title = 503, "unavailable", "The service is not available"
 

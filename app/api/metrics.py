@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from ..feedback.feedback import Verdict
 from ..inference.answers import Classification
 from ..inference.loaded_model import LoadedModel
+from ..sandbox.process import REASONS
 from ..settings import DEFAULT_MODEL
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -64,7 +65,7 @@ class Metrics:
         self.decoders_killed = Counter(
             "predict_decoders_killed", "Decoding processes that were ended, by reason.", ["reason"], **own
         )
-        for reason in ("cpu", "memory", "time", "crash"):
+        for reason in REASONS:
             self.decoders_killed.labels(reason)
         self.model_info = Gauge("model_info", "The model that answers.", [*model, "name", "version"], **own)
         self.models = {name: ModelMetrics(self, (name,) if model else ()) for name in models}

@@ -23,6 +23,7 @@ from ..errors import (
     MethodNotAllowed,
     NotFound,
     Problem,
+    Unavailable,
     forget_tracebacks,
 )
 from ..validation_errors import one_line
@@ -76,6 +77,8 @@ def as_problem(error: Exception) -> Problem:
         return InvalidParameter(_validation_message(error))
     if isinstance(error, HTTPException):
         return _from_http(error)
+    if isinstance(error, MemoryError):
+        return Unavailable("the service has too little memory now: try again later")
     return Internal("the service met a bug; its log has the cause under this request's id")
 
 

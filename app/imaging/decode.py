@@ -80,6 +80,7 @@ class EncodedImage:
     width: int  # as stored, before orientation
     height: int
     pixels: int  # peak memory of decoding, in pixels of four bytes; at most max_pixels
+    effort: int  # pixels that decoding computes: those of a JPEG with several scans count jpeg.USUAL_SCANS times
 
     @classmethod
     def identify(cls, content: bytes, max_pixels: int) -> "EncodedImage":
@@ -100,10 +101,15 @@ class EncodedImage:
                     f"the {kind} has {frame:,} pixels ({width} x {height});"
                     f" accepted are {accepted:,} pixels and {MAX_SIDE:,} on a side"
                 )
-            peak = _jpeg_peak_pixels(image, content) if kind == "JPEG" else frame * PEAK_FRAMES.get(kind, 1)
+            peak, effort = frame * PEAK_FRAMES.get(kind, 1), frame
+            if kind == "JPEG":
+                scans = _has_several_scans(image, content)
+                # Of several, libjpeg keeps the coefficients of the whole picture, and each passes over all of them.
+                peak = 2 * frame if scans else math.ceil(math.prod(_draft(image)))
+                effort = jpeg.USUAL_SCANS * frame if scans else frame
             image.verify()  # verifies the checksums of a PNG; decoding does not
         # Capped, so that every accepted image fits a budget of max_pixels, at least alone.
-        return cls(content, kind, width, height, min(peak, max_pixels))
+        return cls(content, kind, width, height, min(peak, max_pixels), effort)
 
     @property
     def kind(self) -> Kind:
@@ -188,17 +194,16 @@ def _draft(image: ImageFile.ImageFile) -> tuple[float, float]:
     return drafted[1][2:] if drafted else image.size
 
 
-def _jpeg_peak_pixels(image: ImageFile.ImageFile, content: bytes) -> int:
-    """Peak memory of decoding a JPEG, in pixels of four bytes. Raises ValueError for more than jpeg.MAX_SCANS scans."""
+def _has_several_scans(image: ImageFile.ImageFile, content: bytes) -> bool:
+    """Of a JPEG. Raises ValueError for more than jpeg.MAX_SCANS."""
     assert image.fp is not None
     layers, end = len(image.getbands()), image.fp.tell()  # Pillow has just read the header of the first scan
     header = struct.pack(">HHB", 0xFFDA, 6 + 2 * layers, layers)
     if "progressive" not in image.info and content.startswith(header, end - 8 - 2 * layers):
-        return math.ceil(math.prod(_draft(image)))
-    # With several scans libjpeg keeps the coefficients of the whole picture, and each scan passes over all of them.
+        return False
     if content.count(b"\xff\xda", end) > jpeg.MAX_SCANS:
         raise ValueError("too many scans")
-    return 2 * math.prod(image.size)
+    return True
 
 
 def _load(image: ImageFile.ImageFile) -> None:

@@ -35,7 +35,7 @@ from ..errors import DeadlineExceeded, Problem, Unavailable, UnsupportedMediaTyp
 from ..sandbox.process import ProcessEnded
 from ..workers.tally import Tally
 from .decode import EncodedImage
-from .formats import is_minute, is_tiny, recognise
+from .formats import MINUTE_PIXELS, TINY_PIXELS, is_minute, is_tiny, recognise
 from .kinds import Kind, Sizes
 from .lanes import Lane, Lanes, Use
 from .pixel_budget import PixelBudget
@@ -132,7 +132,7 @@ class _Job(Generic[T]):
 class Decoder:
     """For any event loop; `close` it when done. sizes: of the thumbnails, for each kind of picture.
 
-    on_kill: is called for each process that ended, with the reason: "cpu", "memory", "time" or "crash".
+    on_kill: is called for each process that ended, with the reason, one of app.sandbox.process.REASONS.
     pixels: by which several workers have max_inflight_pixels together.
     """
 
@@ -185,9 +185,9 @@ class Decoder:
         """
         job = _Job(content, views, deadline, hand_on, client, kind, small=len(content) <= SMALL_BYTES)
         if is_minute(content) and self._has_turn():
-            self._decode_here(job)
+            self._decode_here(job, MINUTE_PIXELS)
         elif is_tiny(content):
-            self._tiny.submit(self._decode_here, job)
+            self._tiny.submit(self._decode_here, job, TINY_PIXELS)
         else:
             self._lanes.put(job)
         try:
@@ -298,11 +298,15 @@ class Decoder:
             )
         self._decode_here(job)
 
-    def _decode_here(self, job: _Job[Any]) -> None:
+    def _decode_here(self, job: _Job[Any], most_effort: int | None = None) -> None:
+        """Decode in this thread; leave an image that takes more to a process, whatever `is_tiny` said of it."""
         if not job.result.running() and not job.result.set_running_or_notify_cancel():
             return
         try:
             image = EncodedImage.identify(job.content, self.limits.max_pixels)
+            if most_effort is not None and image.effort > most_effort:
+                self._lanes.put(job)
+                return
             with self._budget.hold(image.pixels if image.pixels > SMALL_PIXELS else 0, job.deadline) as held:
                 if not held:
                     raise DeadlineExceeded(NO_TIME)

@@ -20,6 +20,7 @@ MAX_SEGMENTS = 2_000
 MAX_PADDING = 1 << 16  # bytes between segments
 MAX_PROFILE_BYTES = 1 << 20
 MAX_SCANS = 64  # encoders write about a dozen
+USUAL_SCANS = 16
 
 START, END, SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 FILL_BYTES = re.compile(rb"\xff{1,%d}" % MAX_PADDING)
@@ -28,6 +29,8 @@ BASELINE = (0xC0, 0xC1)
 # Frames that libjpeg decodes to eight bits a channel: baseline, extended, progressive; the last two arithmetic-coded.
 DECODED_FRAMES = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 JPEG_LS_FRAME = 0xF7
+# Markers without a segment. Pillow reads what follows JPG and JPG0 to JPG13 as nothing, and looks for the next marker.
+ALONE = {0x00, 0x01, *range(0xD0, 0xDA), 0xC8, *range(0xF0, 0xFE)} - {JPEG_LS_FRAME}
 METADATA = {*range(0xE0, 0xF0), 0xFE}  # APP0 to APP15, and comments
 APP2 = 0xE2  # colour profiles
 NEEDED_METADATA = {0xE0: b"JFIF", 0xE1: b"Exif\0\0", 0xEE: b"Adobe"}  # with what the data begins
@@ -69,11 +72,11 @@ def segments(content: bytes, most: int = MAX_SEGMENTS) -> Iterator[Segment]:
         if marker == SCAN:
             yield Segment(marker, marked - 1, len(content))
             return
-        if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD9:
-            continue  # a marker without a segment
+        if marker in ALONE:
+            continue
         if len(content) < position + 2:
             return
-        position += int.from_bytes(content[position : position + 2])
+        position += max(2, int.from_bytes(content[position : position + 2]))  # the length counts itself
         yield Segment(marker, marked - 1, position)
     raise UndecodableImage(f"the JPEG has more than {most:,} segments")
 
@@ -81,7 +84,7 @@ def segments(content: bytes, most: int = MAX_SEGMENTS) -> Iterator[Segment]:
 def size(content: bytes, most: int = MAX_SEGMENTS) -> tuple[int, int]:
     """Width and height in pixels; 0, 0 if the segments cannot be followed.
 
-    The height of a progressive JPEG is multiplied by 16: it has about that many scans. Raises UndecodableImage, as
+    The height of a progressive JPEG is multiplied by USUAL_SCANS. Raises UndecodableImage, as
     `segments` does.
     """
     found = (0, 0)
@@ -89,7 +92,7 @@ def size(content: bytes, most: int = MAX_SEGMENTS) -> tuple[int, int]:
         data = segment.data(content)
         if segment.marker in FRAMES and len(data) >= 5:
             height, width = struct.unpack_from(">HH", data, 1)
-            found = (width, height if segment.marker in BASELINE else 16 * height)
+            found = (width, height if segment.marker in BASELINE else USUAL_SCANS * height)
     return found
 
 

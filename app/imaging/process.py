@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ImageTooLarge, Problem, TooExpensive, UndecodableImage, UnsupportedMediaType
+from ..errors import ImageTooLarge, Problem, TooExpensive, Unavailable, UndecodableImage, UnsupportedMediaType
 from ..sandbox.process import ProcessEnded, SandboxedProcess
 from .kinds import Kind, Sizes, kind_of
 from .protocol import DECODE, IDENTIFIED, IDENTITY, REQUEST, THUMBNAILS
@@ -25,7 +25,9 @@ PROBLEMS = (ImageTooLarge, TooExpensive, UndecodableImage, UnsupportedMediaType)
 
 
 def problem_of(ended: ProcessEnded) -> Problem:
-    """The error that a client gets whose image ended the process."""
+    """The error that a client gets whose image was being decoded when the process ended."""
+    if ended.reason == "killed":
+        return Unavailable("the process that decoded the image was killed, maybe for lack of memory: try again later")
     if ended.exceeded is None:
         return UndecodableImage("the image makes its decoder crash")
     return TooExpensive(f"decoding the image takes more {ended.exceeded} than is allowed")

@@ -26,10 +26,12 @@ START_SECONDS = 30.0  # for importing libraries on a busy machine
 LARGE_BLOCK_BYTES = 1 << 20
 KEPT_BYTES = 8 << 20  # free memory that a process keeps for its next request: asking for it anew costs 5 % of a photo
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME")
+# "killed": by something else, as Linux does when the machine or the container runs out of memory.
+REASONS = ("cpu", "memory", "time", "crash", "killed")
 
 
 class ProcessEnded(Exception):
-    """The process has ended while it had a request; `reason` is "cpu", "memory", "time" or "crash"."""
+    """The process has ended while it had a request; `reason` is one of REASONS."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -37,7 +39,7 @@ class ProcessEnded(Exception):
 
     @property
     def exceeded(self) -> str | None:
-        """What the request took more of than is allowed; None after a crash."""
+        """What the request took more of than is allowed; None if it was something else."""
         return {"cpu": "processor time", "memory": "memory", "time": "time"}.get(self.reason)
 
 
@@ -115,8 +117,7 @@ class SandboxedProcess:
         except subprocess.TimeoutExpired:
             status = None
         self.end()
-        # Linux kills a process if the machine runs out of memory.
-        reasons = {-signal.SIGPROF: "cpu", OUT_OF_MEMORY: "memory", -signal.SIGKILL: "memory"}
+        reasons = {-signal.SIGPROF: "cpu", OUT_OF_MEMORY: "memory", -signal.SIGKILL: "killed"}
         return ProcessEnded(reasons.get(status, "crash") if status is not None else "crash")
 
     def end(self) -> None:

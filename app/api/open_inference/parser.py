@@ -177,6 +177,10 @@ class Parser:
             if self._queue.closed:
                 raise Unavailable(SHUTTING_DOWN) from None
             logger.warning("the process that parses JSON has ended: %s", ended.reason)
+            if ended.reason == "killed":
+                raise Unavailable(
+                    "the process that parsed the JSON was killed, maybe for lack of memory: try again later"
+                ) from None
             what = ended.exceeded
             if what is None:
                 raise MalformedRequest("the JSON makes its parser crash") from None

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from app.api.middleware.problem_documents import ProblemDocuments
 from app.api.problems import as_problem
-from app.errors import BY_CODE, ClientGone, Internal, MethodNotAllowed, NotFound, Problem
+from app.errors import BY_CODE, ClientGone, Internal, MethodNotAllowed, NotFound, Problem, Unavailable
 
 DESIGN = {
     "malformed_request": 400,
@@ -62,6 +62,8 @@ def test_errors_of_the_framework_are_mapped() -> None:
     assert as_problem(HTTPException(400, "the boundary is missing")).detail == "the boundary is missing"
     assert isinstance(as_problem(HTTPException(418)), Internal)
     assert isinstance(as_problem(ClientDisconnect()), ClientGone)
+    short = as_problem(MemoryError())
+    assert isinstance(short, Unavailable) and "memory" in short.detail
     assert isinstance(as_problem(ZeroDivisionError()), Internal)
 
 

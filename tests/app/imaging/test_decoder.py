@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,43 @@ async def test_a_minute_picture_is_decoded_where_it_is_and_a_larger_tiny_one_in_
     assert threads[1].startswith("decode-tiny")
 
 
+@pytest.mark.parametrize("gate", ["is_minute", "is_tiny"])
+async def test_a_picture_that_is_larger_than_its_first_header_says_goes_to_a_process(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, gate: str
+) -> None:
+    """Whatever bytes make this service and Pillow find different sizes."""
+    monkeypatch.setattr(decoders, "is_minute", lambda _: gate == "is_minute")
+    monkeypatch.setattr(decoders, "is_tiny", lambda _: True)
+    threads: list[str] = []
+
+    def note(images: np.ndarray) -> "Future[str]":
+        threads.append(threading.current_thread().name)
+        return hand_on(images)
+
+    large = [encoded(300, 300), LARGE, encoded(300, 300, "JPEG"), encoded(100, 100, "JPEG", progressive=True)]
+    for content in large:
+        found = await decoder.decode(content, 1, soon(), note)
+        np.testing.assert_array_equal(found.thumbnails, photograph(content))
+    assert len(threads) == len(large) and not any("tiny" in name or "Main" in name for name in threads)
+
+
+async def test_an_image_whose_process_is_killed_by_the_system_is_not_to_blame(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch, killed: list[str]
+) -> None:
+    identify = DecodingProcess.identify
+
+    def kill(self: DecodingProcess, *arguments: Any) -> tuple[int, Kind]:
+        os.kill(self.pid, 9)
+        return identify(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodingProcess, "identify", kill)
+        with pytest.raises(Unavailable, match="killed"):
+            await decode(decoder, PHOTO)
+    assert killed == ["killed"]
+    assert (await decode(decoder, PHOTO)).kind == "photographs"
+
+
 async def test_of_many_minute_pictures_at_once_threads_decode_most(decoder: Decoder, cat: bytes) -> None:
     """Else a batch, or many clients, would hold the event loop."""
     threads: list[str] = []
@@ -233,7 +271,7 @@ async def test_a_process_that_dies_while_idle_is_replaced_and_no_image_is_refuse
     decoder: Decoder, killed: list[str]
 ) -> None:
     expected = (await decode(decoder, PHOTO)).thumbnails
-    for signal, reason in ((6, "crash"), (9, "memory")):
+    for signal, reason in ((6, "crash"), (9, "killed")):
         (pid,) = decoder.pids()
         os.kill(pid, signal)
         await until(lambda pid=pid: not runs(pid))

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from app.errors import UndecodableImage, UnsupportedMediaType
+from app.imaging import jpeg
 from app.imaging.decode import EncodedImage
 from app.imaging.formats import MINUTE_BYTES, TINY_BYTES, TINY_PARTS, is_minute, is_tiny, recognise
 from app.imaging.jpeg import MAX_PADDING, MAX_SEGMENTS
@@ -115,6 +116,37 @@ def test_a_lie_in_the_first_header_of_a_jpeg_does_not_make_it_tiny() -> None:
     large = encoded("JPEG", 5000, 5000)[: TINY_BYTES - 100]
     frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 8, 8, 3) + b"\x01\x11\x00\x02\x11\x01\x03\x11\x01"
     assert not is_tiny(large[:2] + frame + large[2:])
+
+
+FRAME = b"\xff\xc0" + struct.pack(">HBHHB", 11, 8, 8, 8, 1) + b"\x01\x11\x00"
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"\xff\xdc\x00\x01" + FRAME + b"\xff\xdc\x01\x00" + bytes(254),  # lengths that do not count themselves
+        b"\xff\xdc\x00\x00" + FRAME + b"\xff\xfe\x01\x00" + bytes(254),
+        b"\xff\xe0\x00\x01" + FRAME,
+        b"\xff\xf1\x7f\x00",  # markers without a segment
+        b"\xff\xc8\x00\x0d" + FRAME,
+        b"\xff\xfd\x00\x0d" + FRAME,
+        b"\xff\xd0\xff\xff" + FRAME,
+    ],
+)
+def test_a_jpeg_has_the_size_that_pillow_finds(beginning: bytes) -> None:
+    picture = encoded("JPEG", 300, 301)
+    content = picture[:2] + beginning + picture[2:]
+    assert (300, 301) == jpeg.size(content) == Image.open(io.BytesIO(content)).size
+    found = EncodedImage.identify(content, 1_000_000)
+    assert (found.width, found.height) == (300, 301)
+    assert jpeg.size(jpeg.essential(content)) == (300, 301)
+    assert not is_tiny(content)
+
+
+def test_a_jpeg_whose_size_is_not_found_is_not_tiny() -> None:
+    for content in (b"\xff\xd8\xff\xd9", encoded("JPEG")[:2] + b"\xff\xfe\x7f\x00" + encoded("JPEG")[2:]):
+        assert jpeg.size(content) == (0, 0)
+        assert not is_tiny(content) and not is_minute(content)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
