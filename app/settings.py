@@ -24,6 +24,7 @@ from pydantic_settings import (
 
 from .cores import available_cores
 from .memory import memory_limit
+from .spelling import misspelt
 
 BUNDLE = "models/mobilenet_v2_cifar10"
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -36,12 +37,6 @@ MAX_THREADS = 1024
 MAX_WORKERS = 64
 # Memory that WORKERS=auto counts on: what all take together, bodies included, and a worker with its decoding processes.
 SHARED_BYTES, WORKER_BYTES = 400 * MEBIBYTE, 200 * MEBIBYTE
-# Programs prefix their variables with their names. HOST and PORT are left out below: Docker and Kubernetes set
-# APP_PORT and the like for a service that is called app.
-PREFIXES = ("APP_", "CIFAR_", "CIFAR10_", "CLASSIFIER_", "CIFAR10_CLASSIFIER_", "SERVICE_")
-ORDINARY = ("ROOTPATH",)  # Gentoo sets it
-# Letters. Many other words differ from a name shorter than SHORT by one letter, and any from one of less than LEAST.
-LEAST, SHORT, LONG = 4, 6, 10
 
 # .env's damaged lines are refused here; the library would pass over them with a warning.
 logging.getLogger("dotenv.main").setLevel(logging.ERROR)
@@ -89,6 +84,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_file=ENV_FILE,
+        env_ignore_empty=True,  # compose files pass on what is not set as an empty text
         env_file_encoding="utf-8-sig",  # some editors begin a file with a byte order mark
         extra="ignore",
         frozen=True,
@@ -155,7 +151,7 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Comma-separated addresses and networks whose X-Forwarded headers count; none: nobody's."
     )
-    root_path: str = Field("", pattern=r"^(/[A-Za-z0-9._~-]+)*$", description="Prefix that a proxy serves this under.")
+    root_path: str = Field("", description="Prefix that a proxy serves this under.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="Comma-separated; none: no CORS.")
     feedback_dir: Path | None = Field(None, description="A folder for feedback; none: no feedback.")
     feedback_sample: float = Field(0.1, ge=0, le=1, description="Of unsure images, the share that is kept.")
@@ -277,10 +273,14 @@ class Settings(BaseSettings):
             raise ValueError("WORKERS: one process alone serves GRPC_PORT: set one of the two")
         return self
 
-    @field_validator("uds", "grpc_port", "feedback_dir", "metrics_key", mode="before")
+    @field_validator("root_path")
     @classmethod
-    def _none_if_empty(cls, value: object) -> object:
-        return None if value == "" else value
+    def _prefix(cls, path: str) -> str:
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)*", path):
+            raise ValueError(
+                "it begins with a slash and ends with none, as /images; it has letters, digits, ., _, ~ and -"
+            )
+        return path
 
     @field_validator("views", mode="before")
     @classmethod
@@ -344,57 +344,3 @@ def _names_in(path: Path, known: Sequence[str]) -> Iterator[str]:
                 line = binding.original.line + text[: len(text) - len(text.lstrip())].count("\n")
                 raise SettingsError(f"{path}, line {line}: it must be NAME=value, with quotes that end")
             yield name
-
-
-def misspelt(name: str, known: Sequence[str]) -> str | None:
-    """The setting that the name of a variable was probably meant for; None for a setting's own name and for others.
-
-    A misspelling has one letter added, left out, replaced or exchanged with the next one (two such edits in names of
-    LONG letters and more). It may have any separators, one of PREFIXES before it, and _FILE after it, as variables
-    have that name a mounted secret.
-    Of names shorter than SHORT, only the plural, the singular and exchanged letters count; of names shorter than LEAST,
-    nothing does.
-    """
-    given = name.upper()
-    if given in known or given in ORDINARY:
-        return None
-    bare = given.removesuffix("_FILE")
-    theirs = _letters(given)
-    for setting in known:
-        if setting not in ("HOST", "PORT") and bare in (setting, *(prefix + setting for prefix in PREFIXES)):
-            return setting
-        ours = _letters(setting)
-        most = 2 if len(ours) >= LONG else 1
-        edits = edit_distance(ours, theirs) if may_be_near(ours, theirs, most) else most + 1
-        if len(ours) < LEAST:
-            near = False
-        elif len(ours) < SHORT:
-            near = edits == 1 and (sorted(ours) == sorted(theirs) or ours.removesuffix("S") == theirs.removesuffix("S"))
-        else:
-            near = edits <= most or theirs == ours.removesuffix("IES") + "Y"
-        if near:
-            return setting
-    return None
-
-
-def may_be_near(one: str, other: str, edits: int) -> bool:
-    """Quickly, whether so few edits could do: each changes the length by at most one, and one letter on either side."""
-    return abs(len(one) - len(other)) <= edits and len(set(one) ^ set(other)) <= 2 * edits
-
-
-def edit_distance(one: str, other: str) -> int:
-    """Insertions, deletions, substitutions and exchanges of neighbours (optimal string alignment)."""
-    rows = [list(range(len(other) + 1))]
-    for i, letter in enumerate(one, 1):
-        row = [i]
-        for j, opposite in enumerate(other, 1):
-            least = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != opposite))
-            if i > 1 and j > 1 and letter == other[j - 2] and one[i - 2] == opposite:
-                least = min(least, rows[-2][j - 2] + 1)
-            row.append(least)
-        rows.append(row)
-    return rows[-1][-1]
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^A-Z0-9]", "", name)

@@ -24,4 +24,5 @@ def _sentence(error: Mapping[str, Any], whole: str, spell: Callable[[str], str])
     place = ".".join(spell(str(part)[:SHOWN]) for part in error["loc"]) or whole
     value = error.get("input")
     given = f" (given: {value[:SHOWN]!r})" if isinstance(value, str) else ""
-    return f"{place}: {error['msg']}{given}" if place else f"{error['msg']}{given}"
+    message = error["msg"].removeprefix("Value error, ")  # of our own validators
+    return f"{place}: {message}{given}" if place else f"{message}{given}"

@@ -14,6 +14,7 @@ PROBES = frozenset(
 # without its slash.
 PAGE = frozenset({"", "/"})
 PAGE_FILES = "/assets/web/"
+PROBLEMS = "/problems/"  # fixed texts, to which problem documents refer
 LOADS = "/v2/repository/models/"  # what is below it needs one of ADMIN_KEYS
 METRICS = "/metrics"  # METRICS_KEY is good for it
 IMAGE_UPLOADS = frozenset({"/predict", "/predict/batch", "/explain"})

@@ -91,7 +91,7 @@ class Service:
             return self.repository.default
         models = self.repository.models
         if name not in models:
-            raise InvalidParameter(f"model: there is no {name[:40]!r}: there are {', '.join(models)}")
+            raise InvalidParameter(f"model: there is no {name[:40]!r}: {there_are(models)}")
         return models[name]
 
     async def load(self, name: str, deadline: float) -> LoadedModel:
@@ -206,3 +206,9 @@ async def _asked(service: RunningService, name: ModelQuery = None) -> LoadedMode
 
 
 AskedModel = Annotated[LoadedModel, Depends(_asked)]
+
+
+def there_are(models: Iterable[str]) -> str:
+    """The models that there are, in words."""
+    names = list(models)
+    return f"there {'are' if names[1:] else 'is'} {', '.join(names)}"

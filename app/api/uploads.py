@@ -95,6 +95,15 @@ class _FilesParser(MultiPartParser):
         return form
 
 
+def check_query(request: Request) -> None:
+    """Raises InvalidParameter for a parameter of the query that the route does not have: it may be a misspelt one."""
+    if request.scope["query_string"]:
+        known = [field.alias for field in request.scope["route"].dependant.query_params]
+        for name in request.query_params:
+            if name not in known:
+                raise InvalidParameter(f"there is no parameter {name[:40]!r}: there are {', '.join(known)}")
+
+
 async def read_image(request: Request, max_bytes: int) -> bytes:
     """The request's one image: the multipart part `file`, or the raw body. Raises a Problem for anything else."""
     kind = _content_type(request, "send the image as multipart `file` or as the raw body")
@@ -154,12 +163,20 @@ def _check_sent_as_it_is(content: bytes, kind: str) -> None:
         )
 
 
+_TOO_MANY = {
+    "file": "image: POST /predict takes one as the part `file`, POST /predict/batch several as parts `files`",
+    "files": "images: send the others in another batch",
+}
+
+
 async def _multipart_files(request: Request, part: str, max_files: int) -> list[Upload]:
     """At least one and at most `max_files` files, all of them named `part`."""
     parser = _FilesParser(request, part, max_files)
     try:
         form = await parser.parse()
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise MalformedRequest(f"more than {max_files} {_TOO_MANY[part]}") from None
         raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from None
     except UnicodeError:  # some codecs, as `undefined` and `punycode`, refuse texts in their own way
         raise MalformedRequest(

@@ -93,12 +93,15 @@ class Pictures:
 
     def _work(self) -> None:
         job: Callable[[], None] | None = self._find
+        failing = ""
         while job is not None:
             try:
                 job()
                 self._prune()
+                failing = ""
             except Exception as error:  # without this thread nothing would be deleted any more
-                logger.warning("a picture cannot be kept: %s", _reason(error))
+                if failing != (failing := _reason(error)):  # of a full disk, the log speaks once
+                    logger.warning("a picture cannot be kept: %s", failing)
             try:
                 job = self._jobs.get(timeout=PRUNE_SECONDS)
             except queue.Empty:

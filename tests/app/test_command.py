@@ -178,7 +178,7 @@ STARTS = {
         {"INFERENCE_THREADS": 100_000},
         "INFERENCE_THREADS: Input should be less than or equal",
     ),
-    "no key among commas": ({"API_KEYS": ","}, "API_KEYS: Value error, it names nothing"),
+    "no key among commas": ({"API_KEYS": ","}, "API_KEYS: it names nothing"),
     "a misspelt name": ({"API_KEY": "secret"}, "'API_KEY' looks like the setting API_KEYS"),
     "a folder that is a file": ({"MODEL_DIR": "README.md", "PORT": 0}, "README.md/bundle.json: Not a directory"),
 }

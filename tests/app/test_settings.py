@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.settings import MAX_WORKERS, Settings, SettingsError, edit_distance, may_be_near, misspelt
+from app.settings import MAX_WORKERS, Settings, SettingsError
 from app.settings_help import variables
+from app.spelling import edit_distance, may_be_near, misspelt
 
 
 def test_defaults() -> None:
@@ -34,6 +35,21 @@ def test_variables_have_no_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.views == 3
     assert [key.get_secret_value() for key in settings.api_keys] == ["one", "two"]
     assert settings.log_level == "info"
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else HOST= would open the service to all networks."""
+    expected = Settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), "")
+    assert Settings() == expected
+    assert expected.host == "127.0.0.1"
+
+
+@pytest.mark.parametrize("path", ["images", "/images/", "/", "/a b"])
+def test_a_prefix_says_what_it_must_be(path: str) -> None:
+    with pytest.raises(ValidationError, match="begins with a slash and ends with none"):
+        Settings(root_path=path)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +234,7 @@ def numbers() -> list[str]:
 
 @pytest.mark.parametrize("name", numbers())
 @pytest.mark.parametrize(
-    "value", ["-1", "1e30", "9" * 400, "inf", "-inf", "nan", "", "1,5", "0x10", "\u0661\u0660\u0660\u0660x"]
+    "value", ["-1", "1e30", "9" * 400, "inf", "-inf", "nan", " ", "1,5", "0x10", "\u0661\u0660\u0660\u0660x"]
 )
 def test_every_number_has_bounds(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name.upper(), value)

@@ -9,11 +9,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...errors import Unauthorized
-from ..paths import LOADS, METRICS, PAGE, PAGE_FILES, PROBES, route_path
+from ..paths import LOADS, METRICS, PAGE, PAGE_FILES, PROBES, PROBLEMS, route_path
 
 
 class ApiKeys:
-    """Lets a request pass if it brings a known key. Probes and the page stay open. Raises Unauthorized.
+    """Lets a request pass if it brings a known key; probes, the page and problem pages stay open. Raises Unauthorized.
 
     `keys`: for all requests; none lets all pass. `admin_keys`: one is needed to load a model, and is good for all.
     `metrics_key`: it or any other key is needed for metrics, and it is good for nothing else.
@@ -37,7 +37,8 @@ class ApiKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (needed := self._needed(route_path(scope))):
-            _check(Headers(scope=scope).get("authorization", ""), needed)
+            of = " of ADMIN_KEYS" if needed is self._admin else ""
+            _check(Headers(scope=scope).get("authorization", ""), needed, of)
         await self.app(scope, receive, send)
 
     def _needed(self, path: str) -> list[bytes]:
@@ -49,17 +50,17 @@ class ApiKeys:
         return [] if _is_open(path) else self._digests
 
 
-def _check(authorization: str, digests: Iterable[bytes]) -> None:
+def _check(authorization: str, digests: Iterable[bytes], of: str) -> None:
     scheme, _, key = authorization.partition(" ")
     given = _digest(key.strip())
     # All keys are compared: the time must not tell which one matched.
     known = sum(hmac.compare_digest(given, digest) for digest in digests)
     if scheme.lower() != "bearer" or not known:
-        raise Unauthorized("send a known key in the header `Authorization: Bearer <key>`")
+        raise Unauthorized(f"send a known key{of} in the header `Authorization: Bearer <key>`")
 
 
 def _is_open(path: str) -> bool:
-    return path in PROBES or path in PAGE or path.startswith(PAGE_FILES)
+    return path in PROBES or path in PAGE or path.startswith((PAGE_FILES, PROBLEMS))
 
 
 def _digest(key: str) -> bytes:

@@ -14,7 +14,7 @@ from ...inference.loaded_model import LoadedModel
 from ..disconnect import unless_gone
 from ..fair_share import hold_places
 from ..request_context import RequestContext, context_of
-from ..service import Service
+from ..service import Service, there_are
 from .models import VERSION, ServedModel
 from .requests import InferenceRequest
 
@@ -24,7 +24,7 @@ Answer = TypeVar("Answer")
 def served_model(service: Service, name: str) -> ServedModel:
     """The model of that name. Raises NotFound."""
     if name not in service.models:
-        raise NotFound(f"there is no model {name[:40]!r}: there are {', '.join(service.models)}")
+        raise NotFound(f"there is no model {name[:40]!r}: {there_are(service.models)}")
     return service.models[name]
 
 

@@ -15,7 +15,7 @@ from ..problems import PROBLEM_RESPONSES
 from ..request_context import context_of
 from ..schemas import BINARY, ProblemDocument
 from ..service import ModelQuery, RunningService
-from ..uploads import read_image
+from ..uploads import check_query, read_image
 from .predict import BODY, ImageKind, log_of
 
 router = APIRouter(tags=["predict"])
@@ -47,6 +47,7 @@ async def explain(
     model: ModelQuery = None,
 ) -> Response:
     """Where in the image the model sees a class: a PNG, the exact class activation map over the image."""
+    check_query(request)
     # Not counted as a prediction: a client explains an image that it has classified before.
     context = context_of(request.scope)
     with service.model(model) as asked:

@@ -28,7 +28,7 @@ from ..schemas import (
     Timing,
 )
 from ..service import ModelQuery, Service
-from ..uploads import MAX_IMAGES, Upload, most_images, read_image, read_images
+from ..uploads import MAX_IMAGES, Upload, check_query, most_images, read_image, read_images
 
 router = APIRouter(tags=["predict"])
 
@@ -96,6 +96,7 @@ async def predict(
     model: ModelQuery = None,
 ) -> PredictResponse:
     """Which classes the image shows, most probable first, and how far to trust that."""
+    check_query(request)
     service: Service = request.app.state.service
     context = context_of(request.scope)
     with service.model(model) as asked:
@@ -136,6 +137,7 @@ async def predict_batch(
     One image that cannot be used refuses the batch, and the answer names every such image;
     with `partial=true` it fails alone, with a problem document in its place.
     """
+    check_query(request)
     service: Service = request.app.state.service
     context = context_of(request.scope)
     with service.model(model) as asked:

@@ -52,7 +52,7 @@ def test_multipart_without_the_file_is_refused(client: TestClient, cat: bytes) -
 
 def test_two_files_are_refused(client: TestClient, cat: bytes) -> None:
     two = client.post("/predict", files=[("file", ("a.png", cat)), ("file", ("b.png", cat))])
-    assert_problem(two, 400, "malformed_request")
+    assert "/predict/batch" in assert_problem(two, 400, "malformed_request")["detail"]
 
 
 @pytest.mark.parametrize(

@@ -29,9 +29,10 @@ def test_a_missing_or_unknown_key_is_refused(guarded: TestClient, cat: bytes, he
 
 
 def test_only_probes_and_the_page_need_no_key(guarded: TestClient) -> None:
-    for path in ("/livez", "/readyz", "/", "/assets/web/main.js"):
+    for path in ("/livez", "/readyz", "/", "/assets/web/main.js", "/problems/unauthorized"):
         assert guarded.get(path).status_code == 200, path
-    for path in ("/assets/web/../../model", "/assets/web/%2e%2e/%2e%2e/model", "/assets/web//model"):
+    outside = ("/assets/web/../../model", "/assets/web/%2e%2e/%2e%2e/model", "/assets/web//model")
+    for path in (*outside, "/problems/../model", "/problems//model"):
         assert guarded.get(path).status_code in (401, 404), path
     for path in ("/docs", "/metrics", "/metrics/report", "/model", "/openapi.json", "/nothing"):
         assert guarded.get(path, follow_redirects=False).status_code == 401, path

@@ -250,6 +250,17 @@ def test_top_k_out_of_range_is_refused(client: TestClient, cat: bytes, top_k: st
     assert "top_k" in document["detail"]
 
 
+@pytest.mark.parametrize("route", ["/predict", "/predict/batch", "/explain"])
+@pytest.mark.parametrize("name", ["topk", "Top_K", "k" * 1000])
+def test_a_parameter_that_there_is_not_is_refused(client: TestClient, cat: bytes, route: str, name: str) -> None:
+    part = "files" if "batch" in route else "file"
+    problem = assert_problem(
+        client.post(route, params={name: "3", "kind": "thumbnails"}, files={part: cat}), 422, "invalid_parameter"
+    )
+    assert problem["detail"].startswith(f"there is no parameter {name[:40]!r}: there are ")
+    assert "kind, model" in problem["detail"]
+
+
 def test_other_formats_and_corrupt_images_are_refused(client: TestClient, cat: bytes) -> None:
     assert_problem(client.post("/predict", content=b"%PDF-1.7 hello"), 415, "unsupported_media_type")
     assert_problem(client.post("/predict", content=b"hello"), 415, "unsupported_media_type")
