@@ -36,7 +36,7 @@ def run_command_line(cli: typer.Typer, program: str) -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:
-        _stop("interrupted: the same command goes on from what is saved", 130)
+        _stop("interrupted: the same command goes on from what is saved, if anything is", 130)
     sys.exit(code)
 
 

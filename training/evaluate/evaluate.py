@@ -178,8 +178,10 @@ def evaluated(run: FinishedRun) -> tuple[Evaluation, Report]:
         or evaluation.robustness is None
         or evaluation.robustness != report.robustness
     ):
+        data = "" if run.of.is_cifar10 else " --data FOLDER"
         raise TrainingError(
-            f"the run in {run.folder} was not evaluated: `python -m training evaluate --run-dir {run.folder}` does it"
+            f"the run in {run.folder} was not evaluated: "
+            f"`python -m training evaluate --run-dir {run.folder}{data}` does it"
         )
     return evaluation, report
 

@@ -60,6 +60,15 @@ class Lineage(BaseModel):
         return f"those of the run {last} (docs/log/runs.md), {chain}which began with\n  {first}"
 
 
+# What the card says of photographs, by whether the model has promises for them.
+OF_PHOTOGRAPHS = """\
+- It learned from small images of one object in the middle, and from photographs of few kinds of each class, seen with
+  64x64 pixels. Of other kinds, "How far to trust it" says how often it is right."""
+OF_THUMBNAILS = """\
+- It was trained on small images of one object in the middle. A photograph is scaled to 32x32 pixels, and is often
+  classified wrongly."""
+
+
 def render_card(manifest: Manifest, report: Report) -> str:
     """README.md of the bundle that `manifest` and `report` describe."""
     origin, lineage = manifest.provenance, Lineage.read()
@@ -91,6 +100,7 @@ def render_card(manifest: Manifest, report: Report) -> str:
         select=f"{sizes['select']:,}",
         calibrate=f"{sizes['calibrate']:,}",
         initial=lineage.describe(str(origin["initial_weights"])),
+        photographs=OF_PHOTOGRAPHS if manifest.photographs else OF_THUMBNAILS,
         teacher=_teacher(origin.get("teacher"), lineage) + _photographs(origin, shown=manifest.photographs is not None),
         commit=origin["git_commit"] or "not under git",
         machine="; ".join([describe(origin["hardware"]), *map(took_over, origin.get("continued", []))]),

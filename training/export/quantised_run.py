@@ -7,6 +7,7 @@ run.json says `quantisation`, and its model.onnx is what `evaluate` judges and `
 """
 
 import json
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,6 +49,10 @@ def read_source(folder: Path) -> Source:
 
     Raises TrainingError when it is neither, is quantised already, or is a bundle of a user's own classes.
     """
+    if not (folder / MANIFEST).exists() and not (folder / RUN).exists():
+        raise TrainingError(
+            f"{folder} holds neither a bundle nor a run: name the folder of one (addresses are not taken)"
+        )
     if not (folder / MANIFEST).exists():
         run = FinishedRun.read(folder)
         name = f"{bundle_name(run.config.architecture, run.of)} {run.weights_sha256[:8]}"
@@ -84,25 +89,35 @@ def quantise(source: Source, dataset: DataSet, folder: Path) -> FinishedRun:
     progress = Progress(
         epoch=run.config.epochs, cpu_seconds=run.cpu_seconds, history=[row.model_dump() for row in run.history]
     )
+    graph = quantised(floats.SerializeToString(), chosen)
+    made = {"quantisation": record.model_dump(), "graph_sha256": sha256(graph)}
     files = {
-        RUN: json.dumps(_record(run) | {"quantisation": record.model_dump()}, indent=2).encode(),
+        RUN: json.dumps(_record(run) | made, indent=2).encode(),
         STATE: save_safetensors({}, metadata={"progress": json.dumps(asdict(progress))}),
         WEIGHTS: run.weights,
-        GRAPH: quantised(floats.SerializeToString(), chosen),
+        GRAPH: graph,
     }
     try:
         write_folder_atomically(folder.resolve(), files, _verify)
     except OSError as error:
-        raise TrainingError(
-            f"--run-dir {folder} cannot be used ({error.strerror}): name a folder that can be written"
-        ) from None
+        raise _unwritable(folder, error) from None
     return FinishedRun.read(folder)
 
 
 def check_folder(folder: Path) -> None:
-    """Raises TrainingError unless `folder` is missing or empty."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise TrainingError(f"--run-dir {folder} exists: name another folder")
+    """Raises TrainingError unless `folder` is missing or empty, and can be written."""
+    try:
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise TrainingError(f"--run-dir {folder} exists: name another folder")
+        parent = folder.resolve().parent
+        parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=parent).close()  # only writing shows whether writing is allowed
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> TrainingError:
+    return TrainingError(f"--run-dir {folder} cannot be used ({error.strerror}): name a folder that can be written")
 
 
 def _verify(folder: Path) -> None:

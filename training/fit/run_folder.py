@@ -159,11 +159,13 @@ class FinishedRun:
                 photograph_data=record.get("photograph_data"),
                 of=Description.recorded(record["data_set"]) if "data_set" in record else DESCRIPTION,
                 quantisation=Quantisation.model_validate(quantised) if quantised else None,
-                graph=(folder / GRAPH).read_bytes() if quantised else None,
+                graph=_read_graph(folder, record["graph_sha256"]) if quantised else None,
             )
         except _Unfinished:
             raise
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if (folder / RUN).exists():
+                raise TrainingError(f"{folder} holds a run without {Path(error.filename).name}") from None
             raise TrainingError(f"{folder} holds no run: `python -m training fit` makes one") from None
         except (OSError, ValueError, KeyError, TypeError, SafetensorError, ValidationError, TrainingError) as error:
             raise TrainingError(f"{folder} holds a damaged run ({str(error).splitlines()[0]})") from None
@@ -180,6 +182,8 @@ class FinishedRun:
             network.load_state_dict(load_safetensors(self.weights))
         except (SafetensorError, RuntimeError) as error:
             raise TrainingError(f"{self.folder / WEIGHTS} is damaged ({str(error).splitlines()[0]})") from None
+        if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+            raise TrainingError(f"{self.folder / WEIGHTS}: not all weights are finite")
         return network.eval()
 
     def model(self) -> Preprocessed:
@@ -203,6 +207,14 @@ class FinishedRun:
         if any(here != there for here, there in seen):
             raise TrainingError(others)
         return images, parts
+
+
+def _read_graph(folder: Path, digest: str) -> bytes:
+    """The graph of a quantised run. Raises TrainingError unless it is the one that `quantise` made."""
+    graph = (folder / GRAPH).read_bytes()
+    if sha256(graph) != digest:
+        raise TrainingError(f"{GRAPH} is not the graph that was made")
+    return graph
 
 
 class _Unfinished(TrainingError):

@@ -167,6 +167,29 @@ def test_features_are_what_the_last_layer_works_on(integers: Path) -> None:
     assert not takes_any_size(graph)
 
 
+def test_a_damaged_graph_is_one_line(integers: Path, command: Command) -> None:
+    graph = integers / GRAPH
+    graph.write_bytes(graph.read_bytes()[:-1])
+    answer = command("evaluate", "--run-dir", integers)
+    assert answer.code == 1
+    assert answer.err == f"error: {integers} holds a damaged run ({GRAPH} is not the graph that was made)\n"
+    graph.unlink()
+    assert command("evaluate", "--run-dir", integers).err == f"error: {integers} holds a run without {GRAPH}\n"
+
+
+@pytest.mark.parametrize("source", ["nowhere", "hf://owner/name"])
+def test_what_is_no_source_is_refused(tmp_path: Path, command: Command, source: str) -> None:
+    answer = command("quantise", source, "--run-dir", tmp_path / "int8")
+    assert answer.code == 1 and "holds neither a bundle nor a run" in answer.err
+    assert not (tmp_path / "int8").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(finished_bundle: Path, command: Command) -> None:
+    folder = finished_bundle / GRAPH / "x"
+    answer = command("quantise", finished_bundle, "--run-dir", folder)
+    assert answer.code == 1 and answer.err.startswith(f"error: --run-dir {folder} cannot be used (")
+
+
 def test_another_network_s_graph_is_refused(integers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = FinishedRun.read(integers)
     assert run.graph is not None

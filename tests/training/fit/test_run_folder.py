@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load, save
 
 from app.bundle.manifest import sha256
 from tests.training.tiny import TINY, lively_weights, make_images
@@ -69,6 +70,14 @@ def test_a_damaged_run_is_one_line(run_dir: Path, name: str, content: bytes) -> 
 def test_damaged_weights_are_one_line(run_dir: Path) -> None:
     change(run_dir / WEIGHTS, b"nothing of the kind")
     with pytest.raises(TrainingError, match="weights.safetensors is damaged"):
+        FinishedRun.read(run_dir).model()
+
+
+def test_weights_that_are_no_numbers_are_one_line(run_dir: Path) -> None:
+    weights = load(run_dir.joinpath(WEIGHTS).read_bytes())
+    weights["classifier.1.bias"][3] = float("nan")
+    change(run_dir / WEIGHTS, save(weights))
+    with pytest.raises(TrainingError, match=r"weights\.safetensors: not all weights are finite"):
         FinishedRun.read(run_dir).model()
 
 
