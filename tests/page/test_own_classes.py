@@ -39,7 +39,12 @@ def ticks(page: Page) -> Locator:
     return page.get_by_role("img", name="95 % interval").locator("text")
 
 
-def show(visit: Visit, service: httpx.Client, classes: list[str], report: Mapping[str, Any] | None = None) -> Page:
+def show(
+    visit: Visit,
+    service: httpx.Client,
+    classes: list[str],
+    report: Mapping[str, Any] | None = None,
+) -> Page:
     page = visit()
 
     def answer_with(document: dict[str, Any]) -> Any:
@@ -72,7 +77,9 @@ def test_pictures_are_of_one_kind(visit: Visit, service: httpx.Client) -> None:
     panel = page.get_by_role("tabpanel", name="The model")
     expect(panel.get_by_role("grid")).to_be_visible()
     expect(ticks(page)).to_have_text(["84 %", "86 %", "88 %", "90 %", "92 %", "94 %", "96 %", "98 %"])
-    expect(panel.get_by_text("of 110 pictures of other things get no answer, as it should be")).to_be_visible()
+    refused = panel.locator(".facts div").filter(has_text="of 110 pictures of other things")
+    words = r"81\.8\s% ?of 110 pictures of other things get no answer; none of them should get one"
+    expect(refused).to_have_text(re.compile(words))
     expect(
         panel.get_by_text(re.compile(r"It names a class for 18\.2\s% of pictures that show something else"))
     ).to_be_visible()
@@ -95,3 +102,15 @@ def test_many_classes_are_searched_scrolled_and_not_drawn_as_a_matrix(visit: Vis
     box = table.bounding_box()
     assert box is not None and box["height"] < 800
     expect(ticks(page)).to_have_text(["0 %", "1 %", "2 %"])
+
+
+def test_the_words_fit_a_model_that_refuses_nothing(visit: Visit, service: httpx.Client) -> None:
+    measured = service.get("/metrics/report").json()["abstention"]
+    weak = {"abstention": measured | {"others": 6, "refused": {"value": 0.0, "ci95": [0.0, 0.39]}}}
+    page = show(visit, service, ["cat", "dog"], weak)
+    page.get_by_role("tab", name="The model").click()
+    panel = page.get_by_role("tabpanel", name="The model")
+    expect(
+        panel.get_by_text("of 6 pictures of other things get no answer; none of them should get one")
+    ).to_be_visible()
+    expect(panel.get_by_text("as it should be")).to_have_count(0)
