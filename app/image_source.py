@@ -38,6 +38,15 @@ def encoded(image: ImageSource) -> bytes:
     )
 
 
+def is_one_image(images: object) -> bool:
+    """Whether it is an image, and not several; most images can be iterated over, but not by images."""
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(images, "read"):
+        return True
+    # A PIL image has the interface of arrays, but no number of dimensions.
+    shape = getattr(images, "shape", ()) if hasattr(type(images), "__array_interface__") else None
+    return shape is not None and (len(shape) < 3 or tuple(shape[2:]) == (3,))
+
+
 def file_name(image: ImageSource, index: int) -> str:
     """The name that the service's problem documents use for the image."""
     path = image if isinstance(image, str | os.PathLike) else getattr(image, "name", None)

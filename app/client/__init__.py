@@ -25,7 +25,8 @@ Whatever a server does, a call ends in an answer or in one of these errors:
     └── EmptyBatchError            a batch without images, which is not sent; also a ValueError
 
 The caller's other mistakes are raised as they are: OSError for an image file that cannot be read, TypeError or
-ValueError for what is no image, httpx.InvalidURL for a URL that is malformed.
+ValueError for what is no image, TypeError for one image in place of a batch, ValueError for a URL without http:// or
+https://, httpx.InvalidURL for one that is malformed otherwise.
 
 The environment's proxies (HTTP_PROXY, ...) are used, but not for this machine's own addresses.
 
@@ -35,8 +36,8 @@ compression and refuses compressed ones, so no answer grows on arrival; it ignor
 
 try:
     from . import http  # noqa: F401
-except ImportError as error:
-    raise ImportError(f"{__name__} needs the extra 'client', which is httpx ({error})") from None
+except ImportError:
+    raise ImportError(f"{__name__} needs httpx: pip install 'httpx>=0.28'") from None
 
 from ..image_source import ImageSource
 from .calls import Explanation

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ..api.schemas import BatchResponse, Model, PredictResponse
 from ..bundle.report import Report
-from ..image_source import ImageSource, encoded, file_name
+from ..image_source import ImageSource, encoded, file_name, is_one_image
 from ..imaging.kinds import Kind
 from .answers import Answer, parsed, problem_document
 from .errors import EmptyBatchError, InvalidAnswerError, NoAnswerError, ProblemError, printable
@@ -86,7 +86,9 @@ def predict_batch(
     kind: Kind | None,
     model: str | None,
 ) -> Call[BatchResponse]:
-    """Raises EmptyBatchError if there is no image."""
+    """Raises EmptyBatchError if there is no image, and TypeError for one image in place of several."""
+    if is_one_image(images):
+        raise TypeError(f"a batch is a list of images, not one image ({type(images).__name__}): use [image]")
     files = [("files", (file_name(image, index), encoded(image))) for index, image in enumerate(images)]
     if not files:
         raise EmptyBatchError("the batch has no image")

@@ -29,7 +29,8 @@ class Client:
     max_answer_bytes   the largest body of an answer that is read
     retries            attempts after the first one
 
-    Calls raise ClientError, and OSError, TypeError, ValueError or httpx.InvalidURL for wrong arguments.
+    Raises ValueError for a `url` without http:// or https://, and httpx.InvalidURL for one that is malformed otherwise.
+    Calls raise ClientError, and OSError, TypeError or ValueError for wrong arguments.
     """
 
     def __init__(
@@ -244,14 +245,18 @@ class AsyncClient:
 
 
 def _options(url: str, api_key: str | None, timeout: float) -> dict[str, Any]:
-    """Arguments for httpx.Client and httpx.AsyncClient."""
+    """Arguments for httpx.Client and httpx.AsyncClient. Raises ValueError."""
+    address = httpx.URL(url)
+    if address.scheme not in ("http", "https") or not address.host:
+        hint = "" if "//" in url or not url else f', such as "http://{url}"'
+        raise ValueError(f'the address of a service has http:// or https:// and a host{hint}, not "{url}"')
     # A few compressed bytes can become gigabytes, and httpx does not limit how much it unpacks at once.
     headers = {"Accept-Encoding": "identity"}
     if api_key is not None:
         headers["Authorization"] = f"Bearer {api_key}"
     no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))  # a server could send any number of cookies
     options: dict[str, Any] = {"base_url": url, "headers": headers, "timeout": timeout, "cookies": no_cookies}
-    if _is_this_machine(httpx.URL(url).host):
+    if _is_this_machine(address.host):
         # A proxy is another machine, and NO_PROXY often lacks localhost. SSL_CERT_FILE counts all the same.
         options |= {"trust_env": False, "verify": httpx.create_ssl_context()}
     return options

@@ -17,7 +17,9 @@ export function feedback({ requestId, answer, fileName, signal, announce }) {
   const choice = html("select", { id, required: true }, html("option", { value: "" }, "…"));
   description().then(
     ({ classes }) =>
-      choice.append(...classes.filter((each) => abstain || each !== said).map((each) => html("option", {}, each))),
+      choice.append(
+        ...classes.filter((each) => abstain || each !== said).map((each) => html("option", { value: each }, each)),
+      ),
     () => {}, // the next answer will show what is wrong
   );
   const form = html(

@@ -6,6 +6,7 @@ import { csv, json, save } from "./export.js";
 import { inWords, stateOf } from "./outcome.js";
 
 const MAX_LARGE_CARDS = 6; // more are shown compactly
+const OWN_GROUPS = { all: "All", unsure: "Unsure", abstained: "Abstained", failed: "Failed" };
 
 /**
  * Fills `list` with cards, the newest first, and `summary` if there are several; `head` is shown with any card.
@@ -13,8 +14,8 @@ const MAX_LARGE_CARDS = 6; // more are shown compactly
  */
 export function gallery({ list, head, summary }, { announce, ...options }) {
   let cards = [];
-  let chosen = "All";
-  const buttons = new Map(); // by the name of what they show
+  let chosen = "all"; // the key of a group
+  const buttons = new Map(); // by the key of the group that they show
   const filters = html("div", { class: "filters", role: "group", "aria-label": "Show" });
   const coming = html("p", { class: "hint" });
   const keep = html(
@@ -46,7 +47,7 @@ export function gallery({ list, head, summary }, { announce, ...options }) {
       return card;
     });
     cards = [...added, ...cards];
-    chosen = "All";
+    chosen = "all";
     list.prepend(...added.map(({ item }) => item));
     update();
     for (const card of added) card.run();
@@ -74,8 +75,8 @@ export function gallery({ list, head, summary }, { announce, ...options }) {
     const all = outcomes();
     const groups = grouped(all);
     const busy = all.filter(({ state }) => state === "busy").length;
-    if (!groups.has(chosen) && busy === 0) chosen = "All"; // what is classified again may come back
-    const shown = groups.get(chosen) ?? all;
+    if (!groups.has(chosen) && busy === 0) chosen = "all"; // what is classified again may come back
+    const shown = groups.get(chosen)?.members ?? all;
     for (const card of cards) card.item.hidden = !shown.includes(card.outcome());
     head.hidden = all.length === 0;
     summary.hidden = all.length < 2;
@@ -83,38 +84,47 @@ export function gallery({ list, head, summary }, { announce, ...options }) {
     keep.hidden = busy === all.length;
     coming.textContent = busy ? `${busy} of ${all.length} are still to come.` : "";
     const focused = document.activeElement;
-    filters.replaceChildren(...[...groups].map(([name, members]) => filter(name, members.length)));
+    filters.replaceChildren(...[...groups].map(([key, group]) => filter(key, group)));
     if (filters.contains(focused)) focused.focus(); // what is moved loses the focus
   }
 
-  function filter(name, number) {
-    if (!buttons.has(name))
-      buttons.set(name, html("button", { type: "button", class: "quiet", click: () => choose(name) }));
-    const button = buttons.get(name);
-    button.setAttribute("aria-pressed", String(name === chosen));
-    button.textContent = `${name} ${number}`;
+  function filter(key, { name, members }) {
+    if (!buttons.has(key))
+      buttons.set(key, html("button", { type: "button", class: "quiet", click: () => choose(key) }));
+    const button = buttons.get(key);
+    button.setAttribute("aria-pressed", String(key === chosen));
+    button.textContent = `${name} ${members.length}`;
     return button;
   }
 
-  function choose(name) {
-    chosen = name === chosen ? "All" : name;
+  function choose(key) {
+    chosen = key === chosen ? "all" : key;
     update();
   }
 
   return { add, again, clear };
 }
 
-/** What can be shown, by name: all, what needs a look, and each class, the most frequent first. */
+/**
+ * What can be shown, as {name, members} by key: all, what needs a look, and each class, the most frequent first. A class
+ * may have the name of one of the others. Its key has a prefix that theirs lack.
+ */
 function grouped(outcomes) {
-  const groups = new Map([["All", outcomes]]);
+  const groups = new Map([["all", { name: OWN_GROUPS.all, members: outcomes }]]);
   for (const state of ["unsure", "abstained", "failed"]) {
     const members = outcomes.filter((outcome) => stateOf(outcome) === state);
-    if (members.length) groups.set(state[0].toUpperCase() + state.slice(1), members);
+    if (members.length) groups.set(state, { name: OWN_GROUPS[state], members });
   }
   const classes = Map.groupBy(
     outcomes.filter(({ state }) => state === "answered"),
     ({ answer }) => answer.predictions[0].label,
   );
   const byNumber = [...classes].sort(([one, a], [two, b]) => b.length - a.length || one.localeCompare(two));
-  return new Map([...groups, ...byNumber]);
+  for (const [label, members] of byNumber) groups.set(`class ${label}`, { name: nameOf(label), members });
+  return groups;
+}
+
+/** The label, with the word "class" before it if it could be taken for a group of the page's own. */
+function nameOf(label) {
+  return Object.hasOwn(OWN_GROUPS, label.toLowerCase()) ? `class ${label}` : label;
 }

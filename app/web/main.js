@@ -48,9 +48,10 @@ function askForKey(sentence) {
   byId("key-value").focus();
 }
 
-onUnauthorized(({ rejected }) =>
-  askForKey(rejected ? "The service does not know this key. Try another." : "This service needs an API key"),
-);
+onUnauthorized(({ rejected }) => {
+  byId("more").hidden = true; // a browser follows links without the key
+  askForKey(rejected ? "The service does not know this key. Try another." : "This service needs an API key");
+});
 
 byId("key").addEventListener("submit", (event) => {
   event.preventDefault();

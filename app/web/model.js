@@ -66,7 +66,7 @@ function sections(report, model, announce) {
       confusion(report),
       mistakes(),
       report.robustness ? robustness(report.robustness) : null,
-      training(report.history),
+      training(report.history, model),
       report.calibration ? reliability(report.calibration) : null,
       report.selective ? riskCoverage(report.selective) : null,
       report.conformal ? predictionSets(report, model) : null,
@@ -119,7 +119,7 @@ function promises({ conformal, calibration, abstention }) {
   if (abstention?.refused)
     facts.push([
       percent(abstention.refused.value, 1),
-      `of ${count(abstention.others)} pictures of other things get no answer, as it should be`,
+      `of ${count(abstention.others)} pictures of other things get no answer; none of them should get one`,
     ]);
   return card(
     "How far to trust it",
@@ -146,7 +146,7 @@ function photographs({ n, others, accuracy: { value }, macro_recall: mean, confo
     [percent(1 - abstention.kept.value, 1), "of these photographs get no answer, although they belong to its classes"],
     [
       percent(abstention.refused.value, 1),
-      `of ${count(others)} photographs of other things get no answer, as it should be`,
+      `of ${count(others)} photographs of other things get no answer; none of them should get one`,
     ],
   ];
   return card(
@@ -267,13 +267,19 @@ function robustness(measured) {
   );
 }
 
-function training(history) {
+function training(history, { provenance }) {
+  const passes = provenance.config?.epochs ?? history.length;
+  // Training for a given time on a GPU leaves out images that fill no batch, and ends within an epoch.
+  const others =
+    passes === history.length
+      ? ""
+      : `The curves have ${history.length} points: one after each epoch of whole batches, and one at the end. `;
   return card(
     "How it was trained",
     {
       wide: true,
       lead:
-        `${history.length} passes over the training images. These were changed at random and partly covered. ` +
+        `${passes} passes over the training images. ${others}The images were changed at random and partly covered. ` +
         "This makes them harder, so the model does better on held-out images.",
     },
     ...trainingCharts(history),

@@ -246,6 +246,7 @@ def test_neither_a_key_nor_feedback_is_asked_for_where_none_is_wanted(visit: Vis
     sample(page, "cat")
     expect(the_answer(page, "answered").get_by_text("Is that right?")).to_have_count(0)
     expect(page.get_by_label("API key")).to_be_hidden()
+    expect(page.get_by_role("contentinfo").get_by_role("link")).to_have_text(["API documentation", "Report as JSON"])
 
 
 def test_a_service_that_wants_a_key(visit: Visit) -> None:
@@ -253,6 +254,7 @@ def test_a_service_that_wants_a_key(visit: Visit) -> None:
         page = visit(at=client, refused=(401,))
         field = page.get_by_label("This service needs an API key")
         expect(field).to_be_focused()
+        expect(page.get_by_role("link")).to_have_count(0)  # a browser sends no key when it follows one
         field.fill("simsim")
         sample(page, "cat")
         expect(field).to_be_focused()  # once more, for this request needs a key as well
@@ -271,6 +273,7 @@ def test_a_service_that_wants_a_key(visit: Visit) -> None:
         page.get_by_role("button", name="Use this key").click()
         card = the_answer(page, "answered")
         expect(page.get_by_role("contentinfo")).to_contain_text("mobilenet_v2_cifar10")
+        expect(page.get_by_role("link")).to_have_count(0)
         show_code(card, "curl")
         expect(card.get_by_role("code")).to_contain_text('-H "Authorization: Bearer $API_KEY"')
         expect(page.locator("body")).not_to_contain_text("sesame")

@@ -55,6 +55,23 @@ def test_an_answer_is_called_right_or_gets_its_class(visit: Visit, asking: httpx
     assert counted(asking) == {"true": 1, "false": 1}
 
 
+def test_a_label_is_told_as_it_is(visit: Visit, asking: httpx.Client) -> None:
+    """HTML would take two spaces for one."""
+    model = asking.get("/model").json()
+    model["classes"][0] = "two  spaces"
+    page = visit(at=asking)
+    page.route("**/model", lambda route: route.fulfill(json=model))
+    page.route("**/feedback", lambda route: route.fulfill(json={}))
+    page.reload()
+    sample(page, "cat")
+    card = the_answer(page, "answered")
+    card.get_by_role("button", name="It is …").click()
+    card.get_by_label("It is", exact=True).select_option(index=1)
+    with page.expect_request("**/feedback") as told:
+        card.get_by_role("button", name="Send").click()
+    assert told.value.post_data_json["label"] == "two  spaces"
+
+
 def test_the_class_of_an_unknown_picture_is_asked_for_on_a_phone(visit: Visit, asking: httpx.Client) -> None:
     page = visit(at=asking, refused=(404,), **PHONE)
     with page.expect_response("**/predict?*") as predicted:

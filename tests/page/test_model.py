@@ -1,5 +1,6 @@
 """The model's tab says what the report says."""
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
+from tests.conftest import ROOT
 from tests.page.conftest import Visit, shoot, visiting
 from tests.page.steps import open_model
 
@@ -152,6 +154,32 @@ def test_training_curves(panel: Locator, report: dict[str, Any]) -> None:
     panel.get_by_text("The same as a table").click()
     rows = panel.get_by_role("region", name="Training by epoch").locator("tbody tr")
     expect(rows).to_have_count(len(report["history"]))
+
+
+@pytest.mark.parametrize("bundle", ["mobilenet_v2_cifar10", "mobilenet_v2_cifar10_small"])
+def test_the_passes_over_the_images_are_those_of_the_card(visit: Visit, bundle: str) -> None:
+    """Its history has a row more for each time that the images which fill no batch would have filled one."""
+    folder = ROOT / "models" / bundle
+    model, report = (json.loads((folder / f"{name}.json").read_text()) for name in ("bundle", "report"))
+    passes = model["provenance"]["config"]["epochs"]
+    assert f"\n{passes} epochs in" in (folder / "README.md").read_text()
+    page = visit()
+    page.route("**/model", lambda route: route.fulfill(json=model))
+    page.route("**/metrics/report", lambda route: route.fulfill(json=report))
+    page.reload()
+    panel = open_model(page)
+    expect(panel.get_by_text(f"{passes} passes over the training images. The curves have")).to_contain_text(
+        f"The curves have {len(report['history'])} points: one after each epoch of whole batches, and one at the end."
+    )
+
+
+def test_where_each_row_is_a_pass_nothing_more_is_said(visit: Visit, report: dict[str, Any]) -> None:
+    report["history"] = report["history"][:91]
+    page = visit()
+    page.route("**/metrics/report", lambda route: route.fulfill(json=report))
+    page.reload()
+    panel = open_model(page)
+    expect(panel.get_by_text("91 passes over the training images. The images were changed at random")).to_be_visible()
 
 
 def test_risk_and_coverage_follow_the_slider(panel: Locator, report: dict[str, Any]) -> None:

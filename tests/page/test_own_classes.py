@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import httpx
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.conftest import Visit, shoot
-from tests.page.steps import CAT, pick, the_answer
+from tests.page.steps import CAT, answers, pick, the_answer
 
 OWN = {"name": "pets", "title": "Pets & Co", "one_kind": True}
 
@@ -39,8 +40,14 @@ def ticks(page: Page) -> Locator:
     return page.get_by_role("img", name="95 % interval").locator("text")
 
 
-def show(visit: Visit, service: httpx.Client, classes: list[str], report: Mapping[str, Any] | None = None) -> Page:
-    page = visit()
+def show(
+    visit: Visit,
+    service: httpx.Client,
+    classes: list[str],
+    report: Mapping[str, Any] | None = None,
+    refused: tuple[int, ...] = (),
+) -> Page:
+    page = visit(refused=refused)
 
     def answer_with(document: dict[str, Any]) -> Any:
         def fulfil(route: Route) -> None:
@@ -72,7 +79,9 @@ def test_pictures_are_of_one_kind(visit: Visit, service: httpx.Client) -> None:
     panel = page.get_by_role("tabpanel", name="The model")
     expect(panel.get_by_role("grid")).to_be_visible()
     expect(ticks(page)).to_have_text(["84 %", "86 %", "88 %", "90 %", "92 %", "94 %", "96 %", "98 %"])
-    expect(panel.get_by_text("of 110 pictures of other things get no answer, as it should be")).to_be_visible()
+    refused = panel.locator(".facts div").filter(has_text="of 110 pictures of other things")
+    words = r"81\.8\s% ?of 110 pictures of other things get no answer; none of them should get one"
+    expect(refused).to_have_text(re.compile(words))
     expect(
         panel.get_by_text(re.compile(r"It names a class for 18\.2\s% of pictures that show something else"))
     ).to_be_visible()
@@ -95,3 +104,52 @@ def test_many_classes_are_searched_scrolled_and_not_drawn_as_a_matrix(visit: Vis
     box = table.bounding_box()
     assert box is not None and box["height"] < 800
     expect(ticks(page)).to_have_text(["0 %", "1 %", "2 %"])
+
+
+def test_the_words_fit_a_model_that_refuses_nothing(visit: Visit, service: httpx.Client) -> None:
+    measured = service.get("/metrics/report").json()["abstention"]
+    weak = {"abstention": measured | {"others": 6, "refused": {"value": 0.0, "ci95": [0.0, 0.39]}}}
+    page = show(visit, service, ["cat", "dog"], weak)
+    page.get_by_role("tab", name="The model").click()
+    panel = page.get_by_role("tabpanel", name="The model")
+    expect(
+        panel.get_by_text("of 6 pictures of other things get no answer; none of them should get one")
+    ).to_be_visible()
+    expect(panel.get_by_text("as it should be")).to_have_count(0)
+
+
+def test_classes_with_the_names_of_the_page_s_own_groups(visit: Visit, service: httpx.Client, tmp_path: Path) -> None:
+    page = show(visit, service, ["All", "Failed", "cat"], refused=(422,))
+    answer = documents(service, ["All", "Failed", "cat"])["**/predict?*"]
+    page.unroute("**/predict?*")
+    unusable = {"code": "undecodable_image", "detail": "no image", "instance": "7"}
+
+    def classify(route: Route) -> None:
+        sent = (route.request.post_data_buffer or b"").decode()
+        if sent == "broken":
+            route.fulfill(status=422, content_type="application/problem+json", json=unusable)
+            return
+        best = {"label": sent, "class_id": 0, "probability": 0.9}
+        route.fulfill(
+            json=answer
+            | {"predictions": [best], "prediction_set": {"coverage": 0.95, "labels": [sent]}, "abstain": False}
+        )
+
+    page.route("**/predict?*", classify)
+    files = []
+    for number, content in enumerate(("All", "Failed", "Failed", "cat", "broken")):
+        files.append(tmp_path / f"{number}.png")
+        files[-1].write_text(content)
+    pick(page, *files)
+    filters = page.get_by_role("group", name="Show").get_by_role("button")
+    expect(filters).to_have_text(["All 5", "Failed 1", "class Failed 2", "class All 1", "cat 1"])
+    expect(answers(page)).to_have_count(5)
+    for name, shown in (
+        ("class All 1", ["0.png"]),
+        ("Failed 1", ["4.png"]),
+        ("class Failed 2", ["1.png", "2.png"]),
+        ("All 5", [f"{number}.png" for number in range(5)]),
+    ):
+        page.get_by_role("button", name=name, exact=True).click()
+        expect(page.locator("#answers > :not([hidden]) .file-name")).to_have_text(shown)
+        expect(filters.and_(page.locator("[aria-pressed=true]"))).to_have_text(name)

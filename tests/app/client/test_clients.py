@@ -4,11 +4,14 @@ import io
 import json
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -296,6 +299,45 @@ async def test_an_empty_batch_is_refused_and_not_sent(kind: str) -> None:
     assert service.requests == []
 
 
+@both
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("a.png", Path("a.png"), b"image", bytearray(b"image"), memoryview(b"image"), io.BytesIO(b"image")),
+        *(np.zeros((4, 5, 3), np.uint8), np.zeros((4, 5), np.uint8), Image.new("RGB", (5, 4))),
+    ],
+    ids=lambda image: type(image).__name__,
+)
+async def test_one_image_in_place_of_a_batch_is_refused_and_not_sent(kind: str, image: Any) -> None:
+    service = Service()
+    with pytest.raises(TypeError, match=rf"^a batch is a list of images, not one image \({type(image).__name__}\)"):
+        if kind == "sync":
+            service.client().predict_batch(image)
+        else:
+            await service.async_client().predict_batch(image)
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("images", [(b"one", b"two"), np.zeros((2, 8, 9, 3), np.uint8), np.zeros((2, 8, 9), np.uint8)])
+def test_several_images_are_a_batch_however_they_come(images: Any) -> None:
+    service = Service(httpx.Response(200, json={"model": GOOD["model"], "results": [], "timing_ms": GOOD["timing_ms"]}))
+    service.client().predict_batch(images)
+    assert service.bodies[0].count(b'name="files"') == 2
+
+
+@pytest.mark.parametrize("make", [Client, AsyncClient])
+@pytest.mark.parametrize("url", ["localhost:8000", "127.0.0.1:8000", "example.org", "localhost:8000/prefix"])
+def test_a_url_without_its_scheme_is_refused_at_once(make: type[Client | AsyncClient], url: str) -> None:
+    with pytest.raises(ValueError, match=rf'such as "http://{re.escape(url)}", not "{re.escape(url)}"$'):
+        make(url)
+
+
+@pytest.mark.parametrize("url", ["", "ftp://example.org", "//example.org", "http://"])
+def test_a_url_that_is_no_service_s_is_refused_at_once(url: str) -> None:
+    with pytest.raises(ValueError, match=rf'http:// or https:// and a host, not "{url}"$'):
+        Client(url)
+
+
 def proxies(client: Client | AsyncClient) -> bool:
     """Whether a request of the client goes to a proxy."""
     http = client._http
@@ -478,10 +520,13 @@ def test_httpx2_serves_where_httpx_is_not_installed() -> None:
     assert (done.stdout, done.stderr) == ("cat True\n", "")
 
 
-def test_a_missing_extra_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx", None)
     monkeypatch.setitem(sys.modules, "httpx2", None)
     for name in ("app.client", "app.client.http"):
         monkeypatch.delitem(sys.modules, name)
-    with pytest.raises(ImportError, match=r"^app\.client needs the extra 'client', which is httpx \(.+\)$"):
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        (needed,) = tomllib.load(file)["project"]["optional-dependencies"]["client"]
+    with pytest.raises(ImportError) as caught:
         importlib.import_module("app.client")
+    assert str(caught.value) == f"app.client needs httpx: pip install '{needed}'"
