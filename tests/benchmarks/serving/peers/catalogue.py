@@ -87,6 +87,7 @@ def service(name: str, workers: int) -> Peer:
 # Which of the two peers are compared with, by image. Chosen from earlier runs, before any run that is reported: one
 # setting for all, a worker a core.
 OWN = {"png": "service_workers", "jpeg": "service_workers"}
+OURS = ("service", "service_workers")
 
 PEERS = [
     service("service", 1),

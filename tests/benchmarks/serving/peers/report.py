@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator, Sequence
 
-from tests.benchmarks.serving.peers.catalogue import OWN, PEERS, Peer
+from tests.benchmarks.serving.peers.catalogue import OURS, OWN, PEERS, Peer
 from tests.benchmarks.serving.peers.results import BARE, Key, Results, Summary
 
 TOLERANCE = 0.03
@@ -25,7 +25,7 @@ def losses(results: Results) -> Iterator[str]:
         name, image, connections = key
         own_key = (OWN.get(image, ""), image, connections)
         own = summaries.get(own_key)
-        if name in (*OWN.values(), BARE) or own is None:
+        if name in (*OURS, BARE) or own is None:
             continue
         where = f"{title(name)}, {TITLES[image]}, {connections} at once"
         faster = results.ratios(key, own_key, "rate")
@@ -40,7 +40,7 @@ def losses(results: Results) -> Iterator[str]:
 
 def cells(summaries: Summaries) -> int:
     """How many cells `losses` compares."""
-    return 2 * sum(name not in (*OWN.values(), BARE) for name, _, _ in summaries)
+    return 2 * sum(name not in (*OURS, BARE) for name, _, _ in summaries)
 
 
 def _agree(lost: list[bool]) -> bool:
@@ -136,7 +136,7 @@ def leads(summaries: Summaries, peers: Sequence[Peer]) -> Iterator[str]:
         ratios = [
             summaries[OWN[image], image, connections].rate / max(cell.rate, 1e-9)
             for (name, image, connections), cell in summaries.items()
-            if name == peer.name not in OWN.values() and (OWN[image], image, connections) in summaries
+            if name == peer.name not in OURS and (OWN[image], image, connections) in summaries
         ]
         if ratios:
             least, most, median = min(ratios), max(ratios), statistics.median(ratios)
