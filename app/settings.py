@@ -8,12 +8,21 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from dotenv.parser import parse_stream
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -76,6 +85,18 @@ def most_workers() -> int:
     return max(1, int(min(available_cores(), MAX_WORKERS, room)))
 
 
+def against_workers(settings: Mapping[str, Any]) -> str | None:
+    """Why several processes cannot serve with these settings; None if they can."""
+    if (settings.get("engine"), settings.get("execution_provider")) != ("onnx", "cpu"):
+        return "several processes compute with ENGINE=onnx and EXECUTION_PROVIDER=cpu only"
+    places = [settings.get("model_dir"), *settings.get("model_dirs", {}).values()]
+    if any(isinstance(place, str) for place in places):
+        return "several processes serve bundles in folders only, not at addresses"
+    if settings.get("grpc_port") is not None:
+        return "one process alone serves GRPC_PORT: set one of the two"
+    return None
+
+
 LogFormat = Literal["auto", "json", "text"]
 
 
@@ -115,7 +136,9 @@ class Settings(BaseSettings):
         le=65535,
         description="The port of HOST for gRPC, which needs the extra of that name; none: no gRPC.",
     )
-    workers: int = Field(1, ge=1, le=MAX_WORKERS, description="Processes that serve together; auto: one a core.")
+    workers: int = Field(
+        1, ge=1, le=MAX_WORKERS, description="Processes that serve as one; auto: one a core, if several can."
+    )
 
     inference_threads: PositiveInt = Field(
         default_factory=default_threads, le=MAX_THREADS, description="By default as many as there are cores."
@@ -248,9 +271,9 @@ class Settings(BaseSettings):
 
     @field_validator("workers", mode="before")
     @classmethod
-    def _one_a_core(cls, value: object) -> object:
+    def _one_a_core(cls, value: object, info: ValidationInfo) -> object:
         if value == "auto":
-            return most_workers()
+            return 1 if against_workers(info.data) else most_workers()
         if isinstance(value, str) and not value.isdecimal():
             raise ValueError(f"it must be auto, or a number from 1 to {MAX_WORKERS}")
         return value
@@ -263,14 +286,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _possible_with_several_workers(self) -> Self:
-        if self.workers == 1:
-            return self
-        if (self.engine, self.execution_provider) != ("onnx", "cpu"):
-            raise ValueError("WORKERS: several processes compute with ENGINE=onnx and EXECUTION_PROVIDER=cpu only")
-        if any(isinstance(place, str) for place in self.folders.values()):
-            raise ValueError("WORKERS: several processes serve bundles in folders only, not at addresses")
-        if self.grpc_port is not None:
-            raise ValueError("WORKERS: one process alone serves GRPC_PORT: set one of the two")
+        if self.workers > 1 and (reason := against_workers(dict(self))):
+            raise ValueError(f"WORKERS: {reason}")
         return self
 
     @field_validator("root_path")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Literal
 
-from .board import BYTES, MAX_ROWS, PLACES, ROWS
+from .board import BYTES, MAX_ROWS, PLACES, ROWS, WAITING
 from .worker import Worker
 
 Kind = Literal["bytes", "places"]
@@ -50,7 +50,8 @@ class Holdings:
 
     def waiting(self) -> list[tuple[str, Kind]]:
         """The networks that wait in other workers, and for what."""
-        return [(network, KINDS.get(kind, "bytes")) for part in self._others for network, kind in part.waiters()]
+        waits = [part for part in self._others if part.numbers[WAITING]]  # almost always none, at each request
+        return [(network, KINDS.get(kind, "bytes")) for part in waits for network, kind in part.waiters()]
 
     async def displace(self, network: str, kind: Kind) -> None:
         """Have another worker displace a request of this network. Returns when the network holds less there."""

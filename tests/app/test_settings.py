@@ -155,6 +155,11 @@ def test_what_one_process_does_is_refused_with_several(
     monkeypatch.setenv(variable, value)
     with pytest.raises(ValidationError, match=reason):
         Settings()
+    monkeypatch.setenv("WORKERS", "auto")
+    monkeypatch.setattr("app.settings.most_workers", lambda: 2)
+    assert Settings().workers == 1
+    monkeypatch.delenv(variable)
+    assert Settings().workers == 2
 
 
 def test_a_provider_that_nothing_would_compute_with_is_refused() -> None:

@@ -102,7 +102,7 @@ class TestPod:
         Settings(**values)  # type: ignore[arg-type]
 
     def test_the_grace_period_is_longer_than_draining(self, pod: dict[str, Any], container: dict[str, Any]) -> None:
-        seconds = {one["name"]: float(one["value"]) for one in container["env"] if "value" in one}
+        seconds = {one["name"]: float(one["value"]) for one in container["env"] if one["name"].endswith("SECONDS")}
         assert "preStop" not in container.get("lifecycle", {})  # its time would count, too
         assert pod["terminationGracePeriodSeconds"] > seconds["GRACE_SECONDS"] + seconds["DRAIN_SECONDS"]
 
