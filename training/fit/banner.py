@@ -6,11 +6,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from training.config import Config
 from training.fit.run import Run
+from training.plural import plural
 
 
 def tell(console: Console, what: str, line: str) -> None:
-    console.print(f"{what:8}{line}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"{what:7} {line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def classes_line(classes: Sequence[str], labels: Tensor) -> str:
@@ -25,11 +27,17 @@ def classes_line(classes: Sequence[str], labels: Tensor) -> str:
     )
 
 
+def steps_line(config: Config, images: int) -> str:
+    """How many images a step sees and how often weights are averaged, which defaults may have decided."""
+    every = "every step" if config.ema_every == 1 else f"every {config.ema_every} steps"
+    return f"of {config.batch_size:,} of the {images:,} images; the weights are averaged {every}"
+
+
 def begins(run: Run) -> str:
     """At which step a run begins."""
     done, total, epochs = run.steps_done, run.total_steps, run.config.epochs
     if run.progress.epoch == epochs:
-        return f"finished before, with {total:,} steps"
+        return f"finished before, with {plural(total, 'step')}"
     if done:
         return f"resumed at step {done:,} of {total:,}, in epoch {run.progress.epoch + 1} of {epochs}"
-    return f"new, {total:,} steps in {epochs} epochs"
+    return f"new, {plural(total, 'step')} in {plural(epochs, 'epoch')}"
