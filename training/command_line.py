@@ -18,7 +18,6 @@ python -m training publish RUN OWNER/NAME        # write its bundle to the Huggi
 A command that was stopped resumes when it is given again.
 """
 
-from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +54,7 @@ from training.exit_codes import run_command_line
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.export.publish import publish
 from training.export.quantised_run import check_folder, quantise, read_source
-from training.fit.banner import begins, classes_line, steps_line, tell
+from training.fit.banner import begins, tell, tell_images
 from training.fit.distributed import Device, join, processes
 from training.fit.overview import draw, read_overview, render
 from training.fit.progress_bar import progress_on
@@ -130,7 +129,7 @@ def fit_command(
 
 def _fit(
     config: Config,
-    given: Collection[str],
+    given: set[str],
     dataset: DataSet,
     run_dir: Path,
     init: str,
@@ -159,16 +158,10 @@ def _fit(
         of = dataset.description
         if not of.is_cifar10:
             config = own_config(config, given, len(train.labels), others=photos is not None)
-        counts = f"{len(train.labels):,} images to train on, {len(select.labels):,} to validate with"
-        tell(console, "data", f"{counts}, from {dataset.folder}")
+        tell_images(console, dataset.folder, config, of, train, select, warning)
         if photos is not None:
             where = f"from {photographs}" if of.is_cifar10 else "of other things"
             tell(console, "photographs", f"{len(photos.labels):,}, {where}")
-        if not of.is_cifar10:
-            tell(console, "classes", classes_line(of.classes, train.labels))
-            tell(console, "steps", steps_line(config, len(train.labels)))
-        if warning is not None:
-            tell(console, "warning", warning)
         run = Run(run_dir, config, init, train, select, graphs, world, photos, of)
         tell(console, "network", f"{bundle_name(config.architecture, of)}, from {init}")
         tell(console, "start", begins(run))
@@ -332,10 +325,7 @@ def compare_command(
     download: Download = True,
     threads: Threads = default_threads(),
 ) -> None:
-    """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not.
-
-    Models of your own classes cannot be compared.
-    """
+    """Tell whether NEW is better than OLD, on 5,000 held-out images; exit code 1 if not. Not for own classes."""
     torch.set_num_threads(threads)
     seed = split_seed(old) or Config().split_seed
     models = [read_model(source, seed) for source in (old, new)]  # refuses either before it computes for minutes
