@@ -19,7 +19,6 @@ A command that was stopped resumes when it is given again.
 """
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +33,7 @@ from training.chosen_data import (
     TEST_READS,
     check_options,
     open_data,
+    own_config,
     photographs_to_train,
     reads_log,
     run_folder,
@@ -54,7 +54,7 @@ from training.exit_codes import run_command_line
 from training.export.bundle import bundle_name, check_target, export, render_card_again
 from training.export.publish import publish
 from training.export.quantised_run import check_folder, quantise, read_source
-from training.fit.banner import begins, classes_line, tell
+from training.fit.banner import begins, tell, tell_images
 from training.fit.distributed import Device, join, processes
 from training.fit.overview import draw, read_overview, render
 from training.fit.progress_bar import progress_on
@@ -80,8 +80,10 @@ from training.options import (
     TestReads,
     Threads,
     default_threads,
+    given,
     with_config,
 )
+from training.plural import plural
 from training.provenance import describe, environment
 
 cli = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -101,6 +103,7 @@ def bare(context: typer.Context) -> None:
 @cli.command("fit")
 @with_config
 def fit_command(
+    context: typer.Context,
     *,
     config: Config,
     data: Own = None,
@@ -121,11 +124,12 @@ def fit_command(
     if photographs is not None and not config.photograph_batch:
         raise TrainingError("--photographs needs --photograph-batch, the number of them in a step, for example 40")
     dataset = open_data(data, data_dir, config, download=download)
-    _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
+    _fit(config, given(context), dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
 
 
 def _fit(
     config: Config,
+    given: set[str],
     dataset: DataSet,
     run_dir: Path,
     init: str,
@@ -141,25 +145,23 @@ def _fit(
         console.quiet = not world.leads
         tell(console, "run", str(run_dir))
         tell(console, "device", describe(environment(world.size, world.device)["hardware"]))
-        images, parts, graphs, photos = world.from_leader(
+        images, parts, graphs, photos, warning = world.from_leader(
             lambda: (
                 dataset.training,
                 dataset.split(config.split_seed),
                 [read_teacher(folder, config.split_seed) for folder in teachers],
                 photographs_to_train(config, dataset, photographs),
+                dataset.warning,
             )
         )
         train, select = (images.take(part) for part in (parts.train, parts.select))
         of = dataset.description
-        if not of.is_cifar10 and photos is not None and not config.photograph_batch:
-            config = replace(config, photograph_batch=max(1, config.batch_size // 4))
-        counts = f"{len(train.labels):,} images to train on, {len(select.labels):,} to validate with"
-        tell(console, "data", f"{counts}, from {dataset.folder}")
+        if not of.is_cifar10:
+            config = own_config(config, given, len(train.labels), others=photos is not None)
+        tell_images(console, dataset.folder, config, of, train, select, warning)
         if photos is not None:
             where = f"from {photographs}" if of.is_cifar10 else "of other things"
             tell(console, "photographs", f"{len(photos.labels):,}, {where}")
-        if not of.is_cifar10:
-            tell(console, "classes", classes_line(of.classes, train.labels))
         run = Run(run_dir, config, init, train, select, graphs, world, photos, of)
         tell(console, "network", f"{bundle_name(config.architecture, of)}, from {init}")
         tell(console, "start", begins(run))
@@ -171,7 +173,9 @@ def _fit(
         weights = run.fit(progress if world.leads else None, progress.answered, board)
     if world.leads:
         last = run.progress.history[-1]
-        print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {last['epoch']} epochs")
+        print(
+            f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {plural(last['epoch'], 'epoch')}"
+        )
 
 
 @cli.command("evaluate")
@@ -234,6 +238,7 @@ def _export(dataset: DataSet, run_dir: Path, bundle: Path, force: bool) -> None:
 @cli.command("all")
 @with_config
 def all_command(
+    context: typer.Context,
     *,
     config: Config,
     data: Own = None,
@@ -263,7 +268,7 @@ def all_command(
     check_log(test_reads)
     sources = Sources(near if data is None else None, fashion_mnist, photographs)
     sources.check()
-    _fit(config, dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
+    _fit(config, given(context), dataset, run_dir, init, teacher or [], device, tensorboard, photographs)
     _evaluate(dataset, run_dir, test_reads, sources)
     _export(dataset, run_dir, bundle, force)
 
@@ -320,7 +325,7 @@ def compare_command(
     download: Download = True,
     threads: Threads = default_threads(),
 ) -> None:
-    """Tell whether NEW is better than OLD, on the 5,000 images that are held out from both; exit code 1 if not."""
+    """Tell whether NEW is better than OLD, on 5,000 held-out images; exit code 1 if not. Not for own classes."""
     torch.set_num_threads(threads)
     seed = split_seed(old) or Config().split_seed
     models = [read_model(source, seed) for source in (old, new)]  # refuses either before it computes for minutes

@@ -80,6 +80,12 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     return called
 
 
+def given(context: typer.Context) -> set[str]:
+    """The parameters that the user has set, and not left at their defaults."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    return {name for name, source in sources.items() if source is not None and source.name != "DEFAULT"}
+
+
 def _help(field: FieldInfo) -> str:
     # Config refuses values out of range, with exit code 1; Typer's own min and max would do so with 2.
     bounds = allowed(field)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from app.cores import available_cores
+from training.plural import plural
 
 PACKAGES = ("torch", "torchvision", "onnxruntime", "numpy")
 CODE = ("app", "training", "pyproject.toml")  # paths in the repository that decide the weights
@@ -60,7 +61,7 @@ def describe(hardware: Mapping[str, Any]) -> str:
     """The processor or GPU, processes and threads, for people."""
     processes, threads = hardware.get("processes", 1), hardware["threads"]
     what = hardware.get("gpu", hardware["cpu"])
-    shared = f"{processes} processes, {threads} threads each" if processes > 1 else f"{threads} threads"
+    shared = f"{processes} processes, {plural(threads, 'thread')} each" if processes > 1 else plural(threads, "thread")
     return f"{what}, {shared}"
 
 

@@ -36,7 +36,9 @@ class Scores(Frozen):
 class ClassScores(Scores):
     class_id: int = Field(ge=0)
     label: str
-    f1_ci95: tuple[Fraction, Fraction] = Field(description="Percentile bootstrap over the images.")
+    f1_ci95: tuple[Fraction, Fraction] = Field(
+        description="95 % interval by Wilson's method; in older reports a percentile bootstrap over the images."
+    )
 
 
 class Estimate(Frozen):

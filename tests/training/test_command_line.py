@@ -87,7 +87,7 @@ def test_all_makes_a_bundle_from_images_that_it_loads_and_splits_once(
     assert sorted(loadings) == ["split", "test", "training"]
     *banner, epoch = answer.err.splitlines()
     assert [line.split()[0] for line in banner] == list(BANNER)
-    assert banner[0].endswith(str(tmp_path / "run")) and banner[1].endswith("1 threads")
+    assert banner[0].endswith(str(tmp_path / "run")) and banner[1].endswith("1 thread")
     assert banner[2].endswith(f"30 images to train on, 20 to validate with, from {tmp_path}")
     assert banner[4] == "start   new, 6 steps in 2 epochs"
     assert epoch.startswith("epoch 1: validation accuracy")

@@ -34,20 +34,8 @@ from training.export import bundle as bundle_module
 from training.export import plots
 
 DOCUMENT = (ROOT / "docs/own-classes.md").read_text()
-QUICK = (
-    "--epochs",
-    "1",
-    "--batch-size",
-    "16",
-    "--ema-every",
-    "1",
-    "--init",
-    "random",
-    "--threads",
-    "1",
-    "--enlarge",
-    "1",
-)
+SMALL = ("--epochs", "1", "--init", "random", "--threads", "1", "--enlarge", "1")
+QUICK = (*SMALL, "--batch-size", "16", "--ema-every", "1")
 CLASSES = ["Käse & Brot", "a|b <i>$x$", "c:d"]  # names that HTML, Markdown, TeX and /v2's classification know
 
 
@@ -118,6 +106,44 @@ def test_the_document_s_commands_make_a_bundle_and_classify(
     assert (name, Bundle.load(Path(folder)).manifest.name) == ("--model", "mobilenet_v2_digits")
 
 
+def test_the_least_that_is_documented_becomes_a_bundle_that_can_be_served(
+    quick: pytest.MonkeyPatch, command: Callable[..., Answer], tmp_path: Path
+) -> None:
+    least = int(re.findall(r"at least (\d+) pictures", DOCUMENT)[0])
+    for number, label in enumerate(("cat", "dog")):
+        fill(tmp_path / "pets" / label, range(100 * number, 100 * number + least))
+    options = ("--data", tmp_path / "pets", "--run-dir", tmp_path / "run", *SMALL)
+    answer = command("all", *options)
+    assert answer.code == 0 and "after 1 epoch\n" in answer.out
+    assert "steps   of 8 of the 12 images; the weights are averaged every step" in answer.err
+    assert "warning" not in answer.err
+    assert "start   new, 1 step in 1 epoch\n" in answer.err
+    made = Bundle.load(tmp_path / "run/bundle")
+    assert all(row.f1_ci95[1] - row.f1_ci95[0] > 0.2 for row in made.report.per_class)
+    assert "1 epoch in" in made.read("README.md").decode()
+    with load(tmp_path / "run/bundle", inference_threads=1) as classifier:
+        assert {row.label for row in classifier(picture(1)).predictions} == {"cat", "dog"}
+    assert "start   finished before, with 1 step\n" in command("fit", *options).err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--batch-size", 64), "--batch-size is 64: it must be at most 13, the training images"),
+        (("--ema-every", 4), "--ema-every is 4: it must be at most 1, the steps of the run"),
+    ],
+)
+def test_what_few_images_cannot_have_is_refused_if_it_was_asked_for(
+    command: Callable[..., Answer], tmp_path: Path, options: tuple[object, ...], said: str
+) -> None:
+    for number, label in enumerate(("cat", "dog")):
+        fill(tmp_path / "pets" / label, range(100 * number, 100 * number + 10))
+    shutil.copy(tmp_path / "pets/cat/000.png", tmp_path / "pets/dog")
+    answer = command("fit", "--data", tmp_path / "pets", "--run-dir", tmp_path / "run", *SMALL, *options)
+    assert "warning 1 picture is in more than one class, for example cat/000.png and dog/000.png\n" in answer.err
+    assert answer.code == 1 and answer.err.splitlines()[-1].startswith(f"error: {said}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -127,9 +153,14 @@ def test_the_document_s_commands_make_a_bundle_and_classify(
         (["all", "--data", "FOLDER", "--teacher", "models"], "--teacher is for CIFAR-10"),
         (["all", "--data", "FOLDER/cat", "--run-dir", "run"], "--data .*/cat holds 0 folders of classes"),
         (["export", "--data", "FOLDER", "--run-dir", "RUN", "--bundle", "NEW"], "holds other images than the run in"),
-        (["export", "--run-dir", "RUN", "--bundle", "NEW"], "is of Pets & Co: name its folder with --data"),
-        (["compare", "RUN", "RUN"], "is of pets_co, this takes networks of CIFAR-10 only"),
-        (["labels", "RUN"], "is of pets_co, this takes networks of CIFAR-10 only"),
+        (
+            ["export", "--run-dir", "RUN", "--bundle", "NEW"],
+            r"was trained on your own classes \(Pets & Co\): name their folder with --data",
+        ),
+        (["compare", "RUN", "RUN"], r"was trained on your own classes \(Pets & Co\): .* takes only .* on CIFAR-10"),
+        (["labels", "RUN"], r"was trained on your own classes \(Pets & Co\): .* takes only .* on CIFAR-10"),
+        (["quantise", "RUN", "--run-dir", "NEW"], r"was trained on your own classes \(Pets & Co\): name their folder"),
+        (["quantise", "BUNDLE", "--run-dir", "NEW"], r"is a bundle of your own classes \(Pets & Co\): name the run"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(
@@ -138,7 +169,7 @@ def test_what_does_not_go_together_is_one_line(
     for label in ("cat", "dog"):
         fill(tmp_path / "other images" / label, range(12))
     places = {"FOLDER": tmp_path / "other images", "FOLDER/cat": tmp_path / "other images/cat", "RUN": bundle.parent}
-    places["NEW"] = tmp_path / "new"
+    places |= {"NEW": tmp_path / "new", "BUNDLE": bundle}
     answer = command(*(places.get(str(one), one) for one in arguments))
     assert answer.code == 1 and len(answer.err.splitlines()) == 1 and re.search(said, answer.err)
 

@@ -95,6 +95,6 @@ def test_earlier_versions_knew_one_process_only() -> None:
     old = place(1)
     del old["hardware"]["processes"]
     assert continued({"environment": old}, place(1), 1, 0)["continued"] == []
-    assert describe(old["hardware"]) == "Some CPU, 1 threads"
-    assert describe(place(1, processes=2)["hardware"]) == "Some CPU, 2 processes, 1 threads each"
-    assert describe(place(1, 8)["hardware"] | {"gpu": "Some GPU"}) == "Some GPU, 8 processes, 1 threads each"
+    assert describe(old["hardware"]) == "Some CPU, 1 thread"
+    assert describe(place(1, processes=2)["hardware"]) == "Some CPU, 2 processes, 1 thread each"
+    assert describe(place(1, 8)["hardware"] | {"gpu": "Some GPU"}) == "Some GPU, 8 processes, 1 thread each"

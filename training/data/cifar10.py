@@ -77,7 +77,7 @@ class Dataset:
     The training images are read once, when they are first needed, and split once per seed.
     """
 
-    description, others = DESCRIPTION, None
+    description, others, warning = DESCRIPTION, None, None
 
     def __init__(self, folder: Path, *, download: bool) -> None:
         self.folder, self.download = folder, download

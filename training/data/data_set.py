@@ -33,6 +33,11 @@ class DataSet(Protocol):
     @property
     def others(self) -> Others | None: ...
 
+    @property
+    def warning(self) -> str | None:
+        """What people should know of the images before they train with them, on one line."""
+        ...
+
     def split(self, seed: int) -> Split:
         """Indices into `training`."""
         ...

@@ -8,6 +8,7 @@ Near-duplicates are all in one part: a test image that training saw measures not
 training images that are nearly the same as one of them are left out.
 """
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -29,7 +30,6 @@ from training.errors import TrainingError
 
 TEST, SELECT, CALIBRATE = 0.2, 0.1, 0.15  # shares of a class's images
 LEAST = 10  # images of a class, and of `other`, of which none is nearly the same as another
-LEAST_TRAINING = 20  # images of all classes; the out-of-distribution score is fitted on them
 TEST_SEED = 0  # the test images stay the same, whatever the seed of the split
 NAMED = 3  # files that an error names
 
@@ -87,10 +87,6 @@ class OwnClasses:
     def split(self, seed: int) -> Split:
         pictures = self._parts.training
         select, calibrate, train = _draw(pictures, (SELECT, CALIBRATE), seed)
-        if len(train) < LEAST_TRAINING:
-            raise TrainingError(
-                f"--data {self.folder} has {len(train)} images to train on: at least {LEAST_TRAINING} are needed"
-            )
         return Split(train=train, select=select, calibrate=calibrate)
 
     def membership(self, parts: Split) -> dict[str, list[str]]:
@@ -120,18 +116,25 @@ class OwnClasses:
         }
 
     @property
+    def warning(self) -> str | None:
+        """Of pictures that are in more than one class: the network cannot learn what they show."""
+        found = _in_several_classes(self._pictures)
+        if not found:
+            return None
+        count = "1 picture is" if len(found) == 1 else f"{len(found):,} pictures are"
+        return f"{count} in more than one class, for example {' and '.join(map(title, found[0]))}"
+
+    @property
     def duplicates(self) -> int:
         """Images of the classes that are nearly the same as another one that is used."""
         return sum(len(part.names) - len(_members(part)) for part in (self._parts.training, self._parts.test))
 
     @cached_property
     def _parts(self) -> _Parts:
-        pictures = self._read()
+        pictures = self._pictures
         known = pictures.take((pictures.labels != OTHER).nonzero().flatten())
         drawable = known.take((~known.given).nonzero().flatten())
-        owners = [int(drawable.labels[places[0]]) for places in _members(drawable)]
-        for place, label in enumerate(self.description.classes):
-            self._check_number(label, owners.count(place), " without those that are nearly the same as another image")
+        self._check_groups(drawable, " without those that are nearly the same as another image")
         if self.files.test is None:
             test, train = _draw(known, (TEST,), TEST_SEED)
             training, left_out = known.take(train), 0
@@ -145,7 +148,8 @@ class OwnClasses:
         others = others.take((~twins).nonzero().flatten())
         return _Parts(training, known.take(test), self._halves(others), left_out + int(twins.sum()))
 
-    def _read(self) -> Pictures:
+    @cached_property
+    def _pictures(self) -> Pictures:
         test = self.files.test or [[] for _ in self.files.classes]
         wanted = [
             (path, label, given)
@@ -181,6 +185,11 @@ class OwnClasses:
             images = "1 image" if found == 1 else f"{found} images"
             raise TrainingError(f"the class {label} in --data {self.folder} has {images}{which}: {LEAST} are needed")
 
+    def _check_groups(self, pictures: Pictures, which: str) -> None:
+        owners = [int(pictures.labels[places[0]]) for places in _members(pictures)]
+        for place, label in enumerate(self.description.classes):
+            self._check_number(label, owners.count(place), which)
+
     def _few_others(self) -> TrainingError:
         return TrainingError(
             f"{OTHER_FOLDER} in --data {self.folder} has fewer than {LEAST} different images: add some, or leave it out"
@@ -190,8 +199,7 @@ class OwnClasses:
         for place, label in enumerate(self.description.classes):
             if not bool((test.labels == place).any()):
                 raise TrainingError(f"the class {label} in --data {self.folder} has no test images")
-            left = _members(training.take((training.labels == place).nonzero().flatten()))
-            self._check_number(label, len(left), " to train on that are not nearly the same as test images")
+        self._check_groups(training, " to train on that are not nearly the same as test images")
 
     def _halves(self, others: Pictures) -> tuple[Pictures, Pictures] | None:
         if self.files.other is None:
@@ -226,6 +234,19 @@ def _draw(pictures: Pictures, shares: Sequence[float], seed: int) -> list[Tensor
                 part += waiting.pop(place)
         parts[-1] += [place for group in waiting.values() for place in group]
     return [torch.tensor(sorted(part), dtype=torch.int64) for part in parts]
+
+
+def _in_several_classes(pictures: Pictures) -> list[list[str]]:
+    """The names of each picture, by its very pixels, that is in the folders of several classes: one name a class."""
+    by_pixels: dict[bytes, dict[int, str]] = {}
+    for places in _members(pictures):
+        if len(places) > 1:  # the same pictures are in one group
+            for place in places:
+                label = int(pictures.labels[place])
+                if label != OTHER:
+                    digest = hashlib.sha256(pictures.images[place].numpy().tobytes()).digest()
+                    by_pixels.setdefault(digest, {}).setdefault(label, pictures.names[place])
+    return [list(names.values())[:2] for names in by_pixels.values() if len(names) > 1]
 
 
 def _members(pictures: Pictures) -> list[list[int]]:

@@ -133,10 +133,13 @@ METHODS = (*COMPARED, SERVED)
 
 
 def fit_novelty(bank: Outputs) -> Novelty:
-    """The score's parameters from features of training images [N, D]; the first NEIGHBOURS are its neighbours."""
+    """The score's parameters from features of training images [N, D], N at least NEIGHBOUR + 2.
+
+    The first NEIGHBOURS are its neighbours; of fewer images half, but at least NEIGHBOUR. The others standardise it.
+    """
     features = unit(torch.from_numpy(bank.features))
-    neighbours = features[: min(NEIGHBOURS, len(features) // 2)]
-    assert len(neighbours) >= NEIGHBOUR
+    neighbours = features[: min(NEIGHBOURS, max(NEIGHBOUR, len(features) // 2))]
+    assert len(features) >= NEIGHBOUR + 2
     centre = features.mean(0)
     # In double precision: variances differ by more than single precision holds.
     centred = (features - centre).double()

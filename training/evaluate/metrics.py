@@ -14,7 +14,6 @@ from training.evaluate.network_outputs import Predictions
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-RESAMPLED_CELLS = 10_000_000  # at once; a thousand classes have a million cells
 
 
 def build_report(
@@ -79,29 +78,20 @@ def share(of: npt.NDArray[np.bool_]) -> Interval:
     return Interval(value=float(of.mean()), ci95=wilson(int(of.sum()), len(of)))
 
 
-def f1_intervals(counts: Counts, resamples: int = 2000, seed: int = 0) -> Floats:
-    """95 % percentile bootstrap of each class's F1 over the images: [classes, 2].
+def f1_intervals(counts: Counts) -> Floats:
+    """95 % intervals of each class's F1 from a confusion matrix [classes, classes], rows true: float64 [classes, 2].
 
-    Efron 1979. F1 needs no more of an image than its cell in the confusion matrix, so drawing n images with
-    replacement is drawing a matrix from the multinomial distribution of its cells.
+    F1 / (2 - F1) is the share of hits among the images that are of the class or were taken for it. Wilson's interval of
+    that share becomes F1's (the "Wilson indirect method" of Lam et al. 2023, arXiv:2309.14621). A bootstrap would call
+    an F1 of 0 or 1 certain, after however few images. Without any such image the interval is all that is possible.
     """
-    n = int(counts.sum())
-    random, at_once = np.random.default_rng(seed), max(1, RESAMPLED_CELLS // counts.size)
-    sizes = [min(at_once, resamples - first) for first in range(0, resamples, at_once)]
-    shares = counts.ravel() / n
-    scores = np.concatenate(
-        [f1_scores(random.multinomial(n, shares, size=size).reshape(size, *counts.shape)) for size in sizes]
+    hits = np.diagonal(counts)
+    images = counts.sum(0) + counts.sum(1) - hits
+    shares = np.array(
+        [wilson(*pair) if pair[1] else (0, 1) for pair in zip(hits.tolist(), images.tolist(), strict=True)]
     )
-    intervals: Floats = np.quantile(scores, [0.025, 0.975], axis=0).T
+    intervals: Floats = 2 * shares / (1 + shares)
     return intervals
-
-
-def f1_scores(counts: Counts) -> Floats:
-    """F1 a class from confusion matrices [..., classes, classes], rows true; 0 where a class never occurs."""
-    hits = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = counts.sum(-1) + counts.sum(-2)
-    scores: Floats = 2 * hits / np.maximum(total, 1)
-    return scores
 
 
 class Bins(NamedTuple):

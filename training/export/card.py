@@ -8,12 +8,15 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from app.bundle.manifest import Manifest
 from app.bundle.report import Report
 from training.config import Config
+from training.evaluate.metrics import f1_intervals
 from training.export.card_trust import render_card_trust
+from training.plural import plural
 from training.provenance import describe
 
 TEMPLATE = Path(__file__).with_name("card.md")
@@ -87,9 +90,10 @@ def render_card(manifest: Manifest, report: Report) -> str:
         macro_f1=f"{report.macro_avg.f1:.4f}",
         accuracy_text=f"{percent(report.accuracy.value)} (95 % interval {interval(report.accuracy.ci95)})",
         classes=class_rows(report),
+        f1_method=f1_method(report),
         public_models="\n".join(map(_public_row, lineage.public_models)),
         trust=render_card_trust(manifest, report),
-        epochs=config["epochs"],
+        epochs=plural(config["epochs"], "epoch"),
         effort=_effort(origin, from_another_run),
         command=_command(origin),
         lr=f"{config['lr']:g}",
@@ -154,6 +158,13 @@ def class_rows(report: Report) -> str:
     )
 
 
+def f1_method(report: Report) -> str:
+    """How the report's intervals of F1 were made; reports of older bundles have others."""
+    ours = f1_intervals(np.array(report.confusion_matrix))
+    same = np.allclose(ours, [row.f1_ci95 for row in report.per_class], atol=1e-6)
+    return "Wilson's, too (arXiv:2309.14621)" if same else "a bootstrap over the images"
+
+
 def augmentation(config: Mapping[str, Any], side: int = 32, *, by_gpu: bool = False) -> str:
     """What was done to images of `side` pixels."""
     mirrored = "at random" if by_gpu else f"in every second {'view' if config.get('views') else 'epoch'}"
@@ -179,7 +190,7 @@ def took_over(environment: dict[str, Any]) -> str:
 
 def _how(origin: Mapping[str, Any], from_another_run: bool) -> str:
     """A cell of the table of public models: initial weights, image size, epochs and teachers."""
-    epochs = f"32 px, {origin['config']['epochs']} epochs"
+    epochs = f"32 px, {plural(origin['config']['epochs'], 'epoch')}"
     if from_another_run:
         how = f"{epochs} after those of the weights that it began with"
     else:

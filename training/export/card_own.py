@@ -9,8 +9,19 @@ from typing import Any
 from app.bundle.manifest import Manifest
 from app.bundle.report import Report
 from training.config import Config
-from training.export.card import Lineage, augmentation, class_rows, interval, percent, quantisation, tags, took_over
+from training.export.card import (
+    Lineage,
+    augmentation,
+    class_rows,
+    f1_method,
+    interval,
+    percent,
+    quantisation,
+    tags,
+    took_over,
+)
 from training.export.card_trust import render_card_trust
+from training.plural import plural
 from training.provenance import describe
 
 TEMPLATE = Path(__file__).with_name("card_own.md")
@@ -42,13 +53,14 @@ def render_own_card(manifest: Manifest, report: Report) -> str:
         baseline=percent(max(row.support for row in report.per_class) / report.n),
         n=f"{report.n:,}",
         classes=rows,
+        f1_method=f1_method(report),
         trust=render_card_trust(escaped_classes, report),
         parts=" | ".join(PARTS),
         rules=" | ".join("---" for _ in PARTS),
         balance="\n".join(_balance(data)),
         near_duplicates=f"{data['near_duplicates']:,}",
         left_out=f"{data['left_out']:,}",
-        epochs=config["epochs"],
+        epochs=plural(config["epochs"], "epoch"),
         effort=f"{origin['cpu_hours']:.2f}",
         lr=f"{config['lr']:g}",
         augmentation=augmentation(config, config["input_size"]),

@@ -25,6 +25,9 @@ def publish(source: Path, repository: str, *, private: bool) -> Published:
 
     Other files of the repository stay. `private`: if it is made. Raises TrainingError.
     """
+    owner, _, name = repository.partition("/")
+    if not owner or not name or "/" in name:
+        raise TrainingError(f"{repository} names no repository: it must be an owner and a name, as me/pets")
     folder = source if (source / MANIFEST).exists() else source / BUNDLE
     try:
         bundle = Bundle.load(folder)

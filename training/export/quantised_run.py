@@ -132,7 +132,8 @@ def _read_bundle(folder: Path) -> Source:
     manifest, origin = bundle.manifest, bundle.manifest.provenance
     if manifest.data_set.name != DESCRIPTION.name:
         raise TrainingError(
-            f"{folder} is of {manifest.data_set.title}, and only its run knows the other things: name the run"
+            f"{folder} is a bundle of your own classes ({manifest.data_set.title}): "
+            "name the run that it was exported from"
         )
     if CHECKPOINT not in bundle:
         raise _quantised(folder)

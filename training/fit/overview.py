@@ -23,6 +23,7 @@ from training.export.plots import accuracy_and_loss
 from training.fit.checkpoint import Progress, read_progress
 from training.fit.metrics import read_metrics
 from training.fit.run_folder import METRICS, RUN, STATE, WEIGHTS
+from training.plural import plural
 from training.provenance import describe
 
 CURVE = PICTURES[0]
@@ -109,10 +110,11 @@ def curve(values: Sequence[float]) -> str:
 
 def _standing(run: Overview) -> str:
     if run.finished:
-        return f"finished, {len(run.history)} epochs"
+        return f"finished, {plural(len(run.history), 'epoch')}"
     if run.progress is None:
         return "begun; nothing is saved yet"
-    return f"{run.progress.epoch} of {run.config.epochs} epochs, and {run.progress.step:,} steps of the next, are saved"
+    done = f"{run.progress.epoch} of {plural(run.config.epochs, 'epoch')}"
+    return f"{done}, and {plural(run.progress.step, 'step')} of the next, are saved"
 
 
 def _options(config: Config) -> Text:

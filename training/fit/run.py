@@ -334,21 +334,21 @@ def _check(config: Config, images: int, processes: int, taught: bool, photograph
     """Raises TrainingError when `config` does not fit the number of images and processes."""
     steps = config.epochs * (images // config.batch_size)
     if config.batch_size > images:
-        raise TrainingError(f"batch_size is {config.batch_size}: it must be at most {images}, the training images")
+        raise TrainingError(f"--batch-size is {config.batch_size}: it must be at most {images}, the training images")
     if config.batch_size < 2 * processes:
         raise TrainingError(
-            f"batch_size is {config.batch_size}: for {processes} processes it must be at least {2 * processes}, "
+            f"--batch-size is {config.batch_size}: for {processes} processes it must be at least {2 * processes}, "
             f"for batch norms need two images each"
         )
     if config.ema_every > steps:
         raise TrainingError(
-            f"ema_every is {config.ema_every}: it must be at most {steps}, the steps of the run, "
+            f"--ema-every is {config.ema_every}: it must be at most {steps}, the steps of the run, "
             f"or weights are never averaged"
         )
     if config.photograph_batch and not photographed:
-        raise TrainingError(f"photograph_batch is {config.photograph_batch}: without --photographs it must be 0")
+        raise TrainingError(f"--photograph-batch is {config.photograph_batch}: without --photographs it must be 0")
     if taught and not config.views:
-        raise TrainingError("views is 0: with a teacher it must be at least 1, for it answers each view once")
+        raise TrainingError("--views is 0: with a teacher it must be at least 1, for it answers each view once")
 
 
 def _optimizer(network: nn.Module, config: Config) -> torch.optim.AdamW:

@@ -38,6 +38,7 @@ from training.data.data_set import DataSet
 from training.data.description import Description
 from training.errors import TrainingError
 from training.fit.checkpoint import Checkpoint, Progress, read_checkpoint, read_progress
+from training.plural import plural
 from training.provenance import continued, environment
 
 RUN, STATE, WEIGHTS = "run.json", "state.safetensors", "weights.safetensors"
@@ -193,7 +194,10 @@ class FinishedRun:
     def data(self, dataset: DataSet) -> tuple[LabelledImages, Split]:
         """The training images and this run's split of them. Raises TrainingError when they are not the run's."""
         if dataset.description.is_cifar10 and not self.of.is_cifar10:
-            raise TrainingError(f"the run in {self.folder} is of {self.of.title}: name its folder with --data")
+            raise TrainingError(
+                f"the run in {self.folder} was trained on your own classes ({self.of.title}): "
+                "name their folder with --data"
+            )
         option = "--data-dir" if dataset.description.is_cifar10 else "--data"
         others = f"{option} {dataset.folder} holds other images than the run in {self.folder} was made with"
         if dataset.description != self.of:
@@ -220,7 +224,7 @@ def _read_graph(folder: Path, digest: str) -> bytes:
 class _Unfinished(TrainingError):
     def __init__(self, folder: Path, epochs: int, config: Config) -> None:
         super().__init__(
-            f"the run in {folder} is not finished ({epochs} of {config.epochs} epochs): "
+            f"the run in {folder} is not finished ({epochs} of {plural(config.epochs, 'epoch')}): "
             f"`python -m training fit` with its options goes on with it"
         )
 
@@ -231,22 +235,26 @@ def split_seed(folder: Path, of: str = DESCRIPTION.name) -> int | None:
     It is the seed of a split of the images with the name `of`: None, too, for weights of others.
     """
     found = _split(folder)
-    return found[1] if found is not None and found[0] == of else None
+    return found[1] if found is not None and found[0].get("name") == of else None
 
 
 def check_cifar10(option: str, folder: Path) -> None:
     """Raises TrainingError when the weights in `folder`, a bundle or a run, are of a user's own classes."""
     found = _split(folder)
-    if found is not None and found[0] != DESCRIPTION.name:
-        raise TrainingError(f"{option} {folder} is of {found[0]}, this takes networks of {DESCRIPTION.title} only")
+    if found is not None and (of := found[0]).get("name") != DESCRIPTION.name:
+        title = of.get("title", of.get("name"))
+        raise TrainingError(
+            f"{option} {folder} was trained on your own classes ({title}): this command takes only what was trained on "
+            f"{DESCRIPTION.title}"
+        )
 
 
-def _split(folder: Path) -> tuple[str, int] | None:
-    """The name of the images that the weights in `folder` were trained on, and the seed of their split."""
+def _split(folder: Path) -> tuple[Mapping[str, Any], int] | None:
+    """The description of the images that the weights in `folder` were trained on, and the seed of their split."""
     for name in (RUN, MANIFEST):
         try:
             record = json.loads((folder / name).read_bytes())
-            of = str(record["data_set"]["name"]) if "data_set" in record else DESCRIPTION.name
+            of = dict(record.get("data_set", DESCRIPTION.as_dict()))
             # A bundle keeps its run's record under "provenance".
             return of, int(record.get("provenance", record)["config"]["split_seed"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

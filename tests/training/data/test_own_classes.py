@@ -109,11 +109,28 @@ def test_too_few_images_are_one_line(tmp_path: Path, count: int, said: str) -> N
         OwnClasses(tmp_path, 32)
 
 
-def test_too_few_images_to_train_on_are_one_line(tmp_path: Path) -> None:
+def test_the_least_that_is_documented_is_enough_to_train_on(tmp_path: Path) -> None:
     fill(tmp_path / "a", range(10))
     fill(tmp_path / "b", range(100, 110))
-    with pytest.raises(TrainingError, match="images to train on: at least 20 are needed"):
-        OwnClasses(tmp_path, 32).split(0)
+    parts = OwnClasses(tmp_path, 32).split(0)
+    assert (len(parts.train), len(parts.select), len(parts.calibrate)) == (12, 2, 2)
+
+
+def test_pictures_in_several_classes_are_told_of(folder: Path) -> None:
+    assert OwnClasses(folder, 32).warning is None
+    picture(100).save(folder / "few" / "twin.png")  # in the same class
+    picture(200).save(folder / "many" / "thing.png")  # in `other`, whose copy is left out
+    picture(101).save(folder / "few" / "101 again.jpg", quality=60)  # nearly the same
+    assert OwnClasses(folder, 32).warning is None
+    for number in range(110, 114):
+        picture(number).save(folder / "few" / f"{number}.png")
+    picture(103).save(folder / "many" / "z.bmp")
+    assert (
+        OwnClasses(folder, 32).warning == "1 picture is in more than one class, for example few/103.png and many/z.bmp"
+    )
+    picture(102).save(folder / "many" / "zz.png")
+    said = OwnClasses(folder, 32).warning
+    assert said == "2 pictures are in more than one class, for example few/102.png and many/zz.png"
 
 
 @pytest.mark.parametrize("left", [0, 3])

@@ -187,7 +187,7 @@ def test_the_card_says_where_a_run_went_on(manifest: Manifest, report: Report) -
     hardware = {"cpu": "Another CPU", "threads": 1, "processes": 2}
     later = {"epoch": 1, "step": 7, **origin, "git_commit": "abc", "hardware": hardware}
     card = render_card(manifest.model_copy(update={"provenance": origin | {"continued": [later]}}), report)
-    assert "; from step 8 of epoch 2 on: Another CPU, 2 processes, 1 threads each, code abc; " in card
+    assert "; from step 8 of epoch 2 on: Another CPU, 2 processes, 1 thread each, code abc; " in card
 
 
 @pytest.mark.parametrize(
@@ -257,3 +257,10 @@ def test_the_card_command_changes_nothing_but_the_card(
     }
     (bundle / CARD).write_text("damaged")
     assert "README.md is damaged" in command("card", bundle).err
+
+
+def test_the_card_says_how_its_intervals_of_f1_were_made(manifest: Manifest, report: Report) -> None:
+    older = [row.model_copy(update={"f1_ci95": (row.f1, row.f1)}) for row in report.per_class]
+    assert "intervals of F1 are Wilson's, too" in render_card(manifest, report)
+    bootstrapped = report.model_copy(update={"per_class": older})
+    assert "intervals of F1 are a bootstrap" in render_card(manifest, bootstrapped)

@@ -52,3 +52,12 @@ def test_what_goes_wrong_is_one_line(hub: Hub, tmp_path: Path, monkeypatch: pyte
     assert "owner/model: the hub allows no writing there: set HF_TOKEN" in line()
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     assert "publish needs the extra 'remote'" in line()
+
+
+@pytest.mark.parametrize("repository", ["model", "/model", "owner/", "owner/model/more", ""])
+def test_a_repository_without_an_owner_and_a_name_is_refused_before_the_hub_is_asked(
+    monkeypatch: pytest.MonkeyPatch, repository: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(TrainingError, match="names no repository: it must be an owner and a name"):
+        publish(BUNDLE, repository, private=False)

@@ -200,7 +200,7 @@ def test_torchrun_is_for_fit(monkeypatch: pytest.MonkeyPatch, command: Callable[
 
 def test_a_batch_must_have_two_images_for_every_process(tmp_path: Path) -> None:
     *_, world = worlds(5)
-    with pytest.raises(TrainingError, match="batch_size is 9: for 5 processes it must be at least 10"):
+    with pytest.raises(TrainingError, match="--batch-size is 9: for 5 processes it must be at least 10"):
         Run(tmp_path, replace(TINY, batch_size=9), "random", TRAIN, SELECT, None, world)
 
 

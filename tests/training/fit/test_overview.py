@@ -39,7 +39,7 @@ def test_a_finished_run_is_printed_and_drawn(command: Command, run_dir: Path, mo
 
 @pytest.mark.parametrize(
     ("after", "said"),
-    [(1, "begun; nothing is saved yet"), (3, "0 of 2 epochs, and 2 steps"), (5, "1 of 2 epochs, and 1 steps")],
+    [(1, "begun; nothing is saved yet"), (3, "0 of 2 epochs, and 2 steps"), (5, "1 of 2 epochs, and 1 step of")],
 )
 def test_a_run_that_goes_on_says_where_it_stands(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int, said: str

@@ -316,13 +316,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_its_state(tmp_path: P
 
 
 def test_averages_that_would_never_be_taken_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=f"ema_every is {STEPS + 1}: it must be at most {STEPS}"):
+    with pytest.raises(TrainingError, match=f"--ema-every is {STEPS + 1}: it must be at most {STEPS}"):
         start(tmp_path, replace(TINY, ema_every=STEPS + 1))
     start(tmp_path, replace(TINY, ema_every=STEPS))
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="batch_size is 31: it must be at most 30"):
+    with pytest.raises(TrainingError, match="--batch-size is 31: it must be at most 30"):
         start(tmp_path, replace(TINY, batch_size=31))
 
 

@@ -171,7 +171,7 @@ def test_another_teacher_is_another_run(tmp_path: Path, teacher: bytes) -> None:
     for others in ([], [teacher + b" "], [teacher, teacher]):
         with pytest.raises(TrainingError, match="holds another run: teacher differ"):
             start(tmp_path, *others)
-    with pytest.raises(TrainingError, match="views is 0: with a teacher it must be at least 1"):
+    with pytest.raises(TrainingError, match="--views is 0: with a teacher it must be at least 1"):
         start(tmp_path / "other", teacher, config=TINY)
 
 
