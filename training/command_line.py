@@ -173,9 +173,8 @@ def _fit(
         weights = run.fit(progress if world.leads else None, progress.answered, board)
     if world.leads:
         last = run.progress.history[-1]
-        print(
-            f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {plural(last['epoch'], 'epoch')}"
-        )
+        epochs = plural(last["epoch"], "epoch")
+        print(f"{weights}: validation accuracy {last['validation_accuracy']:.2%} after {epochs}")
 
 
 @cli.command("evaluate")

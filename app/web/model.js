@@ -279,7 +279,7 @@ function training(history, { provenance }) {
     {
       wide: true,
       lead:
-        `${passes} passes over the training images. ${others}The images were changed at random and partly covered. ` +
+        `${passes} pass${passes === 1 ? "" : "es"} over the training images. ${others}The images were changed at random and partly covered. ` +
         "This makes them harder, so the model does better on held-out images.",
     },
     ...trainingCharts(history),
