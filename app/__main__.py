@@ -37,7 +37,7 @@ from .process.logging import configure_logging
 from .process.runtime import SeveralProcesses, give_memory_back, refuse_several_processes
 from .process.server import Server
 from .settings import DEFAULT_MODEL, Settings, SettingsError
-from .settings_help import ServeCommand
+from .settings.command_help import ServeCommand
 from .telemetry import TelemetryError, with_instance
 from .workers.board import Board
 from .workers.supervisor import Supervisor, WorkersError

@@ -2,8 +2,18 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+
+
+def try_to_write(folder: Path) -> None:
+    """Make the folder, and try to write to it: only that shows whether it is allowed, for every user and file system.
+
+    Raises OSError.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -24,6 +24,7 @@ from ..workers.worker import Worker
 from .metrics import Metrics
 from .open_inference.models import ServedModel, served_models
 from .open_inference.parser import Parser
+from .query import check_query
 from .request_context import RequestContext
 from .siblings import Siblings
 from .summed_metrics import statistics_in
@@ -192,6 +193,12 @@ class Service:
         self.models = others | served_models(self.settings, model.bundle.manifest, model.name)
 
 
+def there_are(models: Iterable[str]) -> str:
+    """The models that there are, in words."""
+    names = list(models)
+    return f"there {'are' if names[1:] else 'is'} {', '.join(names)}"
+
+
 # FastAPI would run a plain function on a thread of its pool, which costs more than the function does.
 async def _running(request: Request) -> Service:
     return request.app.state.service  # type: ignore[no-any-return]
@@ -201,14 +208,9 @@ RunningService = Annotated[Service, Depends(_running)]
 ModelQuery = Annotated[str | None, Query(alias="model", description="Which model answers; by default MODEL_DIR's.")]
 
 
-async def _asked(service: RunningService, name: ModelQuery = None) -> LoadedModel:
+async def _asked(request: Request, service: RunningService, name: ModelQuery = None) -> LoadedModel:
+    check_query(request)
     return service.model(name)
 
 
 AskedModel = Annotated[LoadedModel, Depends(_asked)]
-
-
-def there_are(models: Iterable[str]) -> str:
-    """The models that there are, in words."""
-    names = list(models)
-    return f"there {'are' if names[1:] else 'is'} {', '.join(names)}"

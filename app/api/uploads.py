@@ -27,6 +27,12 @@ MAX_IMAGES = 32  # of one request
 
 SMALL_PIECE_BYTES = 1 << 12  # shorter pieces are joined: an object for each would take more memory than its bytes
 
+# What is said of more images than a request may hold, by the name of their part.
+TOO_MANY = {
+    "file": "image: POST /predict takes one as the part `file`, POST /predict/batch several as parts `files`",
+    "files": "images: send the others in another batch",
+}
+
 # What curl -d makes of each format's signature: it removes zero bytes and line ends.
 STRIPPED = re.compile(rb"\x89PNG\x1a|\xff\xd8\xff|GIF8[79]a|RIFF.{0,4}WEBP|BM|.{1,4}ftyp", re.DOTALL)
 FORM_OR_JSON = re.compile(rb"[\w.%\[\]-]{1,64}=|\s{0,9}[{\[]")
@@ -95,15 +101,6 @@ class _FilesParser(MultiPartParser):
         return form
 
 
-def check_query(request: Request) -> None:
-    """Raises InvalidParameter for a parameter of the query that the route does not have: it may be a misspelt one."""
-    if request.scope["query_string"]:
-        known = [field.alias for field in request.scope["route"].dependant.query_params]
-        for name in request.query_params:
-            if name not in known:
-                raise InvalidParameter(f"there is no parameter {name[:40]!r}: there are {', '.join(known)}")
-
-
 async def read_image(request: Request, max_bytes: int) -> bytes:
     """The request's one image: the multipart part `file`, or the raw body. Raises a Problem for anything else."""
     kind = _content_type(request, "send the image as multipart `file` or as the raw body")
@@ -163,12 +160,6 @@ def _check_sent_as_it_is(content: bytes, kind: str) -> None:
         )
 
 
-_TOO_MANY = {
-    "file": "image: POST /predict takes one as the part `file`, POST /predict/batch several as parts `files`",
-    "files": "images: send the others in another batch",
-}
-
-
 async def _multipart_files(request: Request, part: str, max_files: int) -> list[Upload]:
     """At least one and at most `max_files` files, all of them named `part`."""
     parser = _FilesParser(request, part, max_files)
@@ -176,7 +167,7 @@ async def _multipart_files(request: Request, part: str, max_files: int) -> list[
         form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
-            raise MalformedRequest(f"more than {max_files} {_TOO_MANY[part]}") from None
+            raise MalformedRequest(f"more than {max_files} {TOO_MANY[part]}") from None
         raise MalformedRequest(f"the multipart body cannot be parsed: {error.message}") from None
     except UnicodeError:  # some codecs, as `undefined` and `punycode`, refuse texts in their own way
         raise MalformedRequest(

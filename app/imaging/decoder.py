@@ -191,7 +191,7 @@ class Decoder:
         else:
             self._lanes.put(job)
         try:
-            if job.result.done():
+            if job.result.done():  # decoded, and with `hand_on` answered, in this thread: nothing is to be waited for
                 return job.result.result()
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await asyncio.wrap_future(job.result)

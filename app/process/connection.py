@@ -18,9 +18,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from ..api.problems import problem_response
 from ..api.request_context import client_address, context_of, network_of
 from ..errors import MalformedRequest
-from .company import Company
 from .connection_limit import ConnectionLimit
 from .framing import Body, Chunks, FramingError, Sized
+from .lone_connection import LoneConnection
 from .turns import Turns
 
 MAX_HEADER_BYTES = 64 * 1024  # for the address and all headers: twice nginx's limit
@@ -85,8 +85,8 @@ class Connection(HttpToolsProtocol):
     `on_refused(instance, client's address)` is called. Later bytes are discarded. A malformed body ends its request
     with `RequestContext.fault`.
 
-    `buffer` of BODY_READ_BYTES is shared by the connections of one event loop, `limit`, `turns` and
-    `company` by those of one server.
+    `buffer` of BODY_READ_BYTES is shared by the connections of one event loop, `limit`, `turns` and `lone` by those of
+    one server.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
         buffer: memoryview,
         limit: ConnectionLimit,
         turns: Turns,
-        company: Company,
+        lone: LoneConnection,
         on_refused: Callable[[str, str], None],
         prefix: str = "",
         **kwargs: Any,
@@ -106,7 +106,7 @@ class Connection(HttpToolsProtocol):
         self._buffer = buffer
         self._limit = limit
         self._turns = turns
-        self._company = company
+        self._lone = lone
         self._on_refused = on_refused
         self._prefix = prefix
         self._seen: RequestResponseCycle | None = None
@@ -287,7 +287,7 @@ class Connection(HttpToolsProtocol):
         self._check_framing()
         self.expect_100_continue = self._framing.get(b"expect", [b""])[-1].lower() == b"100-continue"
         context = context_of(cast(Scope, self.scope))  # before the scope is copied: `_refuse_body` must find it
-        context.alone = self._company.alone(self)
+        context.alone = self._lone.alone(self)
         super().on_headers_complete()
         self._head_complete = True
 

@@ -24,11 +24,11 @@ from ..settings import Settings
 from ..workers.board import CONNECTIONS
 from ..workers.worker import Worker
 from .acceptor import Acceptor
-from .company import Company
 from .connection import BODY_READ_BYTES, Connection
 from .connection_limit import ConnectionLimit, most_connections
 from .listener import BACKLOG, BindError, place_of
 from .logging import log_stray_error
+from .lone_connection import LoneConnection
 from .runtime import keep_giving_memory_back, spare_the_collector
 from .turns import Turns
 
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
             buffer=memoryview(bytearray(BODY_READ_BYTES)),
             limit=self._limit,
             turns=Turns(),
-            company=Company(),
+            lone=LoneConnection(),
             on_refused=self._record_refused,
             prefix=settings.root_path,
         )

@@ -18,9 +18,7 @@ ALLOWED = {
     "app.errors": set(),
     "app.cores": set(),
     "app.memory": set(),
-    "app.spelling": set(),
-    "app.settings": {"app.cores", "app.memory", "app.spelling"},
-    "app.settings_help": {"app.settings"},
+    "app.settings": {"app.cores", "app.memory"},
     "app.validation_errors": set(),
     "app.image_source": set(),
     "app.bundle": {"app.validation_errors"},
@@ -68,7 +66,7 @@ ALLOWED = {
     },
     "app.__main__": {
         *("app", "app.main", "app.cluster", "app.local_files", "app.process", "app.telemetry", "app.api"),
-        *("app.inference", "app.bundle", "app.workers", "app.errors", "app.settings", "app.settings_help"),
+        *("app.inference", "app.bundle", "app.workers", "app.errors", "app.settings"),
     },
     "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
 }

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import MAX_WORKERS, Settings, SettingsError
-from app.settings_help import variables
-from app.spelling import edit_distance, may_be_near, misspelt
+from app.settings.command_help import variables
+from app.settings.spelling import edit_distance, may_be_near, misspelt
 
 
 def test_defaults() -> None:
@@ -132,8 +132,8 @@ def test_addresses_and_origins_are_comma_separated(monkeypatch: pytest.MonkeyPat
 def test_auto_is_a_worker_for_each_core_as_far_as_there_is_memory(
     monkeypatch: pytest.MonkeyPatch, cores: int, mebibytes: float, workers: int
 ) -> None:
-    monkeypatch.setattr("app.settings.available_cores", lambda: cores)
-    monkeypatch.setattr("app.settings.memory_limit", lambda: mebibytes * 2**20)
+    monkeypatch.setattr("app.settings.settings.available_cores", lambda: cores)
+    monkeypatch.setattr("app.settings.settings.memory_limit", lambda: mebibytes * 2**20)
     monkeypatch.setenv("WORKERS", "auto")
     assert Settings().workers == workers
 
@@ -156,7 +156,7 @@ def test_what_one_process_does_is_refused_with_several(
     with pytest.raises(ValidationError, match=reason):
         Settings()
     monkeypatch.setenv("WORKERS", "auto")
-    monkeypatch.setattr("app.settings.most_workers", lambda: 2)
+    monkeypatch.setattr("app.settings.settings.most_workers", lambda: 2)
     assert Settings().workers == 1
     monkeypatch.delenv(variable)
     assert Settings().workers == 2
@@ -260,7 +260,7 @@ def test_threads_have_a_limit(monkeypatch: pytest.MonkeyPatch, value: str, allow
 
 
 def test_more_cores_than_threads_are_allowed_do_not_stop_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.settings.available_cores", lambda: 4096)
+    monkeypatch.setattr("app.settings.settings.available_cores", lambda: 4096)
     assert Settings().inference_threads == 1024
 
 

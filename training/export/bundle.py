@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +31,7 @@ from app.bundle.reader import Bundle, BundleError
 from app.bundle.report import Report
 from app.network.mobilenet import Preprocessed, count_macs, count_parameters
 from app.network.served import ServedNetwork
-from training.atomic_files import write_folder_atomically
+from training.atomic_files import try_to_write, write_folder_atomically
 from training.config import IMAGENET_MEAN, IMAGENET_STD
 from training.data.cifar10 import DESCRIPTION, Split
 from training.data.data_set import DataSet
@@ -160,10 +159,7 @@ def check_target(bundle: Path, *, force: bool) -> None:
                 raise TrainingError(f"--bundle {bundle} holds no bundle but other files: name another folder")
             if not force:
                 raise TrainingError(f"--bundle {bundle} exists: --force replaces it, or name another folder")
-        parent = bundle.resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        # Only writing shows, on every file system and for every user, whether writing is allowed.
-        tempfile.TemporaryFile(dir=parent).close()
+        try_to_write(bundle.resolve().parent)
     except OSError as error:
         raise _unwritable(bundle, error) from None
 

@@ -7,7 +7,6 @@ run.json says `quantisation`, and its model.onnx is what `evaluate` judges and `
 """
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from app.bundle.manifest import Quantisation, sha256
 from app.bundle.names import CHECKPOINT, GRAPH, MANIFEST
 from app.bundle.reader import Bundle, BundleError
 from app.network.served import ServedNetwork
-from training.atomic_files import write_folder_atomically
+from training.atomic_files import try_to_write, write_folder_atomically
 from training.config import Config
 from training.data.cifar10 import DESCRIPTION
 from training.data.data_set import DataSet
@@ -109,9 +108,7 @@ def check_folder(folder: Path) -> None:
     try:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise TrainingError(f"--run-dir {folder} exists: name another folder")
-        parent = folder.resolve().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=parent).close()  # only writing shows whether writing is allowed
+        try_to_write(folder.resolve().parent)
     except OSError as error:
         raise _unwritable(folder, error) from None
 

@@ -12,10 +12,11 @@ from ...inference.loaded_model import LoadedModel
 from ..disconnect import unless_gone
 from ..fair_share import hold_places
 from ..problems import PROBLEM_RESPONSES
+from ..query import check_query
 from ..request_context import context_of
 from ..schemas import BINARY, ProblemDocument
 from ..service import ModelQuery, RunningService
-from ..uploads import check_query, read_image
+from ..uploads import read_image
 from .predict import BODY, ImageKind, log_of
 
 router = APIRouter(tags=["predict"])

@@ -15,6 +15,7 @@ from ..disconnect import unless_gone
 from ..fair_share import hold_places
 from ..paths import prefix_of
 from ..problems import PROBLEM_RESPONSES, problem_document
+from ..query import check_query
 from ..request_context import context_of
 from ..schemas import (
     BINARY,
@@ -28,7 +29,7 @@ from ..schemas import (
     Timing,
 )
 from ..service import ModelQuery, Service
-from ..uploads import MAX_IMAGES, Upload, check_query, most_images, read_image, read_images
+from ..uploads import MAX_IMAGES, Upload, most_images, read_image, read_images
 
 router = APIRouter(tags=["predict"])
 

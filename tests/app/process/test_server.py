@@ -171,7 +171,7 @@ async def test_a_port_on_which_another_listens_meanwhile_ends_the_start(monkeypa
 async def test_a_request_of_the_only_client_is_computed_by_the_event_loop(
     loaded: tuple[Bundle, Session], cat: bytes, monkeypatch: pytest.MonkeyPatch, seconds: float, alone: bool
 ) -> None:
-    monkeypatch.setattr("app.process.company.ALONE_AFTER_SECONDS", seconds)
+    monkeypatch.setattr("app.process.lone_connection.ALONE_AFTER_SECONDS", seconds)
     threads: list[int] = []
 
     class Noting(OnnxSession):

@@ -257,8 +257,15 @@ def test_a_parameter_that_there_is_not_is_refused(client: TestClient, cat: bytes
     problem = assert_problem(
         client.post(route, params={name: "3", "kind": "thumbnails"}, files={part: cat}), 422, "invalid_parameter"
     )
-    assert problem["detail"].startswith(f"there is no parameter {name[:40]!r}: there are ")
+    assert problem["detail"].startswith(f"there is no parameter {name[:40]!r}; known here: ")
     assert "kind, model" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/model", "/metrics/report", "/metrics/report/confusion_matrix.png"])
+def test_what_a_model_is_asked_for_has_no_other_parameter(client: TestClient, path: str) -> None:
+    assert client.get(path, params={"model": "cifar10"}).status_code == 200
+    problem = assert_problem(client.get(path, params={"modle": "small"}), 422, "invalid_parameter")
+    assert problem["detail"] == "there is no parameter 'modle'; known here: model"
 
 
 def test_other_formats_and_corrupt_images_are_refused(client: TestClient, cat: bytes) -> None:

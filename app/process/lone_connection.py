@@ -1,7 +1,7 @@
 """Tells whether one connection has the service for itself.
 
-company = Company()
-company.alone(connection)       # at each request; True if lately no other connection sent one
+lone = LoneConnection()
+lone.alone(connection)       # at each request; True if lately no other connection sent one
 """
 
 import time
@@ -11,7 +11,7 @@ from collections.abc import Callable
 ALONE_AFTER_SECONDS = 0.1
 
 
-class Company:
+class LoneConnection:
     """For one event loop. `now`: seconds of a monotonic clock."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -31,8 +31,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from .cores import available_cores
-from .memory import memory_limit
+from ..cores import available_cores
+from ..memory import memory_limit
 from .spelling import misspelt
 
 BUNDLE = "models/mobilenet_v2_cifar10"
@@ -57,7 +57,7 @@ class SettingsError(ValueError):
 
 def default_bundle() -> Path:
     """Where the wheel has installed the bundle; in a clone the current folder's, or the one beside the code."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     places = package / BUNDLE, Path(BUNDLE), package.parent / BUNDLE
     return next((place for place in places if place.is_dir()), Path(BUNDLE))
 
@@ -85,7 +85,7 @@ def most_workers() -> int:
     return max(1, int(min(available_cores(), MAX_WORKERS, room)))
 
 
-def against_workers(settings: Mapping[str, Any]) -> str | None:
+def why_one_process(settings: Mapping[str, Any]) -> str | None:
     """Why several processes cannot serve with these settings; None if they can."""
     if (settings.get("engine"), settings.get("execution_provider")) != ("onnx", "cpu"):
         return "several processes compute with ENGINE=onnx and EXECUTION_PROVIDER=cpu only"
@@ -273,7 +273,7 @@ class Settings(BaseSettings):
     @classmethod
     def _one_a_core(cls, value: object, info: ValidationInfo) -> object:
         if value == "auto":
-            return 1 if against_workers(info.data) else most_workers()
+            return 1 if why_one_process(info.data) else most_workers()
         if isinstance(value, str) and not value.isdecimal():
             raise ValueError(f"it must be auto, or a number from 1 to {MAX_WORKERS}")
         return value
@@ -286,7 +286,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _possible_with_several_workers(self) -> Self:
-        if self.workers > 1 and (reason := against_workers(dict(self))):
+        if self.workers > 1 and (reason := why_one_process(dict(self))):
             raise ValueError(f"WORKERS: {reason}")
         return self
 
