@@ -85,7 +85,8 @@ class Engine:
         self._idle_seconds = idle_seconds
         self._worked = False  # since on_idle was called
         self._on_death = on_death
-        self._idle = 0
+        self._idle = 0  # workers that wait for work, less those in whose place a caller computes
+        self._callers = 0  # that compute
         self._queue: deque[_Work] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -129,6 +130,7 @@ class Engine:
             here = here and len(images) == 1 and self._idle > 0 and not self._queue
             if here:
                 self._idle -= 1
+                self._callers += 1
             else:
                 self._queue.append(work)
                 self._changed.notify()
@@ -145,6 +147,7 @@ class Engine:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._callers)
         for worker in self._workers:
             worker.join()
 
@@ -168,7 +171,10 @@ class Engine:
             self._die([work])
         with self._changed:
             self._idle += 1
-            if self._queue:
+            self._callers -= 1
+            if not self.alive:
+                self._changed.notify_all()
+            elif self._queue:
                 self._changed.notify()
 
     def _answer(self, batch: list[_Work]) -> None:
@@ -192,7 +198,7 @@ class Engine:
             self._idle += 1
             try:
                 while not (batch := self._next_batch()):
-                    if not self.alive:
+                    if not self.alive and not self._callers:  # a caller leaves its place to work that waits
                         return None
                     notified = self._changed.wait(self._idle_seconds if self._worked else None)
                     if not notified and self._worked and self._idle == len(self._workers):

@@ -232,6 +232,24 @@ async def test_no_more_threads_compute_than_there_are_workers() -> None:
     engine.close()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+async def test_closing_waits_for_a_caller_that_computes_and_for_work_behind_it(threads: int) -> None:
+    gate = Gate()
+    engine = engine_of(gate, threads=threads)
+    here = [asyncio.create_task(asyncio.to_thread(engine.submit, images(n), soon(), here=True)) for n in range(threads)]
+    for _ in range(threads):
+        await gate.entering()
+    behind = engine.submit(images(7), soon())
+    closing = asyncio.create_task(asyncio.to_thread(engine.close))
+    await until(lambda: not engine.alive)
+    assert not closing.done()
+    gate.opened.set()
+    await closing
+    answers = [(await caller).result(0) for caller in here]
+    assert sorted(answer.outputs.logits[0, 0] for answer in answers) == list(range(threads))
+    assert behind.result(0).outputs.logits[0, 0] == 7
+
+
 async def test_a_caller_that_fails_ends_the_engine(caplog: pytest.LogCaptureFixture) -> None:
     def fail(batch: Images, maps: bool) -> Outputs:
         raise MemoryError("no memory")
