@@ -1,5 +1,6 @@
 """One small cluster for all tests that need Ray."""
 
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,38 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def start(tries: int = 3) -> None:
+    """Start the node. A try can fail by chance, as when a port that Ray found free is taken before it is used."""
+    import ray
+
+    while True:
+        try:
+            ray.init(
+                address="local",
+                num_cpus=2,
+                object_store_memory=100 * 1024 * 1024,
+                include_dashboard=False,
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:
+            end_half_started(error)
+            tries -= 1
+            if not tries:
+                raise
+
+
+def end_half_started(error: Exception) -> None:
+    """End the programs that a start has left behind, which ray.shutdown does not know."""
+    from ray._private.node import Node
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        node = frame.f_locals.get("self")
+        if isinstance(node, Node):
+            node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+            return
+
+
 @pytest.fixture(scope="package")
 def nodes(site: Path) -> Iterator[None]:
     """A cluster of one node with two cores, on this machine, that only these tests know."""
@@ -44,13 +77,7 @@ def nodes(site: Path) -> Iterator[None]:
             )  # on a busy machine a start takes longer than 5
             at_start.setenv("WEB_CONCURRENCY", "4")  # what some platforms set everywhere
             at_start.setenv("RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")  # Ray tells its load at once
-            ray.init(
-                address="local",
-                num_cpus=2,
-                object_store_memory=100 * 1024 * 1024,
-                include_dashboard=False,
-                log_to_driver=False,
-            )
+            start()
         try:
             yield
         finally:
