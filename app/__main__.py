@@ -25,6 +25,8 @@ from . import local_files as files
 from .api.summed_metrics import merged
 from .bundle.reader import Bundle, BundleError
 from .errors import Problem
+from .imaging.pool import Pool
+from .inference.classifier import limits_of
 from .inference.drift import ring_bytes
 from .inference.engine import ThreadsError
 from .inference.preloaded import Preloaded
@@ -128,8 +130,9 @@ def _serve_with_workers(settings: Settings, sockets: list[socket.socket]) -> Non
     stop_seconds = settings.grace_seconds + settings.drain_seconds + STOP_MARGIN_SECONDS
     try:
         models = Preloaded(settings, settings.workers + 1)
+        pool = Pool(settings.inference_threads, limits_of(settings))
         with _ended_in_order():
-            Supervisor(board, models, work, merge=merged, stop_seconds=stop_seconds).run(sockets)
+            Supervisor(board, models, work, merge=merged, stop_seconds=stop_seconds, pool=pool).run(sockets)
     except (BundleError, SessionError, WorkersError) as error:
         raise StartupError(str(error)) from None
 

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from ..feedback.feedback import Verdict
 from ..inference.answers import Classification
 from ..inference.loaded_model import LoadedModel
-from ..sandbox.process import REASONS
+from ..sandbox.conversation import REASONS
 from ..settings import DEFAULT_MODEL
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)

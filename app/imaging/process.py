@@ -16,12 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ImageTooLarge, Problem, TooExpensive, Unavailable, UndecodableImage, UnsupportedMediaType
-from ..sandbox.process import ProcessEnded, SandboxedProcess
+from ..sandbox.conversation import Conversation, ProcessEnded
+from ..sandbox.process import SandboxedProcess
 from .kinds import Kind, Sizes, kind_of
 from .protocol import DECODE, IDENTIFIED, IDENTITY, REQUEST, THUMBNAILS
 
 SILENCE_PER_CPU_SECOND = 10.0  # wall-clock time that a second of CPU time may take on a busy machine
+WORKER = f"{__package__}.worker"
 PROBLEMS = (ImageTooLarge, TooExpensive, UndecodableImage, UnsupportedMediaType)
+
+
+def silence_seconds(cpu_seconds: float) -> float:
+    """After so long without an answer a process is killed that may take cpu_seconds for an image."""
+    return SILENCE_PER_CPU_SECOND * cpu_seconds
 
 
 def problem_of(ended: ProcessEnded) -> Problem:
@@ -41,14 +48,10 @@ class Order(NamedTuple):
     free_pixels: int
 
 
-class DecodingProcess(SandboxedProcess):
-    """memory_bytes: memory that an image may allocate; cpu_seconds: its CPU time, with reading the header."""
+class DecodingConversation(Conversation):
+    """What a decoding process is asked."""
 
-    def __init__(self, *, memory_bytes: int, cpu_seconds: float) -> None:
-        """Raises OSError if the process cannot be started."""
-        silence_seconds = SILENCE_PER_CPU_SECOND * cpu_seconds
-        self._coming = 0  # bytes, at most, of thumbnails that come without being asked for
-        super().__init__(f"{__package__}.worker", memory_bytes, cpu_seconds, silence_seconds=silence_seconds)
+    _coming = 0  # bytes, at most, of thumbnails that come without being asked for
 
     def identify(self, content: bytes, max_pixels: int, order: Order | None = None) -> tuple[int, Kind]:
         """Read the image's header. Returns the memory that decoding will take, in pixels of four bytes, and the kind.
@@ -90,3 +93,11 @@ class DecodingProcess(SandboxedProcess):
             self.answer(THUMBNAILS, most=self._coming)
         else:
             self.send(DECODE.pack(0, 0, 0))
+
+
+class DecodingProcess(DecodingConversation, SandboxedProcess):
+    """memory_bytes: memory that an image may allocate; cpu_seconds: its CPU time, with reading the header."""
+
+    def __init__(self, *, memory_bytes: int, cpu_seconds: float) -> None:
+        """Raises OSError if the process cannot be started."""
+        super().__init__(WORKER, memory_bytes, cpu_seconds, silence_seconds=silence_seconds(cpu_seconds))

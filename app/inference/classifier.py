@@ -18,9 +18,11 @@ import numpy as np
 from ..bundle.manifest import Input, Manifest, Photographs
 from ..errors import InvalidParameter, NotFound, Problem, forget_tracebacks
 from ..imaging import activation_map
-from ..imaging.decoder import Decoder, Images, Limits
+from ..imaging.decoder import Decoder, Processes
 from ..imaging.formats import check_size
+from ..imaging.job import Images
 from ..imaging.kinds import Kind, Sizes
+from ..imaging.limits import Limits
 from ..settings import Settings
 from ..workers.tally import Tally
 from .answers import Classification, rules_of
@@ -193,18 +195,24 @@ class Classifier:
         )
 
 
+def limits_of(settings: Settings) -> Limits:
+    return Limits(settings.max_pixels, settings.max_inflight_pixels, settings.max_decode_seconds)
+
+
 def decoder_of(
     manifest: Manifest,
     settings: Settings,
     on_kill: Callable[[str], None] = lambda _: None,
+    borrowed: Processes | None = None,
     pixels: Tally | None = None,
 ) -> Decoder:
     """A decoder with the settings' limits, to the sizes of the manifest; see Decoder for the rest."""
     return Decoder(
         processes=settings.inference_threads,
-        limits=Limits(settings.max_pixels, settings.max_inflight_pixels, settings.max_decode_seconds),
+        limits=limits_of(settings),
         sizes=sizes_of(manifest),
         on_kill=on_kill,
+        borrowed=borrowed,
         pixels=pixels,
     )
 

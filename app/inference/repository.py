@@ -23,13 +23,13 @@ from typing import TypeAlias
 from ..bundle.manifest import Manifest
 from ..bundle.reader import Bundle, BundleError
 from ..errors import DeadlineExceeded, Internal, LoadFailed, LoadInProgress, Problem, Unavailable
+from ..imaging.borrowed_processes import BorrowedProcesses
 from ..imaging.decoder import Decoder
 from ..imaging.kinds import Kind
 from ..memory import available_memory
 from ..remote import local_folder
 from ..settings import DEFAULT_MODEL, Settings
 from ..workers.board import PIXELS
-from ..workers.tally import Tally
 from ..workers.worker import Worker
 from .classifier import Classifier, decoder_of, sizes_of
 from .drift import Drift, DriftOfWorkers, references_of
@@ -71,7 +71,7 @@ class Repository:
         self._on_death = on_death
         self._on_load = on_load
         self._worker = worker
-        self._decoders = _Decoders(settings, on_kill, worker.tally(PIXELS) if worker else None)
+        self._decoders = _Decoders(settings, on_kill, worker)
         self._prepared: LoadedModel | None = None
         self._loading: str | None = None
         self._task: asyncio.Task[LoadedModel | Problem] | None = None
@@ -243,16 +243,21 @@ def _key(manifest: Manifest) -> _Key:
 class _Decoders:
     """One decoder for all models whose images have the same sizes: processes and limits are the service's."""
 
-    def __init__(self, settings: Settings, on_kill: Callable[[str], None], pixels: Tally | None) -> None:
+    def __init__(self, settings: Settings, on_kill: Callable[[str], None], worker: Worker | None) -> None:
         self._settings = settings
         self._on_kill = on_kill
-        self._pixels = pixels
+        self._pixels = worker.tally(PIXELS) if worker else None
+        self._borrowed = (
+            BorrowedProcesses(worker.pool, cpu_seconds=settings.max_decode_seconds, on_kill=on_kill)
+            if worker and worker.pool
+            else None
+        )
         self._by_sizes: dict[_Key, Decoder] = {}
 
     def of(self, manifest: Manifest) -> Decoder:
         key = _key(manifest)
         if key not in self._by_sizes:
-            self._by_sizes[key] = decoder_of(manifest, self._settings, self._on_kill, self._pixels)
+            self._by_sizes[key] = decoder_of(manifest, self._settings, self._on_kill, self._borrowed, self._pixels)
         return self._by_sizes[key]
 
     def keep(self, manifests: Iterable[Manifest]) -> None:
@@ -262,6 +267,8 @@ class _Decoders:
             self._by_sizes.pop(key).close()
 
     def close(self) -> None:
+        if self._borrowed:
+            self._borrowed.close()
         self.keep(())
 
 

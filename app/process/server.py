@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
         self._limit.most = max(1, self._most_connections() - (rpc.connections if rpc else 0))
         spare_the_collector()
         self._trimming = self._loop.create_task(keep_giving_memory_back())
-        self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.start_one)
+        self._loop.run_in_executor(None, self._app.state.service.classifier.decoder.processes.check)
         log = partial(log_ready, self._app, self._settings, [_address(bound) for bound in sockets or []])
         if self._worker:
             self._serve_with_others(self._worker, log)

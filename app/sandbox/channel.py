@@ -14,6 +14,7 @@ from ..errors import Problem
 ANSWER = struct.Struct(">BQ")  # kind, size
 READY, PROBLEM, FIRST_OWN = range(3)  # kinds of answers; a protocol's own begin at FIRST_OWN
 LONGEST_PROBLEM = 4096  # bytes
+MOST_READY = 100  # bytes of the names
 OUT_OF_MEMORY = 77  # the exit status of a process whose request took more memory than is allowed
 
 

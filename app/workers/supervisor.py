@@ -28,6 +28,7 @@ from typing import Any, Protocol
 
 from ..errors import Internal, LoadFailed, LoadInProgress, Problem
 from .board import ENDED, GENERATION, SERVING, Board
+from .membership import Membership, Pool
 from .post import ANSWER, Post
 from .worker import Worker
 
@@ -83,7 +84,7 @@ class Supervisor:
     """`work(worker)` is what a worker does, in its own process, until its exit code. `models` are for it to take.
 
     `merge(one, other)` adds up what two workers have published, either of which may be empty. `stop_seconds`: after
-    SIGTERM, for workers to end by themselves.
+    SIGTERM, for workers to end by themselves. `pool`: of processes that all workers use.
     """
 
     def __init__(
@@ -94,11 +95,13 @@ class Supervisor:
         *,
         merge: Callable[[bytes, bytes], bytes],
         stop_seconds: float,
+        pool: Pool,
     ) -> None:
         self._models = models
         self._work = work
         self._merge = merge
         self._stop_seconds = stop_seconds
+        self._pool = pool
         self._board = board
         self._post = Post(board.workers)
         self._processes: dict[int, _Process] = {}  # by process id
@@ -123,11 +126,15 @@ class Supervisor:
         former = {number: signal.signal(number, self._note) for number in self._handled()}
         try:
             with selectors.DefaultSelector() as selector:
-                selector.register(self._wakeup[0], selectors.EVENT_READ)
-                selector.register(self._post.box(self._post.supervisor), selectors.EVENT_READ)
+                selector.register(self._wakeup[0], selectors.EVENT_READ, self._wake)
+                selector.register(self._post.box(self._post.supervisor), selectors.EVENT_READ, self._read_all)
                 gc.collect()
                 gc.freeze()  # collections in the workers then leave these pages shared
-                self._supervise(selector)
+                self._pool.open(selector)
+                try:
+                    self._supervise(selector)
+                finally:
+                    self._pool.close()
         finally:
             signal.set_wakeup_fd(-1)
             for number, handler in former.items():
@@ -143,17 +150,21 @@ class Supervisor:
     def _supervise(self, selector: selectors.BaseSelector) -> None:
         while self._processes or (self._due and self._stopping is None):
             self._start_due()
-            selector.select(self._patience())
-            while _drained(self._wakeup[0]):
-                pass
-            while self._signals:
-                self._obey(self._signals.popleft())
-            while message := self._post.receive(self._post.supervisor):
-                self._read(message)
-            self._reap()
+            for key, _ in selector.select(self._patience()):
+                key.data()
+            self._pool.tend()
             self._go_on_loading()
             if self._stopping is not None and time.monotonic() > self._stopping:
                 self._send(signal.SIGKILL)
+
+    def _wake(self) -> None:
+        """After a signal, or when a model was loaded."""
+        while _drained(self._wakeup[0]):
+            pass
+        while self._signals:
+            self._obey(self._signals.popleft())
+        self._read_all()  # a worker that has ended may have said why
+        self._reap()
 
     def _handled(self) -> list[int]:
         """In a terminal, SIGHUP goes on to say that the terminal is gone; under nohup it stays ignored."""
@@ -171,7 +182,9 @@ class Supervisor:
         times = [] if self._load else [due for due, _ in self._due.values()]
         times += [self._stopping] if self._stopping is not None else []
         times += [self._load.deadline] if self._load and self._load.waiting else []
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        patience = [] if (of_pool := self._pool.patience()) is None else [of_pool]
+        patience += [max(0.0, min(times) - time.monotonic())] if times else []
+        return min(patience) if patience else None
 
     # Workers
 
@@ -189,16 +202,18 @@ class Supervisor:
         self._generation += 1
         self._board.parts[number].clear()
         self._board.parts[number].numbers[GENERATION] = self._generation
+        membership = self._pool.admit(number)
         try:
             pid = os.fork()
         except OSError as error:
             self._give_up(f"a worker cannot be started: {error.strerror}")
             return
         if pid == 0:
-            self._become(number, replaces)
+            self._become(number, replaces, membership)
+        membership.channel.close()
         self._processes[pid] = _Process(number, time.monotonic())
 
-    def _become(self, number: int, replaces: str | None) -> None:
+    def _become(self, number: int, replaces: str | None, membership: Membership) -> None:
         """In the new process: work, and end."""
         code = 1
         try:
@@ -209,7 +224,8 @@ class Supervisor:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             self._signals.clear()
             os.close(self._lifeline[1])
-            code = self._work(Worker(self._board, self._post, number, self._lifeline[0], replaces))
+            self._pool.leave()
+            code = self._work(Worker(self._board, self._post, number, self._lifeline[0], replaces, membership))
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
@@ -226,8 +242,11 @@ class Supervisor:
                 return
             if not pid:
                 return
-            if process := self._processes.pop(pid, None):  # else an orphan that process 1 of a container inherits
-                self._bury(pid, process, os.waitstatus_to_exitcode(status))
+            code = os.waitstatus_to_exitcode(status)
+            if process := self._processes.pop(pid, None):
+                self._bury(pid, process, code)
+            else:
+                self._pool.bury(pid, code)  # or it is an orphan that process 1 of a container inherits
 
     def _bury(self, pid: int, process: _Process, code: int) -> None:
         """Keep what an ended worker has counted, and let another take its place."""
@@ -236,6 +255,7 @@ class Supervisor:
             counts = self._merge(ended.published()[ENDED.size :], part.published())
             ended.publish(ENDED.pack(part.numbers[GENERATION]) + counts)
         part.clear()
+        self._pool.dismiss(number)
         if self._load and pid in self._load.waiting:
             self._load.waiting -= {pid}
         reason = self._failures.pop(number, "") or (signal.Signals(-code).name if code < 0 else f"exit code {code}")
@@ -281,6 +301,10 @@ class Supervisor:
             os.kill(pid, number)  # it is not reaped yet, so this is no other process
 
     # Messages
+
+    def _read_all(self) -> None:
+        while message := self._post.receive(self._post.supervisor):
+            self._read(message)
 
     def _read(self, message: Mapping[str, Any]) -> None:
         sender, kind, content = message["from"], message["kind"], message["content"]

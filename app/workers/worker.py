@@ -9,6 +9,7 @@ import os
 import signal
 
 from .board import CONNECTIONS, ENDED, GENERATION, SERVING, Board, Part
+from .membership import Membership
 from .post import Correspondent, Post
 from .tally import Tally
 
@@ -16,13 +17,22 @@ from .tally import Tally
 class Worker:
     """One of `count` workers; `number` is from 0. `replaces`: how the worker before it ended, None for the first.
 
-    `lifeline`: the reading end of a pipe that the supervisor holds open.
+    `lifeline`: the reading end of a pipe that the supervisor holds open. `pool`: of processes that all workers use.
     """
 
-    def __init__(self, board: Board, post: Post, number: int, lifeline: int = -1, replaces: str | None = None) -> None:
+    def __init__(
+        self,
+        board: Board,
+        post: Post,
+        number: int,
+        lifeline: int = -1,
+        replaces: str | None = None,
+        pool: Membership | None = None,
+    ) -> None:
         self.board = board
         self.number = number
         self.replaces = replaces
+        self.pool = pool
         self.mail = Correspondent(post, number)
         self._post = post
         self._lifeline = lifeline

@@ -66,7 +66,7 @@ ALLOWED = {
     },
     "app.__main__": {
         *("app", "app.main", "app.cluster", "app.local_files", "app.process", "app.telemetry", "app.api"),
-        *("app.inference", "app.bundle", "app.workers", "app.errors", "app.settings"),
+        *("app.inference", "app.imaging", "app.bundle", "app.workers", "app.errors", "app.settings"),
     },
     "training": {"app.bundle", "app.network", "app.imaging", "app.inference.decisions", "app.errors", "app.cores"},
 }

@@ -24,7 +24,8 @@ from itertools import accumulate, pairwise
 import numpy as np
 
 from ...errors import DeadlineExceeded, MalformedRequest, Problem, TooExpensive, Unavailable, forget_tracebacks
-from ...sandbox.process import ProcessEnded, SandboxedProcess
+from ...sandbox.conversation import ProcessEnded
+from ...sandbox.process import SandboxedProcess
 from .parser_protocol import HEAD, MESSAGE, PIXELS, REQUEST
 from .requests import InferenceRequest, Message, raw_request, read_json, split, with_tail
 from .tensors import Signature

@@ -9,10 +9,10 @@ from fastapi.testclient import TestClient
 
 from app.api.uploads import Upload
 from app.imaging.decode import EncodedImage
-from app.imaging.decoder import _Job
+from app.imaging.job import Job
 
 BAD = b"\xff\xd8\xff" + bytes(100_000)  # for a decoding process
-KINDS = (_Job, EncodedImage, Upload)
+KINDS = (Job, EncodedImage, Upload)
 TINY = b"\xff\xd8\xff" + bytes(1_000)  # for a thread of the service
 
 

@@ -15,20 +15,35 @@ from PIL import Image
 from app.errors import DeadlineExceeded, TooExpensive, Unavailable, UndecodableImage, UnsupportedMediaType
 from app.imaging import decoder as decoders
 from app.imaging.decode import EncodedImage
-from app.imaging.decoder import Decoded, Decoder, Limits
+from app.imaging.decoder import Decoder
 from app.imaging.formats import is_minute, is_tiny
+from app.imaging.job import Decoded
 from app.imaging.kinds import Kind, Sizes
+from app.imaging.lanes import Lanes
+from app.imaging.limits import SMALL_BYTES, Limits
+from app.imaging.own_processes import OwnProcesses
 from app.imaging.pixel_budget import PixelBudget
 from app.imaging.process import DecodingProcess
+
+
+def own(decoder: Decoder) -> OwnProcesses:
+    assert isinstance(decoder.processes, OwnProcesses)
+    return decoder.processes
+
+
+def lanes_of(decoder: Decoder) -> Lanes:
+    return own(decoder)._lanes
 
 
 def soon(seconds: float = 60) -> float:
     return time.monotonic() + seconds
 
 
-def encoded(width: int, height: int, kind: str = "PNG", **options: object) -> bytes:
+def encoded(width: int, height: int, kind: str = "PNG", plain: bool = False, **options: object) -> bytes:
+    """Of noise, or `plain`: of one colour, in few bytes."""
     out = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 2 if plain else 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.full_like(pixels, 7) if plain else pixels
     Image.fromarray(pixels).save(out, kind, **options)
     return out.getvalue()
 
@@ -94,7 +109,7 @@ class Blocked:
 
 @pytest.fixture
 def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Blocked]]:
-    monkeypatch.setattr(decoders, "DecodingProcess", Blocked)
+    monkeypatch.setattr("app.imaging.own_processes.DecodingProcess", Blocked)
     Blocked.let_go.clear()
     Blocked.decoding.clear()
     yield Blocked
@@ -109,10 +124,10 @@ async def until(condition: object) -> None:
 
 async def test_a_tiny_picture_is_decoded_in_the_service_and_others_in_a_process(decoder: Decoder, cat: bytes) -> None:
     tiny = await decode(decoder, cat)
-    assert decoder.pids() == []
+    assert decoder.processes.pids() == []
     np.testing.assert_array_equal(tiny.thumbnails, EncodedImage.identify(cat, 10_000).thumbnails(1))
     photo = await decode(decoder, PHOTO)
-    assert len(decoder.pids()) == 1
+    assert len(decoder.processes.pids()) == 1
     np.testing.assert_array_equal(photo.thumbnails, photograph(PHOTO))
     assert (tiny.kind, photo.kind) == ("thumbnails", "photographs")
     assert photo.answer == "answer"
@@ -190,7 +205,7 @@ async def test_of_many_minute_pictures_at_once_threads_decode_most(decoder: Deco
 async def test_pictures_one_after_the_other_need_one_process(decoder: Decoder) -> None:
     for _ in range(6):
         await decode(decoder, PHOTO)
-    assert len(decoder.pids()) == 1
+    assert len(decoder.processes.pids()) == 1
 
 
 async def test_an_error_of_what_the_thumbnails_are_handed_to_reaches_the_caller(decoder: Decoder, cat: bytes) -> None:
@@ -242,12 +257,12 @@ async def test_an_image_over_its_time_is_refused_and_others_go_on(
     monkeypatch.setattr("app.imaging.process.SILENCE_PER_CPU_SECOND", 1000.0)
     # 24 million pixels of noise as interlaced PNG would do; a WebP of that size takes longest of all ordinary pictures.
     slow = encoded(2800, 2800, "WEBP", method=0, lossless=True, quality=0)
-    decoder.limits = Limits(cpu_seconds=0.05)  # for processes that start from now on
+    own(decoder).limits = Limits(cpu_seconds=0.05)  # for processes that start from now on
     with pytest.raises(TooExpensive, match="processor time"):
         await decode(decoder, slow)
     assert killed == ["cpu"]
     assert (await decode(decoder, cat)).thumbnails.shape == (1, 32, 32, 3)
-    decoder.limits = Limits()
+    own(decoder).limits = Limits()
     assert (await decode(decoder, slow)).thumbnails.shape == (1, 64, 64, 3)
     assert killed == ["cpu"]
 
@@ -264,7 +279,7 @@ async def test_no_more_processes_live_than_there_are_lanes(decoder: Decoder) -> 
     for _ in range(8):
         with pytest.raises(UndecodableImage):
             await decode(decoder, PHOTO[: len(PHOTO) // 2])
-    assert len(decoder.pids()) <= 3  # one general lane, and the two others
+    assert len(decoder.processes.pids()) <= 3  # one general lane, and the two others
 
 
 async def test_a_process_that_dies_while_idle_is_replaced_and_no_image_is_refused(
@@ -272,12 +287,12 @@ async def test_a_process_that_dies_while_idle_is_replaced_and_no_image_is_refuse
 ) -> None:
     expected = (await decode(decoder, PHOTO)).thumbnails
     for signal, reason in ((6, "crash"), (9, "killed")):
-        (pid,) = decoder.pids()
+        (pid,) = decoder.processes.pids()
         os.kill(pid, signal)
         await until(lambda pid=pid: not runs(pid))
         np.testing.assert_array_equal((await decode(decoder, PHOTO)).thumbnails, expected)
         assert killed.pop() == reason and not killed
-        assert decoder.pids() != [pid]
+        assert decoder.processes.pids() != [pid]
 
 
 def runs(pid: int) -> bool:
@@ -291,10 +306,10 @@ def runs(pid: int) -> bool:
 async def test_idle_processes_end() -> None:
     decoder = Decoder(processes=1, limits=Limits(), sizes=SIZES, idle_seconds=0.05)
     await decode(decoder, PHOTO)
-    await until(lambda: decoder.pids() == [])
+    await until(lambda: decoder.processes.pids() == [])
     await decode(decoder, PHOTO)
     decoder.close()
-    assert decoder.pids() == []
+    assert decoder.processes.pids() == []
 
 
 async def test_at_the_deadline_the_caller_is_answered_whatever_the_decoder_does(
@@ -315,7 +330,7 @@ async def test_the_result_of_a_cancelled_image_is_not_handed_on(blocked: type[Bl
     call.cancel()
     await asyncio.wait({call})
     blocked.let_go.set()
-    await until(lambda: not decoder._lanes._held)
+    await until(lambda: not lanes_of(decoder)._queue._held)
     assert handed == []
 
 
@@ -350,7 +365,7 @@ async def test_small_pictures_do_not_wait_behind_large_ones_of_the_same_client(
     large = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "one")) for n in range(5)]
     await until(lambda: len(blocked.decoding) == 1)
     small = encoded(100, 100)
-    assert not is_tiny(small) and len(small) <= decoders.SMALL_BYTES
+    assert not is_tiny(small) and len(small) <= SMALL_BYTES
     waiting = asyncio.create_task(decode(decoder, small, "one"))
     await until(lambda: small in blocked.decoding)
     blocked.let_go.set()
@@ -361,7 +376,7 @@ async def test_lanes_go_to_the_client_that_holds_fewest(blocked: type[Blocked], 
     crowd = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "crowd")) for n in range(4)]
     await until(lambda: len(blocked.decoding) == 1)
     others = [asyncio.create_task(decode(decoder, LARGE + name.encode(), name)) for name in ("x", "y")]
-    await until(lambda: decoder._lanes._waiting.keys() == {"crowd", "y"})
+    await until(lambda: lanes_of(decoder)._queue._waiting.keys() == {"crowd", "y"})
     blocked.let_go.set()
     await asyncio.gather(*crowd, *others)
     assert blocked.decoding.index(LARGE + b"y") <= 3
@@ -371,7 +386,7 @@ async def test_closing_ends_processes_and_answers_everybody(blocked: type[Blocke
     calls = [asyncio.create_task(decode(decoder, LARGE + bytes([n]), "one")) for n in range(3)]
     await until(lambda: blocked.decoding)
     closing = asyncio.create_task(asyncio.to_thread(decoder.close))
-    await until(lambda: decoder._lanes.closed)
+    await until(lambda: lanes_of(decoder).closed)
     with pytest.raises(Unavailable):
         await decode(decoder, LARGE)
     blocked.let_go.set()
@@ -381,12 +396,12 @@ async def test_closing_ends_processes_and_answers_everybody(blocked: type[Blocke
 
 
 async def test_closing_kills_a_real_process_in_the_middle_of_its_work(decoder: Decoder) -> None:
-    decoder.limits = Limits(cpu_seconds=30)
+    own(decoder).limits = Limits(cpu_seconds=30)
     await decode(decoder, PHOTO)
-    pids = decoder.pids()
+    pids = decoder.processes.pids()
     slow = encoded(2800, 2800, "WEBP", method=0, lossless=True, quality=0)
     call = asyncio.create_task(decode(decoder, slow))
-    await until(lambda: decoder._lanes._held)
+    await until(lambda: lanes_of(decoder)._queue._held)
     await asyncio.to_thread(decoder.close)
     with pytest.raises(Unavailable):
         await call
@@ -401,8 +416,8 @@ async def test_without_processes_only_linear_formats_are_decoded(
     def refuse(**_: object) -> DecodingProcess:
         raise OSError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(decoders, "DecodingProcess", refuse)
-    assert not decoder.start_one()
+    monkeypatch.setattr("app.imaging.own_processes.DecodingProcess", refuse)
+    assert not decoder.processes.check()
     assert "cannot be started" in caplog.text
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
         content = encoded(200, 150, kind)
@@ -413,8 +428,8 @@ async def test_without_processes_only_linear_formats_are_decoded(
 
 
 async def test_start_one_reports_that_processes_can_be_started(decoder: Decoder) -> None:
-    assert await asyncio.to_thread(decoder.start_one)
-    assert decoder.pids() == []
+    assert await asyncio.to_thread(decoder.processes.check)
+    assert decoder.processes.pids() == []
 
 
 async def test_errors_after_decoding_come_through(decoder: Decoder, cat: bytes) -> None:
@@ -467,6 +482,6 @@ async def test_no_process_is_started_after_the_end_and_nothing_is_logged(
     blocked: type[Blocked], decoder: Decoder, caplog: pytest.LogCaptureFixture
 ) -> None:
     decoder.close()
-    assert not decoder.start_one()
-    assert decoder.pids() == []
+    assert not decoder.processes.check()
+    assert decoder.processes.pids() == []
     assert caplog.text == ""

@@ -10,7 +10,7 @@ from app.errors import TooExpensive, UndecodableImage
 from app.imaging.decode import EncodedImage
 from app.imaging.kinds import Sizes
 from app.imaging.process import DecodingProcess, Order, problem_of
-from app.sandbox.process import ProcessEnded
+from app.sandbox.conversation import ProcessEnded
 from app.settings import Settings
 from tests.app.imaging.icc import profile
 from tests.benchmarks.faults.slowest_pictures import SHARES, WAYS, scene

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.imaging.process import DecodingProcess
-from app.sandbox.process import ProcessEnded
+from app.sandbox.conversation import ProcessEnded
 from tests.conftest import ROOT
 
 

@@ -1,8 +1,10 @@
 """One started service with two workers: what its clients and operators see."""
 
+import io
 import json
 import os
 import re
+import select
 import signal
 import socket
 import threading
@@ -13,10 +15,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.app.conftest import Command
 from tests.app.server import serve
 from tests.benchmarks.faults.swaps import ADMIN, Link
+from tests.benchmarks.serving.processes import children, decodes, workers
 
 BODIES = 1 << 20  # bytes of all bodies
 
@@ -35,7 +39,11 @@ class Service:
 
     def workers(self) -> set[int]:
         """Their process ids."""
-        return {int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()}
+        return set(workers(self.pid))
+
+    def decoders(self) -> set[int]:
+        """The process ids of the decoding processes that the workers have together."""
+        return {pid for pid in children(self.pid) if decodes(pid)}
 
     def connection(self) -> httpx.Client:
         return httpx.Client(base_url=self.client.base_url, timeout=30)
@@ -88,6 +96,21 @@ def descriptors(pid: int) -> Iterator[str]:
     for name in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):  # it was closed meanwhile
             yield os.readlink(f"/proc/{pid}/fd/{name}")
+
+
+def runs(pid: int) -> bool:
+    """Whether it has not ended; a zombie has."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    """Neither minute nor tiny: a process decodes it."""
+    out = io.BytesIO()
+    Image.effect_noise((300, 200), 50).convert("RGB").save(out, "PNG")
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +222,43 @@ def test_a_killed_worker_is_replaced_while_the_other_answers(service: Service, c
     assert sum(line["message"] == "ready" for line in service.log) == 1
 
 
+def test_both_decode_in_the_same_processes(service: Service, photo: bytes) -> None:
+    """And a killed worker takes with it only what it had borrowed."""
+    for connection, _ in service.uploads(len(photo)):
+        connection.sendall(photo)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.close()
+    (decoder,) = service.decoders()  # one after the other
+    os.kill(decoder, signal.SIGSTOP)
+    held = {service.worker_of(connection): connection for connection, _ in service.uploads(len(photo))}
+    for connection in held.values():
+        connection.sendall(photo)
+    while len(service.decoders()) < 2:  # another one has started, for the second photo
+        time.sleep(0.01)
+    (answered,), _, _ = select.select(held.values(), [], [], 60)  # the other's process is stopped
+    assert answered.recv(1000).startswith(b"HTTP/1.1 200")
+    (waiting,) = (pid for pid, connection in held.items() if connection is not answered)
+    assert waiting is not None
+    os.kill(waiting, signal.SIGKILL)
+    while decoder in service.decoders() or len(service.workers()) < 2:
+        time.sleep(0.01)
+    with service.connection() as client:
+        assert client.post("/predict", content=photo).status_code == 200
+    for connection in held.values():
+        connection.close()
+
+
+def test_a_decoding_process_that_is_killed_is_counted_in_all_scrapes(service: Service, photo: bytes) -> None:
+    before = service.counter("predict_decoders_killed_total")
+    with service.connection() as client:
+        assert client.post("/predict", content=photo).status_code == 200
+        for pid in service.decoders():
+            os.kill(pid, signal.SIGKILL)
+        while service.counter("predict_decoders_killed_total") == before:
+            time.sleep(0.01)
+        assert client.post("/predict", content=photo).status_code == 200
+
+
 def test_a_model_is_swapped_in_both_workers(service: Service) -> None:
     clients = [service.connection() for _ in range(4)]
     link = Link(service.folder / "current")
@@ -234,6 +294,17 @@ def test_sigterm_ends_both_after_their_answers(service: Service, cat: bytes) -> 
         answer = connection.recv(1000)
         assert answer.startswith(b"HTTP/1.1 200") and b"connection: close" in answer.lower()
         connection.close()
+
+
+def test_decoding_processes_end_with_a_supervisor_that_is_killed(photo: bytes) -> None:
+    with serve(WORKERS=2) as (process, client):
+        assert client.post("/predict", content=photo).status_code == 200
+        found = children(process.pid)
+        assert any(map(decodes, found))
+        process.kill()
+        process.wait(timeout=30)
+        while any(map(runs, found)):
+            time.sleep(0.01)
 
 
 def test_a_bundle_that_is_missing_stops_the_start_with_one_line(command: Command) -> None:

@@ -11,10 +11,11 @@ import pytest
 from tests.conftest import ROOT
 
 PROGRAM = """
-import os, signal, sys, time
+import os, signal, socket, sys, time
 from app.errors import LoadFailed
 from app.workers import supervisor as module
 from app.workers.board import Board
+from app.workers.membership import Membership
 from app.workers.supervisor import Supervisor, WorkersError
 
 module.PAUSES = (0.0, 0.0)
@@ -46,6 +47,16 @@ def wait(worker, answer=None):
                 worker._post.send(worker.mail.supervisor, "answer", answer, worker.number, message["number"])
         time.sleep(0.01)
 
+class NoPool:
+    def open(self, selector): pass
+    def admit(self, number): return Membership(socket.socketpair()[0], 3)
+    def leave(self): pass
+    def dismiss(self, number): say("dismissed", number)
+    def bury(self, pid, exit_code): pass
+    def patience(self): return None
+    def tend(self): pass
+    def close(self): say("pool closed")
+
 def merge(one, other):
     return one + other
 
@@ -53,7 +64,7 @@ def merge(one, other):
 
 board = Board(2)
 try:
-    Supervisor(board, Models(), work, merge=merge, stop_seconds=30).run([])
+    Supervisor(board, Models(), work, merge=merge, stop_seconds=30, pool=NoPool()).run([])
 except WorkersError as error:
     say("error:", error)
 say("published", board.supervisor.published()[8:])

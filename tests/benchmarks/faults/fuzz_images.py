@@ -22,8 +22,10 @@ import numpy as np
 from PIL import Image
 
 from app.errors import Problem
-from app.imaging.decoder import Decoder, Images, Limits
+from app.imaging.decoder import Decoder
 from app.imaging.formats import is_tiny
+from app.imaging.job import Images
+from app.imaging.limits import Limits
 from tests.benchmarks.faults.slowest_pictures import WAYS, scene
 
 FAR = 60.0  # seconds until the deadline of an image

@@ -27,7 +27,6 @@ from http.client import HTTPConnection, HTTPException
 from itertools import chain
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
-from pathlib import Path
 
 import httpx
 
@@ -36,7 +35,7 @@ from tests.benchmarks.faults import http_attacks, image_attacks, v2_attacks
 from tests.benchmarks.faults.http_attacks import Attack, lasting
 from tests.benchmarks.faults.image_attacks import CAT
 from tests.benchmarks.serving.http_load import Connections, closed_loop, percentile
-from tests.benchmarks.serving.processes import proportional_mb, resident_mb
+from tests.benchmarks.serving.processes import children, proportional_mb, resident_mb, workers
 
 CONNECTIONS = 30
 BYSTANDER, PROBES = "127.0.0.2", "127.0.0.3"
@@ -107,14 +106,6 @@ def probing(url: str, seconds: list[float]) -> Iterator[None]:
     seconds.extend(found)
 
 
-def children(pid: int) -> list[int]:
-    found = []
-    with suppress(OSError):  # it has ended
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
 @dataclass(frozen=True)
 class Processes:
     """Of a service. `pid`: its serving process, or the supervisor of its workers."""
@@ -124,12 +115,13 @@ class Processes:
 
     @property
     def serving(self) -> list[int]:
-        return [self.pid] if self.workers == 1 else children(self.pid)
+        return [self.pid] if self.workers == 1 else workers(self.pid)
 
     @property
     def others(self) -> list[int]:
         """Processes that decode images or parse JSON."""
-        return [child for pid in self.serving for child in children(pid)]
+        serving = self.serving
+        return [child for pid in {self.pid, *serving} for child in children(pid) if child not in serving]
 
     @property
     def most_together(self) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.imaging.decoder import Limits
+from app.imaging.limits import Limits
 from app.imaging.process import DecodingProcess
 from app.settings import Settings
 

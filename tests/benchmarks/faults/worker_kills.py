@@ -21,15 +21,12 @@ from pathlib import Path
 from tests.app.server import serve
 from tests.benchmarks.serving.balancer import constant_load
 from tests.benchmarks.serving.http_load import post
+from tests.benchmarks.serving.processes import workers
 from tests.conftest import DATA
 
 GOAL_SECONDS = 2.0
 PATIENCE_SECONDS = 30.0
 REPLACED = '"message": "a worker was replaced"'
-
-
-def workers(supervisor: int) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
 
 
 async def kill_one(supervisor: int, log: Path, rng: random.Random) -> float:

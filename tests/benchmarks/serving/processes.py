@@ -1,6 +1,7 @@
-"""Memory and descriptors of a process, from /proc (Linux)."""
+"""Memory, descriptors and children of a process, from /proc (Linux)."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -32,6 +33,26 @@ def descriptors(pid: int) -> int:
 
 def threads(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def children(pid: int) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):  # it has ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def decodes(pid: int) -> bool:
+    """Whether it is a decoding process; one that has ended is none."""
+    with suppress(OSError):
+        return b"app.imaging.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def workers(supervisor: int) -> list[int]:
+    """Its children that serve; its others decode for all of them."""
+    return [pid for pid in children(supervisor) if not decodes(pid)]
 
 
 def _status(pid: int, field: str) -> float:
