@@ -23,14 +23,17 @@ def receive(channel: socket.socket, size: int) -> bytes:
 
     Raises EOFError if the socket closes after some of the bytes, and TimeoutError after its timeout.
     """
+    # Without a timeout one call waits for all of it, into the object that is returned.
+    content = channel.recv(size, socket.MSG_WAITALL) if size else b""
+    if len(content) in (0, size):
+        return content
     buffer = bytearray(size)
-    view, filled = memoryview(buffer), 0
+    buffer[: len(content)] = content
+    view, filled = memoryview(buffer), len(content)
     while filled < size:
         count = channel.recv_into(view[filled:])
         if not count:
-            if filled:
-                raise EOFError
-            return b""
+            raise EOFError
         filled += count
     return bytes(buffer)
 
