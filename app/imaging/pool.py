@@ -277,9 +277,9 @@ class Pool:
         # Else the worker that has it will notice.
         self._lend_all()
 
-    def patience(self) -> float | None:
-        first = min((lane.process.due for lane in self._lanes if lane.process), default=math.inf)
-        return None if first == math.inf else max(0.0, first - time.monotonic())
+    @property
+    def due(self) -> float:
+        return min((lane.process.due for lane in self._lanes if lane.process), default=math.inf)
 
     def tend(self) -> None:
         now = time.monotonic()

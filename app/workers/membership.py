@@ -35,8 +35,9 @@ class Pool(Protocol):
         """A child of the supervisor has ended, maybe one of these processes."""
         ...
 
-    def patience(self) -> float | None:
-        """Seconds until `tend` should be called."""
+    @property
+    def due(self) -> float:
+        """When `tend` should be called, in seconds of time.monotonic(); infinite if there is nothing to do."""
         ...
 
     def tend(self) -> None:

@@ -12,6 +12,7 @@ When all have, each is told to answer with it; when one cannot, all go on as the
 
 import gc
 import logging
+import math
 import os
 import selectors
 import signal
@@ -20,15 +21,16 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import Internal, LoadFailed, LoadInProgress, Problem
 from .board import ENDED, GENERATION, SERVING, Board
 from .membership import Membership, Pool
+from .models import Models
 from .post import ANSWER, Post
 from .worker import Worker
 
@@ -41,22 +43,6 @@ LOAD_SECONDS = 120.0  # for all workers to load a model
 
 class WorkersError(RuntimeError):
     """The workers cannot go on. The message is one line for the operator."""
-
-
-class Models(Protocol):
-    """The models that new workers begin with. Each of these may take long and raises a Problem."""
-
-    @property
-    def names(self) -> Iterable[str]: ...
-
-    def prepare(self, name: str) -> str:
-        """Load what the model's folder holds now. Returns the digest of the bundle."""
-
-    def take_over(self) -> None:
-        """New workers get what was prepared."""
-
-    def drop(self) -> None:
-        """Forget what was prepared."""
 
 
 @dataclass
@@ -179,12 +165,11 @@ class Supervisor:
         """Seconds until something is due."""
         if self._to_load and not self._load and self._stopping is None:
             return 0.0
-        times = [] if self._load else [due for due, _ in self._due.values()]
+        times = [self._pool.due]
+        times += [] if self._load else [due for due, _ in self._due.values()]
         times += [self._stopping] if self._stopping is not None else []
         times += [self._load.deadline] if self._load and self._load.waiting else []
-        patience = [] if (of_pool := self._pool.patience()) is None else [of_pool]
-        patience += [max(0.0, min(times) - time.monotonic())] if times else []
-        return min(patience) if patience else None
+        return None if min(times) == math.inf else max(0.0, min(times) - time.monotonic())
 
     # Workers
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -61,8 +62,7 @@ class Host:
             selector.register(self._wakeup[0], selectors.EVENT_READ)
             self.pool.open(selector)
             while True:
-                patience = self.pool.patience()
-                for key, _ in selector.select(0.01 if patience is None else min(0.01, patience)):
+                for key, _ in selector.select(max(0, min(0.01, self.pool.due - time.monotonic()))):
                     if key.data:
                         key.data()
                     else:
