@@ -4,6 +4,7 @@ import re
 from urllib.parse import quote, urlsplit
 
 COMMIT = re.compile(r"hf://[^@]+@[0-9a-f]{40}(/.*)?")
+REPOSITORY = re.compile(r"hf://[^/@]+/[^/@]+(@[^/@]+)?(/.*)?")
 ARCHIVES = (".zip", ".tar")  # a compressed tar could unfold without an end
 
 
@@ -28,6 +29,17 @@ class Address:
     def pinned(self) -> bool:
         """Whether it names a commit, so that what is there never changes."""
         return COMMIT.fullmatch(self.text) is not None
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with it, if that can be seen without asking for it."""
+        if self.scheme == "hf" and not REPOSITORY.fullmatch(self.text):
+            return (
+                "an address at the Hugging Face Hub is hf://OWNER/NAME or hf://OWNER/NAME@REVISION, and maybe a folder"
+            )
+        if not self._path.partition("://")[2].strip("/"):
+            return "nothing follows the scheme: a place is missing"
+        return None
 
     @property
     def archive(self) -> str | None:

@@ -40,6 +40,8 @@ def fetch(address: Address, cache: Path, digests: Collection[str]) -> Path:
         if _whole(cache / pin):
             return cache / pin
     try:
+        if address.fault:
+            raise BundleError(address.fault)
         if address.scheme == "http" and not digests:
             raise BundleError("http:// is not encrypted, so MODEL_DIGEST must name the bundle")
         cache.mkdir(parents=True, exist_ok=True)

@@ -157,6 +157,16 @@ def test_what_is_missing_is_named(hub: Hub, refused: Refused, monkeypatch: pytes
     assert "hf://owner/empty: an address needs the extra 'remote'" in refused("hf://owner/empty")
 
 
+@pytest.mark.parametrize("address", ["hf://", "hf://owner", "hf://owner/", "hf://owner/name@", "hf://a@b/c"])
+def test_an_address_at_the_hub_must_name_a_repository(refused: Refused, address: str) -> None:
+    assert refused(address).endswith("is hf://OWNER/NAME or hf://OWNER/NAME@REVISION, and maybe a folder")
+
+
+@pytest.mark.parametrize("address", ["https://", "s3://", "memory://", "gs:///"])
+def test_an_address_must_name_a_place(refused: Refused, address: str) -> None:
+    assert refused(address).endswith(": nothing follows the scheme: a place is missing")
+
+
 def test_without_a_network_it_is_one_line_without_secrets(refused: Refused) -> None:
     line = refused("https://user:secret@127.0.0.1:9/model.zip?signature=secret")
     assert line.startswith("https://127.0.0.1:9/model.zip: ClientConnectorError: ") and "secret" not in line
