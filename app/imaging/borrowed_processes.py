@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import Unavailable
+from ..errors import Problem, Unavailable
 from ..sandbox.conversation import ProcessEnded
 from ..workers.membership import Membership
 from .fair_queue import uses
@@ -69,7 +69,8 @@ class BorrowedProcesses:
         client = job.client.encode()[:LONGEST_CLIENT]
         if not self._send(Ask.WANT, job.number, SMALL * job.small | FIRST * first, client):
             with self._lock:
-                self._waiting.pop(job.number, None)
+                if not self._waiting.pop(job.number, None):
+                    return  # it was answered, as this worker closes
             raise Unavailable("the service is busy: too many images wait to be decoded; try again later")
 
     def withdraw(self, job: Job[Any]) -> None:
@@ -141,8 +142,12 @@ class BorrowedProcesses:
             with self._lock:
                 self._lost[loan] = job
             self._send(Ask.LOST, loan, SILENT if ended.reason == "time" else 0)
-        except Exception as error:
+        except Problem as problem:
             self._send(Ask.RETURN, loan, UNKNOWN * missing)
+            job.fail(problem)
+        except Exception as error:  # a bug, or no memory: what the process says next may be about this image
+            self._forget(lane)
+            self._send(Ask.LOST if process else Ask.RETURN, loan)
             job.fail(error)
         else:
             self._send(Ask.RETURN, loan)  # others wait for it

@@ -61,6 +61,14 @@ class FairQueue(Generic[J]):
         jobs = self._waiting.setdefault(job.client, deque())
         jobs.insert(0 if first else len(jobs), job)
 
+    def discard(self, job: J) -> None:
+        """Forget it, if it waits."""
+        jobs = self._waiting.get(job.client)
+        if jobs and job in jobs:
+            jobs.remove(job)
+            if not jobs:
+                del self._waiting[job.client]
+
     def next(self, use: Use) -> J | None:
         """Take the next image for a lane that has none."""
         if not self._waiting or (use == "spare" and self._free):

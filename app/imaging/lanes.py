@@ -44,6 +44,11 @@ class Lanes:
             self._queue.put(job, first=first)
             self._wake_one()
 
+    def withdraw(self, job: Job[Any]) -> None:
+        """It need not be decoded, if it still waits."""
+        with self._lock:
+            self._queue.discard(job)
+
     def take(self, lane: Lane, *, idle: bool) -> Job[Any] | None:
         """The next image for a lane. None when the queue is closed, and with `idle` after idle_seconds."""
         with self._lock:

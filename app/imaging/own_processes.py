@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import Unavailable
+from ..errors import Problem, Unavailable
 from ..sandbox.conversation import ProcessEnded
 from .job import Job
 from .lanes import Lane, Lanes
@@ -39,7 +39,7 @@ class OwnProcesses:
         self._lanes.put(job, first=first)
 
     def withdraw(self, job: Job[Any]) -> None:
-        """A lane that takes it will notice."""
+        self._lanes.withdraw(job)
 
     def pids(self) -> list[int]:
         return [process.pid for process in set(self._living)]
@@ -87,7 +87,11 @@ class OwnProcesses:
                 else:
                     self._on_kill(ended.reason)
                     job.fail(problem_of(ended))
-            except Exception as error:
+            except Problem as problem:
+                job.fail(problem)
+            except Exception as error:  # a bug, or no memory: what the process says next may be about this image
+                self._end(process)
+                process = None
                 job.fail(error)
             finally:
                 self._lanes.done(lane, job)

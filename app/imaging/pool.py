@@ -133,6 +133,9 @@ class Pool:
             worker.channel.close()
         for process in self._processes.values():
             process.channel.close()
+        for lane in self._lanes:
+            if lane.process:  # one that has been buried, and is still lent
+                lane.process.channel.close()
 
     def dismiss(self, number: int) -> None:
         worker = self._workers.pop(number, None)
@@ -140,7 +143,7 @@ class Pool:
             return
         self._forget(worker.channel)
         for image in worker.images.values():
-            image.withdrawn = True
+            self._queue.discard(image)
         for process in self._processes.values():
             process.known.discard(number)
         for lane in self._of(number):
@@ -171,8 +174,8 @@ class Pool:
             worker.images[number] = image = _Image(sender, number, client, bool(flags & SMALL))
             self._queue.put(image, first=bool(flags & FIRST))
         elif ask == Ask.WITHDRAW:
-            if number in worker.images:
-                worker.images.pop(number).withdrawn = True
+            if image := worker.images.pop(number, None):
+                self._queue.discard(image)
         elif lane := next((lane for lane in self._of(sender) if lane.loan == number), None):
             if ask == Ask.RETURN:
                 self._take_back(lane, known=not flags & UNKNOWN)
@@ -208,12 +211,13 @@ class Pool:
         if process:
             lent = Lent.KNOWN if image.worker in process.known else Lent.NEW
             descriptors = [process.channel.fileno()] if lent == Lent.NEW else []
-            process.known.add(image.worker)
-            process.borrower = image.worker
-            process.due = math.inf
         notice = NOTICE.pack(Tell.LENT, image.number, lane.loan, lane.number, lent)
         if image.withdrawn or not self._send(image.worker, notice + reason.encode(), descriptors):
             self._free(lane)
+        elif process:
+            process.known.add(image.worker)
+            process.borrower = image.worker
+            process.due = math.inf
 
     def _take_back(self, lane: _Lane, *, known: bool) -> None:
         if lane.process and lane.process.borrower is not None and not known:

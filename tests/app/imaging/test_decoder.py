@@ -188,6 +188,19 @@ async def test_an_image_whose_process_is_killed_by_the_system_is_not_to_blame(
     assert (await decode(decoder, PHOTO)).kind == "photographs"
 
 
+async def test_what_a_process_still_says_about_an_image_is_no_answer_to_the_next_one(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: DecodingProcess, *_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodingProcess, "thumbnails", no_memory)
+        with pytest.raises(MemoryError):
+            await decode(decoder, encoded(100, 100))
+    np.testing.assert_array_equal((await decode(decoder, PHOTO)).thumbnails, photograph(PHOTO))
+
+
 async def test_of_many_minute_pictures_at_once_threads_decode_most(decoder: Decoder, cat: bytes) -> None:
     """Else a batch, or many clients, would hold the event loop."""
     threads: list[str] = []
@@ -342,6 +355,7 @@ async def test_a_decode_that_has_not_begun_is_withdrawn(blocked: type[Blocked], 
         await decode(decoder, LARGE + b"late", "a", seconds=0.05)
     left.cancel()
     await asyncio.wait({left})
+    assert lanes_of(decoder)._queue.empty
     blocked.let_go.set()
     await asyncio.gather(*busy)
     assert len(blocked.decoding) == 1

@@ -84,3 +84,13 @@ def test_all_that_wait_can_be_taken() -> None:
     queue = queue_of(*images)
     assert set(map(id, queue.clear())) == set(map(id, images))
     assert queue.empty
+
+
+def test_what_is_discarded_waits_no_more() -> None:
+    one, two, other = Image("a"), Image("a"), Image("b")
+    queue = queue_of(one, two, other)
+    for image in (one, other, other):
+        queue.discard(image)
+    assert queue.next("general") is two
+    assert queue.empty
+    queue.discard(two)

@@ -327,6 +327,59 @@ async def test_what_an_ended_worker_had_borrowed_is_ended_and_what_it_wanted_for
     assert (await decode(service.workers[0].decoder, LARGE)).kind == "photographs"
 
 
+async def test_a_worker_that_takes_the_place_of_one_that_ended_gets_the_sockets_again(service: Service) -> None:
+    """Also of a process that was starting for an image of the one that ended."""
+    await until(lambda: service.host.do(lambda: service.pool._possible))
+    (ready,) = service.pids
+    os.kill(ready, signal.SIGSTOP)
+    one = service.workers[0]
+    tasks = [asyncio.create_task(decode(one.decoder, LARGE, "a")) for _ in range(2)]
+
+    def dismiss_while_it_starts() -> bool:
+        lanes = [lane for lane in service.pool._lanes if lane.image]
+        if len(lanes) == 2 and all(lane.process for lane in lanes) and not all(lane.loan for lane in lanes):
+            service.pool.dismiss(0)
+        return 0 not in service.pool._workers
+
+    await until(lambda: service.host.do(dismiss_while_it_starts))
+    for task in tasks:
+        with pytest.raises(Unavailable):
+            await task
+    one.close()
+    service.workers[0] = service.admit(0)
+    await until(lambda: not service.host.do(lambda: [lane for lane in service.pool._lanes if lane.image]))
+    assert (await decode(service.workers[0].decoder, LARGE)).kind == "photographs"
+
+
+async def test_what_a_process_still_says_about_an_image_is_no_answer_to_the_next_one(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = service.workers[0]
+
+    def no_memory(self: LentProcess, *_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LentProcess, "thumbnails", no_memory)
+        with pytest.raises(MemoryError):
+            await decode(one.decoder, encoded(100, 100))
+    np.testing.assert_array_equal((await decode(one.decoder, PHOTO)).thumbnails, photograph(PHOTO))
+
+
+async def test_an_image_that_comes_as_its_worker_closes_is_answered_once(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processes = service.workers[0].processes
+
+    def fail_all(*_: object) -> bool:
+        processes._fail_all()  # in another thread
+        return False
+
+    monkeypatch.setattr(processes, "_send", fail_all)
+    with pytest.raises(Unavailable, match="shutting down"):
+        await decode(service.workers[0].decoder, LARGE)
+
+
 async def test_an_image_that_is_given_up_is_withdrawn(service: Service) -> None:
     await stopped(service)
     decoder = service.workers[0].decoder
@@ -337,6 +390,7 @@ async def test_an_image_that_is_given_up_is_withdrawn(service: Service) -> None:
     left.cancel()
     with pytest.raises(DeadlineExceeded):
         await decode(decoder, LARGE, "a", seconds=0.05)
+    await until(lambda: not service.waiting)  # though no lane has been free
     service.signal(signal.SIGCONT)
     await asyncio.gather(*tasks)
     await until(lambda: not service.lent and not service.waiting)
@@ -460,9 +514,10 @@ async def test_the_clients_name_may_be_of_any_length(service: Service) -> None:
 
 
 FORK = """
-import os, selectors
+import os, selectors, signal
 from app.imaging.limits import Limits
 from app.imaging.pool import Pool
+from app.imaging.pool_protocol import ORDER, Ask
 
 def opened():
     return {name for name in os.listdir("/proc/self/fd")}
@@ -472,6 +527,15 @@ selector = selectors.DefaultSelector()
 pool = Pool(1, Limits())
 pool.open(selector)
 own, other = pool.admit(0), pool.admit(1)
+while not pool._possible:
+    for key, _ in selector.select():
+        key.data()
+other.channel.send(ORDER.pack(Ask.WANT, 1, 0))
+for key, _ in selector.select():
+    key.data()
+(lent,) = pool.pids()
+os.kill(lent, signal.SIGKILL)
+pool.bury(*os.waitpid(lent, 0))  # its lane has not noticed
 other.channel.close()
 pid = os.fork()
 if pid == 0:
