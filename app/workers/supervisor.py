@@ -192,7 +192,7 @@ class Supervisor:
         if self._load or self._stopping is not None:
             return
         for number, (due, replaces) in list(self._due.items()):
-            if due <= time.monotonic():
+            if due <= time.monotonic() and number in self._due:  # else the one before it could not be started
                 del self._due[number]
                 self._start(number, replaces)
 
@@ -202,8 +202,8 @@ class Supervisor:
         self._generation += 1
         self._board.parts[number].clear()
         self._board.parts[number].numbers[GENERATION] = self._generation
-        membership = self._pool.admit(number)
         try:
+            membership = self._pool.admit(number)
             pid = os.fork()
         except OSError as error:
             self._give_up(f"a worker cannot be started: {error.strerror}")

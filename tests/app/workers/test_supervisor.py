@@ -158,6 +158,17 @@ def test_a_worker_that_cannot_start_stops_the_start(program: Callable[[str], Pro
     assert running.line("error:")[1:] == reason.split()
 
 
+def test_a_worker_for_which_no_socket_can_be_opened_stops_the_start(program: Callable[[str], Program]) -> None:
+    running = program(
+        "def admit(self, number):\n"
+        "    raise OSError(24, 'Too many open files')\n"
+        "NoPool.admit = admit\n"
+        "def work(worker):\n"
+        "    wait(worker)"
+    )
+    assert running.line("error:")[1:] == ["a", "worker", "cannot", "be", "started:", "Too", "many", "open", "files"]
+
+
 def test_workers_that_always_end_at_once_end_the_service(program: Callable[[str], Program]) -> None:
     running = program(
         "def work(worker):\n"
