@@ -52,7 +52,7 @@ class BorrowedProcesses:
         self._waiting: dict[int, Job[Any]] = {}  # by their numbers
         self._lost: dict[int, Job[Any]] = {}  # whose process has ended, by the loan
         self._uses = uses(membership.processes)  # of the lanes, by their numbers
-        self._known: dict[int, LentProcess] = {}  # by the lane that has it
+        self._known: dict[int, tuple[int, LentProcess]] = {}  # by the lane that has it, with the loan that brought it
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._serve, name=f"decode-{number}", daemon=True)
@@ -67,7 +67,7 @@ class BorrowedProcesses:
                 raise Unavailable(SHUTTING_DOWN)
             self._waiting[job.number] = job
         client = job.client.encode()[:LONGEST_CLIENT]
-        if not self._send(Ask.WANT, job.number, SMALL * job.small | FIRST * first, client):
+        if not self._send(Ask.WANT, job.number, SMALL * job.small | FIRST * first, job.deadline, client):
             with self._lock:
                 if not self._waiting.pop(job.number, None):
                     return  # it was answered, as this worker closes
@@ -92,7 +92,7 @@ class BorrowedProcesses:
         self._channel.shutdown(socket.SHUT_RDWR)  # the pool ends what this worker has borrowed; the threads wake up
         for thread in self._threads:
             thread.join()
-        for process in self._known.values():
+        for _, process in self._known.values():
             process.close()
         self._channel.close()
 
@@ -125,10 +125,11 @@ class BorrowedProcesses:
     def _use(self, number: int, loan: int, lane: int, lent: int, descriptors: list[int]) -> None:
         with self._lock:
             job = self._waiting.pop(number, None)
-        process = self._known.get(lane) if lent == Lent.KNOWN else None
+            brought, process = self._known.get(lane, (0, None)) if lent == Lent.KNOWN else (0, None)
+        if brought > loan:
+            process = None  # this loan has been ended, and another thread has the lane's next process
         if descriptors:
-            self._forget(lane)
-            self._known[lane] = process = LentProcess(descriptors[0], self._silence_seconds)
+            process = self._keep(lane, loan, LentProcess(descriptors[0], self._silence_seconds))
         missing = lent != Lent.NOTHING and not process
         if not job or not job.begin():
             self._send(Ask.RETURN, loan, UNKNOWN * missing)
@@ -138,7 +139,7 @@ class BorrowedProcesses:
                 raise Unavailable("the service is busy: it may not open more files")
             finish = job.decode(process, self._uses[lane], job)
         except ProcessEnded as ended:
-            self._forget(lane)
+            self._forget(lane, process)
             with self._lock:
                 self._lost[loan] = job
             self._send(Ask.LOST, loan, SILENT if ended.reason == "time" else 0)
@@ -146,15 +147,31 @@ class BorrowedProcesses:
             self._send(Ask.RETURN, loan, UNKNOWN * missing)
             job.fail(problem)
         except Exception as error:  # a bug, or no memory: what the process says next may be about this image
-            self._forget(lane)
+            self._forget(lane, process)
             self._send(Ask.LOST if process else Ask.RETURN, loan)
             job.fail(error)
         else:
             self._send(Ask.RETURN, loan)  # others wait for it
             finish()
 
-    def _forget(self, lane: int) -> None:
-        if process := self._known.pop(lane, None):
+    def _keep(self, lane: int, loan: int, process: LentProcess) -> LentProcess | None:
+        """In place of the lane's former process. None if that one is the later one: this loan has been ended."""
+        with self._lock:
+            brought, former = self._known.get(lane, (0, None))
+            if brought < loan:
+                self._known[lane] = loan, process
+        if brought > loan:
+            process.close()
+            return None
+        if former:
+            former.close()
+        return process
+
+    def _forget(self, lane: int, process: LentProcess | None) -> None:
+        with self._lock:
+            if self._known.get(lane, (0, None))[1] is process:
+                self._known.pop(lane, None)
+        if process:
             process.close()
 
     def _bury(self, loan: int, reason: str) -> None:
@@ -174,10 +191,10 @@ class BorrowedProcesses:
             if job.begin():
                 job.fail(Unavailable(SHUTTING_DOWN))
 
-    def _send(self, ask: Ask, number: int, flags: int = 0, client: bytes = b"") -> bool:
+    def _send(self, ask: Ask, number: int, flags: int = 0, deadline: float = 0.0, client: bytes = b"") -> bool:
         """Whether the pool will get it. It always reads, so that what it has not read yet is little."""
         try:
-            self._channel.send(ORDER.pack(ask, number, flags) + client)
+            self._channel.send(ORDER.pack(ask, number, flags, deadline) + client)
         except OSError:  # it has ended, or this worker is closing
             return False
         return True

@@ -42,15 +42,16 @@ class _Image:
     number: int
     client: str
     small: bool
+    deadline: float
     withdrawn: bool = False
 
     def begin(self) -> bool:
-        return not self.withdrawn
+        return time.monotonic() < self.deadline  # else its worker withdraws it, unless it hangs
 
 
 @dataclass(eq=False)
 class _Process:
-    """`due`: when it is killed, because it does not start, was idle for long, or goes on although it is lost."""
+    """`due`: when it is killed: it does not start, was idle or lent for long, or goes on although it is lost."""
 
     pid: int
     channel: socket.socket
@@ -165,22 +166,27 @@ class Pool:
             if not order:
                 self.dismiss(number)
                 return
-            ask, subject, flags = ORDER.unpack_from(order)
-            self._obey(number, worker, ask, subject, flags, order[ORDER.size :].decode(errors="replace"))
+            ask, subject, flags, deadline = ORDER.unpack_from(order)
+            client = order[ORDER.size :].decode(errors="replace")
+            self._obey(number, worker, ask, subject, flags, deadline, client)
             self._lend_all()
 
-    def _obey(self, sender: int, worker: _Worker, ask: int, number: int, flags: int, client: str) -> None:
+    def _obey(
+        self, sender: int, worker: _Worker, ask: int, number: int, flags: int, deadline: float, client: str
+    ) -> None:
         if ask == Ask.WANT:
-            worker.images[number] = image = _Image(sender, number, client, bool(flags & SMALL))
+            worker.images[number] = image = _Image(sender, number, client, bool(flags & SMALL), deadline)
             self._queue.put(image, first=bool(flags & FIRST))
         elif ask == Ask.WITHDRAW:
-            if image := worker.images.pop(number, None):
-                self._queue.discard(image)
+            if withdrawn := worker.images.pop(number, None):
+                self._queue.discard(withdrawn)
         elif lane := next((lane for lane in self._of(sender) if lane.loan == number), None):
             if ask == Ask.RETURN:
                 self._take_back(lane, known=not flags & UNKNOWN)
             elif lane.process:
                 self._seek(lane, lane.process, silent=bool(flags & SILENT))
+        elif ask == Ask.LOST:  # the loan has been ended
+            self._send(sender, NOTICE.pack(Tell.ENDED, 0, number, 0, 0) + b"time")
 
     def _of(self, worker: int) -> list[_Lane]:
         """The lanes that have an image of this worker."""
@@ -217,7 +223,7 @@ class Pool:
         elif process:
             process.known.add(image.worker)
             process.borrower = image.worker
-            process.due = math.inf
+            process.due = image.deadline + self._limits.cpu_seconds + GONE_SECONDS
 
     def _take_back(self, lane: _Lane, *, known: bool) -> None:
         if lane.process and lane.process.borrower is not None and not known:
@@ -296,7 +302,9 @@ class Pool:
             elif lane.lost:
                 self._kill(process, "crash")  # its answer was none
             else:
-                self._drop(lane)  # it was idle
+                self._drop(lane)  # it was idle, or the worker that has it hangs
+                if lane.image:
+                    self._free(lane)
         self._lend_all()
 
     def _start(self, lane: _Lane) -> None:

@@ -4,13 +4,17 @@ A worker sends ORDER. The pool answers a WANT with LENT. With the first loan of 
 descriptor, and keeps it until its lane has another process. The worker ends each loan with RETURN or, if the process
 has ended or says nothing, with LOST. ENDED answers that with the reason, one of app.sandbox.conversation.REASONS; it
 also comes unasked, without a loan, when an idle process has ended.
+
+A worker that hangs shall not keep the others waiting: the pool ends a loan, and its process, when the image's deadline
+has long passed.
 """
 
 import struct
 from enum import IntEnum
 
-# An Ask, the number of an image (WANT, WITHDRAW) or of a loan, flags; then the client, as text.
-ORDER = struct.Struct("<BQB")
+# An Ask, the number of an image (WANT, WITHDRAW) or of a loan, flags, the image's deadline (WANT) in seconds of
+# time.monotonic(); then the client, as text.
+ORDER = struct.Struct("<BQBd")
 LONGEST_CLIENT = 256  # bytes
 # A Tell, the numbers of the image, of the loan and of the lane, a Lent; then a reason.
 NOTICE = struct.Struct("<BQQBB")

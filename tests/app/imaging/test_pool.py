@@ -327,6 +327,45 @@ async def test_what_an_ended_worker_had_borrowed_is_ended_and_what_it_wanted_for
     assert (await decode(service.workers[0].decoder, LARGE)).kind == "photographs"
 
 
+async def test_a_worker_that_hangs_keeps_nobody_waiting_for_long(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of which no thread answers stands for one that hangs, and lives again later."""
+    one, other = service.workers
+    monkeypatch.setattr("app.imaging.pool.GONE_SECONDS", -service.limits.cpu_seconds)  # of the image's deadline
+    use, go_on = one.processes._use, threading.Event()
+
+    def hang(*arguments: Any) -> None:
+        go_on.wait(60)
+        use(*arguments)
+
+    monkeypatch.setattr(one.processes, "_use", hang)
+    late = [asyncio.create_task(decode(one.decoder, LARGE, "a", seconds=0.5)) for _ in range(9)]
+    await until(lambda: len(service.lent) == 2)
+    assert (await decode(other.decoder, LARGE, "a")).kind == "photographs"
+    for task in late:
+        with pytest.raises(DeadlineExceeded):
+            await task
+    go_on.set()
+    for worker in service.workers * 3:
+        found = await asyncio.gather(*(decode(worker.decoder, LARGE, "a") for _ in range(3)))
+        assert [one.kind for one in found] == ["photographs"] * 3
+    await until(lambda: not service.lent and not service.waiting)
+    assert not one.processes._waiting and not one.processes._lost
+
+
+async def test_a_loan_that_was_ended_meanwhile_is_answered(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = service.workers[0]
+    monkeypatch.setattr("app.imaging.pool.GONE_SECONDS", -service.limits.cpu_seconds)
+    await decode(one.decoder, LARGE)
+    service.signal(signal.SIGSTOP)
+    with pytest.raises(DeadlineExceeded):
+        await decode(one.decoder, LARGE, seconds=0.1)
+    await until(lambda: one.killed == ["time"])  # long before the process has been silent for too long
+    assert (await decode(one.decoder, LARGE)).kind == "photographs"
+    assert not one.processes._lost and not service.lent
+
+
 async def test_a_worker_that_takes_the_place_of_one_that_ended_gets_the_sockets_again(service: Service) -> None:
     """Also of a process that was starting for an image of the one that ended."""
     await until(lambda: service.host.do(lambda: service.pool._possible))
@@ -530,7 +569,7 @@ own, other = pool.admit(0), pool.admit(1)
 while not pool._possible:
     for key, _ in selector.select():
         key.data()
-other.channel.send(ORDER.pack(Ask.WANT, 1, 0))
+other.channel.send(ORDER.pack(Ask.WANT, 1, 0, 1e9))
 for key, _ in selector.select():
     key.data()
 (lent,) = pool.pids()
