@@ -11,7 +11,9 @@ change of threads here, as with processes of this worker's own.
 import logging
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..errors import Problem, Unavailable
@@ -51,12 +53,13 @@ class BorrowedProcesses:
         self._closed = False
         self._waiting: dict[int, Job[Any]] = {}  # by their numbers
         self._lost: dict[int, Job[Any]] = {}  # whose process has ended, by the loan
+        self._claims: dict[int, threading.Event] = {}  # of pixels, by the loan
         self._uses = uses(membership.processes)  # of the lanes, by their numbers
         self._known: dict[int, tuple[int, LentProcess]] = {}  # by the lane that has it, with the loan that brought it
         self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._serve, name=f"decode-{number}", daemon=True)
-            for number in range(membership.processes)
+            for number in range(membership.processes + 1)  # one more: all others may wait for pixels
         ]
         for thread in self._threads:
             thread.start()
@@ -78,6 +81,18 @@ class BorrowedProcesses:
             waits = self._waiting.pop(job.number, None)
         if waits:
             self._send(Ask.WITHDRAW, job.number)
+
+    @contextmanager
+    def hold(self, job: Job[Any], pixels: int) -> Iterator[bool]:
+        granted = threading.Event()
+        with self._lock:
+            self._claims[job.loan] = granted
+        try:
+            self._send(Ask.CLAIM, job.loan, value=pixels)
+            yield granted.wait(min(max(0.0, job.deadline - time.monotonic()), threading.TIMEOUT_MAX))
+        finally:
+            with self._lock:
+                del self._claims[job.loan]
 
     def check(self) -> bool:
         """The pool does it, once for all workers."""
@@ -108,6 +123,8 @@ class BorrowedProcesses:
                 if reason:
                     logger.warning("a decoding process cannot be started: %s", reason)
                 self._use(number, loan, lane, lent, descriptors)
+            elif tell == Tell.GRANTED:
+                self._grant(loan)
             elif tell == Tell.ENDED:
                 self._bury(loan, reason)
             else:
@@ -134,6 +151,7 @@ class BorrowedProcesses:
         if not job or not job.begin():
             self._send(Ask.RETURN, loan, UNKNOWN * missing)
             return
+        job.loan = loan
         try:
             if missing:
                 raise Unavailable("the service is busy: it may not open more files")
@@ -174,6 +192,11 @@ class BorrowedProcesses:
         if process:
             process.close()
 
+    def _grant(self, loan: int) -> None:
+        with self._lock:
+            if granted := self._claims.get(loan):
+                granted.set()
+
     def _bury(self, loan: int, reason: str) -> None:
         self._on_kill(reason)
         with self._lock:
@@ -187,14 +210,16 @@ class BorrowedProcesses:
             left = [*self._waiting.values(), *self._lost.values()]
             self._waiting.clear()
             self._lost.clear()
+            for granted in self._claims.values():
+                granted.set()  # the process has ended, which its thread will notice
         for job in left:
             if job.begin():
                 job.fail(Unavailable(SHUTTING_DOWN))
 
-    def _send(self, ask: Ask, number: int, flags: int = 0, deadline: float = 0.0, client: bytes = b"") -> bool:
+    def _send(self, ask: Ask, number: int, flags: int = 0, value: float = 0.0, client: bytes = b"") -> bool:
         """Whether the pool will get it. It always reads, so that what it has not read yet is little."""
         try:
-            self._channel.send(ORDER.pack(ask, number, flags, deadline) + client)
+            self._channel.send(ORDER.pack(ask, number, flags, value) + client)
         except OSError:  # it has ended, or this worker is closing
             return False
         return True

@@ -25,11 +25,11 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from ..errors import DeadlineExceeded, UnsupportedMediaType
-from ..workers.tally import Tally
 from .decode import EncodedImage
 from .fair_queue import Use
 from .formats import MINUTE_PIXELS, TINY_PIXELS, is_minute, is_tiny, recognise
@@ -37,7 +37,6 @@ from .job import NO_ANSWER, NO_TIME, Decoded, Images, Job
 from .kinds import Kind, Sizes
 from .limits import SMALL_BYTES, SMALL_PIXELS, Limits
 from .own_processes import IDLE_SECONDS, OwnProcesses
-from .pixel_budget import PixelBudget
 from .process import DecodingConversation, Order
 
 T = TypeVar("T")
@@ -59,6 +58,10 @@ class Processes(Protocol):
         """Its caller has given up."""
         ...
 
+    def hold(self, job: Job[Any], pixels: int) -> AbstractContextManager[bool]:
+        """Wait for so many of max_inflight_pixels, in a lane that has the job; False if its deadline passes first."""
+        ...
+
     def check(self) -> bool:
         """Whether processes can be started; if not, the log says why."""
         ...
@@ -77,7 +80,6 @@ class Decoder:
 
     processes: how many general lanes there are. borrowed: takes the place of processes of its own, and is not closed.
     on_kill: is called for each of its own that ended, with the reason, one of app.sandbox.conversation.REASONS.
-    pixels: by which several workers have max_inflight_pixels together.
     """
 
     def __init__(
@@ -89,11 +91,9 @@ class Decoder:
         on_kill: Callable[[str], None] = lambda _: None,
         idle_seconds: float = IDLE_SECONDS,
         borrowed: Processes | None = None,
-        pixels: Tally | None = None,
     ) -> None:
         self.limits = limits
         self._sizes = sizes
-        self._budget = PixelBudget(limits.max_inflight_pixels, pixels)
         self._tiny = ThreadPoolExecutor(processes, thread_name_prefix="decode-tiny")
         self._own = None if borrowed else OwnProcesses(processes, limits, on_kill, idle_seconds)
         self.processes: Processes = borrowed or self._own  # type: ignore[assignment]
@@ -176,12 +176,15 @@ class Decoder:
             job.small = False
             self.processes.put(job, first=True)
             return _nothing
-        with self._budget.hold(pixels if pixels > SMALL_PIXELS else 0, job.deadline) as held:
+        with self._hold(job, pixels) as held:
             if not held or job.abandoned:
                 process.decline()
                 raise DeadlineExceeded(NO_TIME)
             thumbnails = process.thumbnails(job.views, *self._sizes[kind])
         return partial(job.finish, thumbnails, kind)
+
+    def _hold(self, job: Job[Any], pixels: int) -> AbstractContextManager[bool]:
+        return self.processes.hold(job, pixels) if pixels > SMALL_PIXELS else nullcontext(True)
 
     def _decode_without_process(self, job: Job[Any]) -> None:
         if recognise(job.content) == "AVIF":
@@ -199,7 +202,7 @@ class Decoder:
             if most_effort is not None and image.effort > most_effort:
                 self.processes.put(job)
                 return
-            with self._budget.hold(image.pixels if image.pixels > SMALL_PIXELS else 0, job.deadline) as held:
+            with self._hold(job, image.pixels) as held:
                 if not held:
                     raise DeadlineExceeded(NO_TIME)
                 kind = job.kind or image.kind

@@ -97,6 +97,10 @@ class FairQueue(Generic[J]):
         if not self._held[job.client]:
             del self._held[job.client]
 
+    def holds(self, client: str) -> int:
+        """How many lanes a client has."""
+        return self._held[client]
+
     def has_work(self, use: Use) -> bool:
         """Whether an image may wait for a lane of this use."""
         if use == "spare":

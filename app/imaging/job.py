@@ -53,6 +53,7 @@ class Job(Generic[T]):
     handed_on: "Future[T] | None" = None
     abandoned: bool = False
     number: int = field(default_factory=_numbers.__next__)  # no other image of this process has it
+    loan: int = 0  # of app.imaging.borrowed_processes: the number of what it is decoded with
     worker: int = 0  # of its own processes: app.imaging.pool has a type of its own
 
     def begin(self) -> bool:

@@ -44,6 +44,11 @@ class Lanes:
             self._queue.put(job, first=first)
             self._wake_one()
 
+    def holds(self, client: str) -> int:
+        """How many lanes a client has."""
+        with self._lock:
+            return self._queue.holds(client)
+
     def withdraw(self, job: Job[Any]) -> None:
         """It need not be decoded, if it still waits."""
         with self._lock:

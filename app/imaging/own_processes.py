@@ -6,6 +6,7 @@ Processes start when they are needed and end after IDLE_SECONDS without work.
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ..errors import Problem, Unavailable
@@ -13,6 +14,7 @@ from ..sandbox.conversation import ProcessEnded
 from .job import Job
 from .lanes import Lane, Lanes
 from .limits import Limits
+from .pixel_budget import PixelBudget
 from .process import DecodingProcess, problem_of
 
 IDLE_SECONDS = 60.0
@@ -25,6 +27,7 @@ class OwnProcesses:
     def __init__(self, general: int, limits: Limits, on_kill: Callable[[str], None], idle_seconds: float) -> None:
         self.limits = limits  # for processes that start from now on
         self._on_kill = on_kill
+        self._budget = PixelBudget(limits.max_inflight_pixels)
         self._lanes = Lanes(general=general, idle_seconds=idle_seconds)
         self._living: set[DecodingProcess] = set()
         self._impossible = False
@@ -40,6 +43,9 @@ class OwnProcesses:
 
     def withdraw(self, job: Job[Any]) -> None:
         self._lanes.withdraw(job)
+
+    def hold(self, job: Job[Any], pixels: int) -> AbstractContextManager[bool]:
+        return self._budget.hold(pixels, job.deadline, first=self._lanes.holds(job.client) <= 1)
 
     def pids(self) -> list[int]:
         return [process.pid for process in set(self._living)]

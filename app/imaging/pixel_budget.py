@@ -1,66 +1,85 @@
 """Limits the pixels that are decoded at once.
 
-budget = PixelBudget(25_000_000)
-with budget.hold(1_000_000, deadline) as held:      # waits; `held` is False if the deadline passes first
-    ...
+    budget = PixelBudget(25_000_000)
+    with budget.hold(1_000_000, deadline) as held:      # waits; `held` is False if the deadline passes first
+        ...
+
+Claims get their pixels in order, so that a large image does not wait for ever while smaller ones pass. Those of clients
+that decode nothing else come before all others.
 """
 
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 
-from ..workers.tally import Tally
 
-LOOK_SECONDS = 0.01  # between two looks at what other workers hold
+@dataclass(eq=False)
+class Claim:
+    pixels: int
+    held: bool = False  # else it waits
+
+
+class PixelClaims:
+    """For one thread at a time. An image larger than the whole budget waits until no other image is decoded."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self._first: list[Claim] = []
+        self._others: list[Claim] = []
+
+    def add(self, pixels: int, *, first: bool = False) -> Claim:
+        """`first`: before those that wait and are not first. `grant` must follow, and `drop` at the end."""
+        claim = Claim(min(pixels, self.limit))
+        (self._first if first else self._others).append(claim)
+        return claim
+
+    def grant(self) -> list[Claim]:
+        """Give pixels to the next claims, as far as there are any. Returns these claims."""
+        granted = []
+        while claim := next(iter(self._first or self._others), None):
+            if self.used + claim.pixels > self.limit:
+                break
+            (self._first or self._others).pop(0)
+            claim.held = True
+            self.used += claim.pixels
+            granted.append(claim)
+        return granted
+
+    def drop(self, claim: Claim) -> None:
+        """It has its pixels no more, or wants none any more."""
+        for waiting in (self._first, self._others):
+            if claim in waiting:
+                waiting.remove(claim)
+        if claim.held:
+            self.used -= claim.pixels
 
 
 class PixelBudget:
-    """Limits the pixels that are decoded at once. For any thread.
+    """For any thread."""
 
-    An image larger than the whole budget waits until no other image is decoded.
-
-    `tally`: by which several workers have the budget together.
-    """
-
-    def __init__(self, limit: int, tally: Tally | None = None) -> None:
-        self.limit = limit
-        self.used = 0
-        self._tally = tally or Tally()
+    def __init__(self, limit: int) -> None:
+        self._claims = PixelClaims(limit)
         self._changed = threading.Condition()
 
+    @property
+    def used(self) -> int:
+        return self._claims.used
+
     @contextmanager
-    def hold(self, pixels: int, deadline: float) -> Iterator[bool]:
+    def hold(self, pixels: int, deadline: float, *, first: bool = False) -> Iterator[bool]:
         """Wait for the pixels; yields False if `deadline` (seconds of time.monotonic()) passes first."""
-        pixels = min(pixels, self.limit)
         with self._changed:
-            held = self._take(pixels, deadline)
+            claim = self._claims.add(pixels, first=first)
+            self._claims.grant()
+            left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+            held = self._changed.wait_for(lambda: claim.held, left)
         try:
             yield held
         finally:
-            if held:
-                with self._changed:
-                    self._add(-pixels)
+            with self._changed:
+                self._claims.drop(claim)
+                if self._claims.grant():
                     self._changed.notify_all()
-
-    def _take(self, pixels: int, deadline: float) -> bool:
-        """Whether there was room for them before the deadline."""
-        while True:
-            left = min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
-            # Other workers notify nobody here.
-            patience = min(left, LOOK_SECONDS) if self._tally.shared else left
-            if self._changed.wait_for(partial(self._fits, pixels), patience):
-                self._add(pixels)
-                if self._fits(0):
-                    return True
-                self._add(-pixels)  # another worker took pixels at the same moment
-            if time.monotonic() >= deadline:
-                return False
-
-    def _add(self, pixels: int) -> None:
-        self.used += pixels
-        self._tally.add(pixels)
-
-    def _fits(self, pixels: int) -> bool:
-        return self.used + self._tally.others() + pixels <= self.limit

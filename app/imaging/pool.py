@@ -30,6 +30,7 @@ from ..workers.membership import Membership
 from .fair_queue import USES, FairQueue, Use, uses
 from .limits import Limits
 from .own_processes import IDLE_SECONDS
+from .pixel_budget import Claim, PixelClaims
 from .pool_protocol import FIRST, LONGEST_CLIENT, NOTICE, ORDER, SILENT, SMALL, UNKNOWN, Ask, Lent, Tell
 from .process import WORKER
 
@@ -71,6 +72,7 @@ class _Lane:
     image: _Image | None = None
     loan: int = 0  # its number, while a worker has the process
     lost: bool = False  # the worker says that the process has ended
+    claim: Claim | None = None  # of pixels, for its image
 
 
 @dataclass(eq=False)
@@ -93,6 +95,7 @@ class Pool:
         self._lanes = [
             _Lane(number, use) for number, use in enumerate(uses(general + 2))
         ]  # of those of one use, the one used last comes first
+        self._claims = PixelClaims(limits.max_inflight_pixels)
         self._workers: dict[int, _Worker] = {}
         self._processes: dict[int, _Process] = {}  # those that have not been buried, by their ids
         self._loans = 0
@@ -166,16 +169,14 @@ class Pool:
             if not order:
                 self.dismiss(number)
                 return
-            ask, subject, flags, deadline = ORDER.unpack_from(order)
+            ask, subject, flags, value = ORDER.unpack_from(order)
             client = order[ORDER.size :].decode(errors="replace")
-            self._obey(number, worker, ask, subject, flags, deadline, client)
+            self._obey(number, worker, ask, subject, flags, value, client)
             self._lend_all()
 
-    def _obey(
-        self, sender: int, worker: _Worker, ask: int, number: int, flags: int, deadline: float, client: str
-    ) -> None:
+    def _obey(self, sender: int, worker: _Worker, ask: int, number: int, flags: int, value: float, client: str) -> None:
         if ask == Ask.WANT:
-            worker.images[number] = image = _Image(sender, number, client, bool(flags & SMALL), deadline)
+            worker.images[number] = image = _Image(sender, number, client, bool(flags & SMALL), value)
             self._queue.put(image, first=bool(flags & FIRST))
         elif ask == Ask.WITHDRAW:
             if withdrawn := worker.images.pop(number, None):
@@ -183,6 +184,8 @@ class Pool:
         elif lane := next((lane for lane in self._of(sender) if lane.loan == number), None):
             if ask == Ask.RETURN:
                 self._take_back(lane, known=not flags & UNKNOWN)
+            elif ask == Ask.CLAIM:
+                self._claim(lane, int(value))
             elif lane.process:
                 self._seek(lane, lane.process, silent=bool(flags & SILENT))
         elif ask == Ask.LOST:  # the loan has been ended
@@ -232,6 +235,18 @@ class Pool:
             self._lose(lane, lane.process)
         self._free(lane)
 
+    def _claim(self, lane: _Lane, pixels: int) -> None:
+        """An image waits for pixels; it is first if its client decodes nothing else."""
+        if lane.image and not lane.claim:
+            lane.claim = self._claims.add(pixels, first=self._queue.holds(lane.image.client) <= 1)
+            self._grant()
+
+    def _grant(self) -> None:
+        for claim in self._claims.grant():
+            lane = next(lane for lane in self._lanes if lane.claim is claim)
+            assert lane.image
+            self._send(lane.image.worker, NOTICE.pack(Tell.GRANTED, 0, lane.loan, 0, 0))
+
     def _seek(self, lane: _Lane, process: _Process, *, silent: bool) -> None:
         """A worker has lost the process: say how it ended, as soon as that is known."""
         lane.lost = True
@@ -254,7 +269,11 @@ class Pool:
     def _free(self, lane: _Lane) -> None:
         assert lane.image
         self._queue.done(lane.use, lane.image)
+        claim, lane.claim = lane.claim, None
         lane.image, lane.loan, lane.lost = None, 0, False
+        if claim:
+            self._claims.drop(claim)
+            self._grant()
         if lane.process:
             lane.process.due = time.monotonic() + self._idle_seconds
         self._lanes.remove(lane)

@@ -3,7 +3,8 @@
 A worker sends ORDER. The pool answers a WANT with LENT. With the first loan of a process a worker gets its socket, as a
 descriptor, and keeps it until its lane has another process. The worker ends each loan with RETURN or, if the process
 has ended or says nothing, with LOST. ENDED answers that with the reason, one of app.sandbox.conversation.REASONS; it
-also comes unasked, without a loan, when an idle process has ended.
+also comes unasked, without a loan, when an idle process has ended. In a loan the worker may CLAIM pixels, once, and is
+GRANTED them when there is room; they are free again when the loan ends.
 
 A worker that hangs shall not keep the others waiting: the pool ends a loan, and its process, when the image's deadline
 has long passed.
@@ -12,8 +13,8 @@ has long passed.
 import struct
 from enum import IntEnum
 
-# An Ask, the number of an image (WANT, WITHDRAW) or of a loan, flags, the image's deadline (WANT) in seconds of
-# time.monotonic(); then the client, as text.
+# An Ask, the number of an image (WANT, WITHDRAW) or of a loan, flags, and a value: the image's deadline in seconds of
+# time.monotonic() (WANT), or pixels (CLAIM); then the client, as text.
 ORDER = struct.Struct("<BQBd")
 LONGEST_CLIENT = 256  # bytes
 # A Tell, the numbers of the image, of the loan and of the lane, a Lent; then a reason.
@@ -26,12 +27,14 @@ class Ask(IntEnum):
     WITHDRAW = 1
     RETURN = 2
     LOST = 3
+    CLAIM = 4  # pixels, for a loan's image
 
 
 class Tell(IntEnum):
     LENT = 0
     ENDED = 1
     IMPOSSIBLE = 2  # no process can be started at all
+    GRANTED = 3  # the pixels
 
 
 class Lent(IntEnum):

@@ -24,7 +24,6 @@ from ..imaging.job import Images
 from ..imaging.kinds import Kind, Sizes
 from ..imaging.limits import Limits
 from ..settings import Settings
-from ..workers.tally import Tally
 from .answers import Classification, rules_of
 from .engine import Answer, Engine
 from .sessions import Session
@@ -204,7 +203,6 @@ def decoder_of(
     settings: Settings,
     on_kill: Callable[[str], None] = lambda _: None,
     borrowed: Processes | None = None,
-    pixels: Tally | None = None,
 ) -> Decoder:
     """A decoder with the settings' limits, to the sizes of the manifest; see Decoder for the rest."""
     return Decoder(
@@ -213,7 +211,6 @@ def decoder_of(
         sizes=sizes_of(manifest),
         on_kill=on_kill,
         borrowed=borrowed,
-        pixels=pixels,
     )
 
 

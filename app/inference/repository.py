@@ -29,7 +29,6 @@ from ..imaging.kinds import Kind
 from ..memory import available_memory
 from ..remote import local_folder
 from ..settings import DEFAULT_MODEL, Settings
-from ..workers.board import PIXELS
 from ..workers.worker import Worker
 from .classifier import Classifier, decoder_of, sizes_of
 from .drift import Drift, DriftOfWorkers, references_of
@@ -246,7 +245,6 @@ class _Decoders:
     def __init__(self, settings: Settings, on_kill: Callable[[str], None], worker: Worker | None) -> None:
         self._settings = settings
         self._on_kill = on_kill
-        self._pixels = worker.tally(PIXELS) if worker else None
         self._borrowed = (
             BorrowedProcesses(worker.pool, cpu_seconds=settings.max_decode_seconds, on_kill=on_kill)
             if worker and worker.pool
@@ -257,7 +255,7 @@ class _Decoders:
     def of(self, manifest: Manifest) -> Decoder:
         key = _key(manifest)
         if key not in self._by_sizes:
-            self._by_sizes[key] = decoder_of(manifest, self._settings, self._on_kill, self._borrowed, self._pixels)
+            self._by_sizes[key] = decoder_of(manifest, self._settings, self._on_kill, self._borrowed)
         return self._by_sizes[key]
 
     def keep(self, manifests: Iterable[Manifest]) -> None:

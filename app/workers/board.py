@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 # Numbers of a part: who writes it, what its requests hold, and how much of the rest of the part is in use.
-GENERATION, SERVING, CONNECTIONS, PLACES, BYTES, PIXELS, ROWS, WAITING, VERSION, LENGTH, _ = range(11)
+GENERATION, SERVING, CONNECTIONS, PLACES, BYTES, ROWS, WAITING, VERSION, LENGTH, _ = range(10)
 NUMBERS = 16
 ROW = struct.Struct("<40sqq")  # a client network, its bytes and its places
 MAX_ROWS = 2048  # networks that hold something at once; more do not count for fairness

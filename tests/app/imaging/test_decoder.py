@@ -22,7 +22,6 @@ from app.imaging.kinds import Kind, Sizes
 from app.imaging.lanes import Lanes
 from app.imaging.limits import SMALL_BYTES, Limits
 from app.imaging.own_processes import OwnProcesses
-from app.imaging.pixel_budget import PixelBudget
 from app.imaging.process import DecodingProcess
 
 
@@ -453,43 +452,6 @@ async def test_errors_after_decoding_come_through(decoder: Decoder, cat: bytes) 
     for content in (cat, PHOTO):
         with pytest.raises(Unavailable, match="engine"):
             await decoder.decode(content, 1, soon(), refuse)
-
-
-def test_pixels_are_shared_and_given_back() -> None:
-    budget = PixelBudget(10)
-    with budget.hold(6, soon()) as first, budget.hold(4, soon()) as second:
-        assert first and second
-        assert budget.used == 10
-        with budget.hold(1, soon(0.01)) as third:
-            assert not third
-        assert budget.used == 10
-    assert budget.used == 0
-
-
-def test_an_image_larger_than_the_budget_is_decoded_alone() -> None:
-    budget = PixelBudget(10)
-    with budget.hold(1, soon()), budget.hold(99, soon(0.01)) as held:
-        assert not held
-    with budget.hold(99, soon()) as held:
-        assert held
-        assert budget.used == 10
-
-
-def test_pixels_that_become_free_go_to_an_image_that_waits() -> None:
-    budget, came = PixelBudget(10), threading.Event()
-
-    def wait() -> None:
-        with budget.hold(10, soon()) as held:
-            assert held
-            came.set()
-
-    with budget.hold(5, soon()):
-        thread = threading.Thread(target=wait)
-        thread.start()
-        assert not came.wait(0.02)
-    assert came.wait(60)
-    thread.join()
-    assert budget.used == 0
 
 
 async def test_no_process_is_started_after_the_end_and_nothing_is_logged(

@@ -436,6 +436,75 @@ async def test_an_image_that_is_given_up_is_withdrawn(service: Service) -> None:
     assert not service.workers[0].processes._waiting
 
 
+async def test_pixels_are_of_all_workers_together_and_free_when_a_loan_ends() -> None:
+    """Images above SMALL_PIXELS; the budget has room for one at a time."""
+    service = Service(limits=Limits(max_inflight_pixels=1_500_000))
+    try:
+        await stopped(service)
+        one, other = (worker.decoder for worker in service.workers)
+        crowd = [asyncio.create_task(decode(one, LARGE, "crowd")) for _ in range(2)]
+        await until(lambda: len(service.lent) == 2)
+        service.signal(signal.SIGCONT)
+        await asyncio.gather(*crowd, *(decode(other, LARGE, client) for client in "abc"))
+        await until(lambda: not service.lent)
+        assert service.pool._claims.used == 0
+    finally:
+        service.close()
+
+
+async def test_who_decodes_nothing_else_has_pixels_first(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many images of another client wait for pixels."""
+    let_go, order = threading.Event(), []
+    thumbnails = LentProcess.thumbnails
+
+    def wait(self: LentProcess, *sizes: int) -> np.ndarray:
+        assert let_go.wait(60)
+        return thumbnails(self, *sizes)
+
+    async def note(decoder: Decoder, client: str) -> None:
+        await decode(decoder, LARGE, client)
+        order.append(client)
+
+    await decode(service.workers[0].decoder, LARGE)
+    monkeypatch.setattr(LentProcess, "thumbnails", wait)
+    service.pool._claims.limit = 1_500_000
+    one, other = (worker.decoder for worker in service.workers)
+    tasks = [asyncio.create_task(note(one, "crowd")) for _ in range(4)]
+    await until(lambda: service.pool._claims.used and service.pool._claims._others)
+    tasks.append(asyncio.create_task(note(other, "late")))
+    await until(lambda: service.pool._claims._first)
+    let_go.set()
+    await asyncio.gather(*tasks)
+    assert order.index("late") <= 1
+
+
+async def test_pixels_of_a_worker_that_ends_are_free(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.pool._claims.limit = 1_500_000
+    one, other = service.workers
+    with monkeypatch.context() as patch:
+        patch.setattr(LentProcess, "thumbnails", lambda self, *_: self.answer(1, most=1))  # nothing comes
+        lost = asyncio.create_task(decode(one.decoder, LARGE))
+        await until(lambda: service.pool._claims.used)
+    service.dismiss(0)
+    assert service.pool._claims.used == 0
+    with pytest.raises(Unavailable):
+        await lost
+    assert (await decode(other.decoder, LARGE)).kind == "photographs"
+    one.close()
+    service.workers[0] = service.admit(0)
+
+
+async def test_without_pixels_in_time_an_image_is_given_up(service: Service) -> None:
+    blocker = service.host.do(lambda: service.pool._claims.add(25_000_000))
+    service.host.do(service.pool._claims.grant)
+    decoder = service.workers[0].decoder
+    with pytest.raises(DeadlineExceeded):
+        await decode(decoder, LARGE, seconds=0.2)
+    await until(lambda: not service.lent)
+    service.host.do(lambda: service.pool._claims.drop(blocker))
+    assert (await decode(decoder, LARGE)).kind == "photographs"
+
+
 async def test_idle_processes_end() -> None:
     service = Service(idle_seconds=0.05)
     try:

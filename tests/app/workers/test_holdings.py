@@ -7,9 +7,8 @@ import pytest
 
 from app.api.fair_share import Claim, FairShare
 from app.errors import Overloaded
-from app.imaging.pixel_budget import PixelBudget
 from app.inference.places import Places
-from app.workers.board import PIXELS, PLACES, ROWS, SERVING, Board
+from app.workers.board import PLACES, ROWS, SERVING, Board
 from app.workers.holdings import Holdings
 from app.workers.post import Post
 from app.workers.worker import Worker
@@ -135,18 +134,3 @@ async def test_places_that_another_worker_takes_at_the_same_moment_are_given_bac
         pass
     assert pair.places[0].reserved == 0
     other.numbers[PLACES] = 0
-
-
-def test_pixels_are_of_both_workers_together() -> None:
-    board, post = Board(2), Post(2)
-    one, other = (PixelBudget(10, Worker(board, post, number).tally(PIXELS)) for number in range(2))
-    with one.hold(6, 1e9) as held:
-        assert held
-        with other.hold(5, 0) as refused:
-            assert not refused
-        with other.hold(4, 0) as fits:
-            assert fits
-    with other.hold(99, 1e9) as alone:
-        assert alone and board.parts[1].numbers[PIXELS] == 10
-    assert [part.numbers[PIXELS] for part in board.parts] == [0, 0, 0]
-    post.close()
