@@ -54,6 +54,8 @@ class OwnProcesses:
         """Start and end one process."""
         try:
             process = self._start()
+        except ProcessEnded:  # which says nothing of the next one
+            return False
         except OSError as error:
             if not self._lanes.closed:
                 self._impossible = True

@@ -92,9 +92,8 @@ class Pool:
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._queue: FairQueue[_Image] = FairQueue(general)
-        self._lanes = [
-            _Lane(number, use) for number, use in enumerate(uses(general + 2))
-        ]  # of those of one use, the one used last comes first
+        # Of those of one use, the one used last comes first.
+        self._lanes = [_Lane(number, use) for number, use in enumerate(uses(general + 2))]
         self._claims = PixelClaims(limits.max_inflight_pixels)
         self._workers: dict[int, _Worker] = {}
         self._processes: dict[int, _Process] = {}  # those that have not been buried, by their ids
@@ -296,7 +295,13 @@ class Pool:
             return
         process.reason = process.verdict or reason_of(exit_code)
         lane = self._lane_of(process)
-        if lane and not process.ready:
+        if lane and not process.ready and exit_code == -signal.SIGKILL:
+            self._drop(lane)  # for lack of memory, maybe: that says nothing of the next one
+            if lane.image and lane.image.begin():
+                self._start(lane)
+            elif lane.image:
+                self._lend(lane)
+        elif lane and not process.ready:
             self._fail(lane, "it ends at once")
         elif lane and lane.lost:
             self._lose(lane, process)
@@ -348,10 +353,10 @@ class Pool:
             ready = process.channel.recv(ANSWER.size + MOST_READY)
         except OSError:
             ready = b""
-        if len(ready) < ANSWER.size or ANSWER.unpack_from(ready)[0] != READY:
-            self._fail(lane, "it ends at once")
-            return
         self._selector.unregister(process.channel)
+        if len(ready) < ANSWER.size or ANSWER.unpack_from(ready)[0] != READY:
+            process.due = time.monotonic() + GONE_SECONDS
+            return
         self._possible = process.ready = True
         process.due = time.monotonic() + self._idle_seconds
         if lane.image:

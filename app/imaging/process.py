@@ -99,5 +99,5 @@ class DecodingProcess(DecodingConversation, SandboxedProcess):
     """memory_bytes: memory that an image may allocate; cpu_seconds: its CPU time, with reading the header."""
 
     def __init__(self, *, memory_bytes: int, cpu_seconds: float) -> None:
-        """Raises OSError if the process cannot be started."""
+        """Raises OSError if the process cannot be started, and ProcessEnded if it is killed while it starts."""
         super().__init__(WORKER, memory_bytes, cpu_seconds, silence_seconds=silence_seconds(cpu_seconds))

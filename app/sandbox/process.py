@@ -29,14 +29,16 @@ class SandboxedProcess(Conversation):
     """silence_seconds: after this time without an answer the process is killed."""
 
     def __init__(self, module: str, *arguments: object, silence_seconds: float) -> None:
-        """Raises OSError if the process cannot be started."""
+        """Raises OSError if the process cannot be started, and ProcessEnded if it is killed while it starts."""
         self._process, channel = spawn(module, *arguments)
         super().__init__(channel)
         try:
             self._channel.settimeout(START_SECONDS)
             restrictions = self.answer(READY, most=MOST_READY).decode()
-        except (ProcessEnded, ValueError):
+        except (ProcessEnded, ValueError) as error:
             self.end()
+            if isinstance(error, ProcessEnded) and error.reason == "killed":
+                raise
             raise OSError(f"{module} does not start") from None
         self.restrictions = frozenset(restrictions.split(",")) - {""}
         self._channel.settimeout(silence_seconds)

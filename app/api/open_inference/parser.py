@@ -198,7 +198,7 @@ def _start() -> SandboxedProcess | None:
         return SandboxedProcess(
             f"{__package__}.parser_worker", MEMORY_BYTES, CPU_SECONDS, silence_seconds=SILENCE_SECONDS
         )
-    except OSError as error:
+    except (OSError, ProcessEnded) as error:
         logger.warning("no process for parsing JSON can be started: %s", error)
         return None
 

@@ -200,6 +200,27 @@ async def test_what_a_process_still_says_about_an_image_is_no_answer_to_the_next
     np.testing.assert_array_equal((await decode(decoder, PHOTO)).thumbnails, photograph(PHOTO))
 
 
+async def test_a_process_that_is_killed_while_it_starts_says_nothing_of_the_next_one(
+    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app.sandbox import process as processes
+
+    spawn = processes.spawn
+
+    def kill(*arguments: Any) -> Any:
+        process, channel = spawn(*arguments)
+        os.kill(process.pid, 9)
+        return process, channel
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "spawn", kill)
+        assert not await asyncio.to_thread(decoder.processes.check)
+        with pytest.raises(Unavailable, match="killed"):
+            await decode(decoder, PHOTO)
+    content = encoded(200, 150, "AVIF")
+    np.testing.assert_array_equal((await decode(decoder, content)).thumbnails, photograph(content))
+
+
 async def test_of_many_minute_pictures_at_once_threads_decode_most(decoder: Decoder, cat: bytes) -> None:
     """Else a batch, or many clients, would hold the event loop."""
     threads: list[str] = []

@@ -516,6 +516,31 @@ async def test_idle_processes_end() -> None:
         service.close()
 
 
+async def test_a_process_that_is_killed_while_it_starts_is_started_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for lack of memory. That says nothing of the next one."""
+    from app.imaging import pool as pools
+
+    spawn, started = pools.spawn, []
+
+    def kill(*arguments: Any) -> Any:
+        process, channel = spawn(*arguments)
+        started.append(process.pid)
+        if len(started) < 3:
+            os.kill(process.pid, signal.SIGKILL)
+        return process, channel
+
+    decoder = service.workers[0].decoder
+    await decode(decoder, PHOTO)
+    monkeypatch.setattr(pools, "spawn", kill)
+    service.signal(signal.SIGKILL)
+    await until(lambda: not service.pids)
+    content = encoded(200, 150, "AVIF")
+    np.testing.assert_array_equal((await decode(decoder, content)).thumbnails, photograph(content))
+    assert len(started) == 3
+
+
 def no_process(*_: object) -> Any:
     raise OSError(11, "Resource temporarily unavailable")
 
