@@ -104,8 +104,7 @@ class Pool:
     def open(self, selector: selectors.BaseSelector) -> None:
         """Begin, and start a process to see whether that is possible."""
         self._selector = selector
-        lane = next(lane for lane in self._lanes if lane.use == "general")
-        self._start(lane)
+        self._start(self._lanes[-1])  # a general one
 
     def close(self) -> None:
         """End all processes, and wait for their ends."""
