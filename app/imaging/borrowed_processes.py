@@ -217,9 +217,10 @@ class BorrowedProcesses:
                 job.fail(Unavailable(SHUTTING_DOWN))
 
     def _send(self, ask: Ask, number: int, flags: int = 0, value: float = 0.0, client: bytes = b"") -> bool:
-        """Whether the pool will get it. It always reads, so that what it has not read yet is little."""
+        """Whether the pool will get it. Only this class's threads wait until there is room, never an event loop."""
+        wait = 0 if ask in (Ask.RETURN, Ask.LOST, Ask.CLAIM) else socket.MSG_DONTWAIT
         try:
-            self._channel.send(ORDER.pack(ask, number, flags, value) + client)
-        except OSError:  # it has ended, or this worker is closing
+            self._channel.send(ORDER.pack(ask, number, flags, value) + client, wait)
+        except OSError:  # there is no room, it has ended, or this worker is closing
             return False
         return True

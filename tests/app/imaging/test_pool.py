@@ -641,6 +641,23 @@ async def test_without_its_pool_a_worker_answers_at_once(service: Service) -> No
     service.host.close = lambda: None  # type: ignore[method-assign]
 
 
+async def test_a_pool_that_does_not_read_holds_no_event_loop() -> None:
+    """As when the supervisor is stopped: images are refused when no more orders fit."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    processes = BorrowedProcesses(Membership(theirs, 3), cpu_seconds=1.0, on_kill=lambda _: None)
+    decoder = Decoder(processes=1, limits=Limits(), sizes=SIZES, borrowed=processes)
+    with ours:
+        tasks = [asyncio.create_task(decode(decoder, PHOTO)) for _ in range(2000)]
+        await until(lambda: any(task.done() for task in tasks))
+        with pytest.raises(Unavailable, match="too many images wait"):
+            await next(task for task in tasks if task.done())
+        processes.close()
+        for task in tasks:
+            with pytest.raises(Unavailable):
+                await task
+        decoder.close()
+
+
 async def test_the_clients_name_may_be_of_any_length(service: Service) -> None:
     for client in ("", "x" * 1000, "\N{SNOWMAN}" * 200):
         assert (await decode(service.workers[0].decoder, PHOTO, client)).kind == "photographs"
