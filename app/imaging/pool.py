@@ -104,7 +104,7 @@ class Pool:
     def open(self, selector: selectors.BaseSelector) -> None:
         """Begin, and start a process to see whether that is possible."""
         self._selector = selector
-        self._start(self._lanes[-1])  # a general one
+        self._start(self._lanes[2])  # the first general one
 
     def close(self) -> None:
         """End all processes, and wait for their ends."""

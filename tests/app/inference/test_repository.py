@@ -17,6 +17,7 @@ from app.bundle.manifest import Manifest
 from app.bundle.names import GRAPH
 from app.bundle.reader import Bundle, BundleError
 from app.errors import DeadlineExceeded, Internal, LoadFailed, LoadInProgress, Problem, Unavailable
+from app.imaging.own_processes import OwnProcesses
 from app.inference import repository as module
 from app.inference.engine import ThreadsError
 from app.inference.loaded_model import LoadedModel
@@ -283,7 +284,8 @@ async def test_models_share_a_decoder_where_their_images_have_the_same_sizes(
     await repository.load("small", soon())
     await ended(repository)
     assert repository.models["small"].classifier.decoder is one.decoder
-    assert not any(thread.is_alive() for thread in odd._threads)
+    assert isinstance(odd.processes, OwnProcesses)
+    assert not any(thread.is_alive() for thread in odd.processes._threads)
 
 
 def test_a_bundle_that_cannot_be_loaded_stops_the_start_and_leaves_no_thread(loaded: tuple[Bundle, Session]) -> None:
