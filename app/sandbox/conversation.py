@@ -8,6 +8,7 @@ import json
 import signal
 import socket
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 from ..errors import Problem
@@ -36,7 +37,7 @@ def reason_of(exit_code: int) -> str:
     return {-signal.SIGPROF: "cpu", OUT_OF_MEMORY: "memory", -signal.SIGKILL: "killed"}.get(exit_code, "crash")
 
 
-class Conversation:
+class Conversation(ABC):
     """`channel`: the service's end of the process's socket. One thread at a time may use it."""
 
     def __init__(self, channel: socket.socket) -> None:
@@ -85,6 +86,6 @@ class Conversation:
             raise EOFError
         return found + rest
 
+    @abstractmethod
     def failed(self, error: Exception) -> ProcessEnded:
         """What is to be raised after an error of the channel, or an answer that is none."""
-        raise NotImplementedError

@@ -29,10 +29,5 @@ class Tally:
             with self._lock:
                 self._own.numbers[self._place] += amount
 
-    @property
-    def shared(self) -> bool:
-        """Whether there are others."""
-        return bool(self._others)
-
     def others(self) -> int:
         return sum(part.numbers[self._place] for part in self._others) if self._others else 0

@@ -157,7 +157,8 @@ class Parser:
         except Problem as problem:
             forget_tracebacks(problem)
             job.result.set_exception(problem)
-        except Exception as error:
+        except Exception as error:  # a bug, or no memory: what the process says next may be about this message
+            self._end()
             job.result.set_exception(error)
 
     def _process_parses(self, job: _Job) -> Message:

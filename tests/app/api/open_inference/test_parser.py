@@ -218,6 +218,23 @@ def test_an_answer_that_breaks_the_protocol_ends_the_process(
     parser.close()
 
 
+def test_an_answer_that_was_not_read_is_not_given_to_the_next_message(
+    parser: Parser, pixels: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when there is no memory to read it."""
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    first, second = (message([tensor(data=[value] * IMAGE)], id=str(value)) for value in (1, 2))
+    in_process(parser, *first, pixels)  # starts the process
+    with monkeypatch.context() as patch:
+        patch.setattr(parsers.SandboxedProcess, "answer", fail)
+        with pytest.raises(MemoryError):
+            in_process(parser, *first, pixels)
+    assert in_process(parser, *second, pixels).id == "2"
+
+
 def test_at_the_deadline_the_message_is_forgotten(pixels: ServedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     parser = Parser()
     monkeypatch.setattr(parsers, "_start", lambda: time.sleep(0.5))
