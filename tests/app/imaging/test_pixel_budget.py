@@ -28,17 +28,24 @@ def test_an_image_larger_than_the_budget_is_decoded_alone() -> None:
         assert budget.used == 10
 
 
-def test_pixels_that_become_free_go_to_an_image_that_waits() -> None:
-    budget, came = PixelBudget(10), threading.Event()
+def waiter(budget: PixelBudget, pixels: int) -> tuple[threading.Thread, threading.Event]:
+    """A thread that waits for pixels, and what it sets when it has them."""
+    came = threading.Event()
 
     def wait() -> None:
-        with budget.hold(10, soon()) as held:
+        with budget.hold(pixels, soon()) as held:
             assert held
             came.set()
 
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread, came
+
+
+def test_pixels_that_become_free_go_to_an_image_that_waits() -> None:
+    budget = PixelBudget(10)
     with budget.hold(5, soon()):
-        thread = threading.Thread(target=wait)
-        thread.start()
+        thread, came = waiter(budget, 10)
         assert not came.wait(0.02)
     assert came.wait(60)
     thread.join()
@@ -82,17 +89,10 @@ def test_a_claim_that_is_given_up_lets_the_next_go() -> None:
 
 
 def test_one_that_gives_up_waiting_wakes_the_next() -> None:
-    budget, came = PixelBudget(10), threading.Event()
-
-    def wait() -> None:
-        with budget.hold(4, soon()) as held:
-            assert held
-            came.set()
-
+    budget = PixelBudget(10)
     with budget.hold(6, soon()):
         with budget.hold(10, soon(0.05)) as refused:
-            thread = threading.Thread(target=wait)  # behind the one that is refused
-            thread.start()
+            thread, came = waiter(budget, 4)  # behind the one that is refused
             assert not refused
         assert came.wait(60)
     thread.join()
